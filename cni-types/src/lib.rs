@@ -1,0 +1,33 @@
+//! The CNI protocol, learnt once and used by every plugin of the suite.
+//!
+//! [`skel`] takes a call apart (environment, configuration, version), hands it to a [`Plugin`] and prints the answer.
+//! [`CniResult`] is the answer to ADD, read and written in the shape of any spec version. [`Delegate`] calls another
+//! plugin, such as the one that leases addresses.
+//!
+//! Nothing here knows a plugin, opens a socket or touches the network. Nothing but [`skel`] writes to stdout.
+//!
+//! Sources: the [CNI specification](https://www.cni.dev/docs/spec/) 1.1.0 and its older versions; where the
+//! specification is silent, the behaviour of the reference plugins.
+
+mod args;
+mod command;
+mod conf;
+mod delegate;
+mod env;
+mod error;
+pub mod ip;
+pub mod json;
+pub mod logging;
+mod result;
+pub mod skel;
+mod version;
+
+pub use args::CniArgs;
+pub use command::Command;
+pub use conf::{NetConf, OwnKeys};
+pub use delegate::Delegate;
+pub use env::{Attachment, Environment, MAX_IFNAME_LEN};
+pub use error::{Error, ErrorCode};
+pub use result::{CniResult, Dns, Interface, IpConfig, Route};
+pub use skel::{AttachmentCall, DelCall, NetworkCall, Plugin};
+pub use version::SpecVersion;

@@ -1,0 +1,249 @@
+//! The one way into a verb, and the one place that prints its answer.
+//!
+//! The order is the reference's: environment, stdin, configuration, version, verb. Unlike the reference, the check
+//! that `CNI_NETNS` is not the plugin's own namespace comes before the verb, so that it leaves nothing behind.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::command::Command;
+use crate::conf::{NetConf, VersionAnswer};
+use crate::env::{Attachment, Environment, Variables};
+use crate::{CniResult, Error, ErrorCode, SpecVersion, json, logging};
+
+/// A CNI plugin: one function a verb.
+pub trait Plugin {
+    /// The name that the plugin goes by in its log and its about line.
+    const NAME: &'static str;
+
+    /// Attaches a container.
+    ///
+    /// # Errors
+    /// Whatever kept it from that; by then nothing of the attempt is left.
+    fn add(&self, call: &AttachmentCall) -> Result<CniResult, Error>;
+
+    /// Compares an attachment with what ADD made.
+    ///
+    /// # Errors
+    /// The first difference, or all of them.
+    fn check(&self, call: &AttachmentCall) -> Result<(), Error>;
+
+    /// Detaches a container; what is already gone is no error.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn del(&self, call: &DelCall) -> Result<(), Error>;
+
+    /// Removes what belongs to no valid attachment.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn gc(&self, call: &NetworkCall) -> Result<(), Error>;
+
+    /// Tells whether ADD could be served; changes nothing.
+    ///
+    /// # Errors
+    /// Code 50 or 51 with the reason.
+    fn status(&self, call: &NetworkCall) -> Result<(), Error>;
+}
+
+/// A call about a network as a whole: GC, STATUS. Part of every other call.
+#[derive(Debug)]
+pub struct NetworkCall {
+    conf: NetConf,
+    env: Environment,
+}
+
+/// ADD or CHECK of one attachment.
+#[derive(Debug)]
+pub struct AttachmentCall {
+    network: NetworkCall,
+    attachment: Attachment,
+    netns: PathBuf,
+}
+
+/// DEL of one attachment, whose namespace may be gone.
+#[derive(Debug)]
+pub struct DelCall {
+    network: NetworkCall,
+    attachment: Attachment,
+    netns: Option<PathBuf>,
+}
+
+impl NetworkCall {
+    /// A call with `conf`, made from `env`.
+    pub fn new(conf: NetConf, env: Environment) -> Self {
+        Self { conf, env }
+    }
+
+    /// The network's configuration.
+    pub fn conf(&self) -> &NetConf {
+        &self.conf
+    }
+
+    /// The environment of the call.
+    pub fn env(&self) -> &Environment {
+        &self.env
+    }
+}
+
+impl AttachmentCall {
+    /// The network that the attachment belongs to.
+    pub fn network(&self) -> &NetworkCall {
+        &self.network
+    }
+
+    /// The network's configuration.
+    pub fn conf(&self) -> &NetConf {
+        &self.network.conf
+    }
+
+    /// The environment of the call.
+    pub fn env(&self) -> &Environment {
+        &self.network.env
+    }
+
+    /// Container id and interface name.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// The container's namespace, as the runtime spelled it.
+    pub fn netns(&self) -> &Path {
+        &self.netns
+    }
+}
+
+impl DelCall {
+    /// The network that the attachment belongs to.
+    pub fn network(&self) -> &NetworkCall {
+        &self.network
+    }
+
+    /// The network's configuration.
+    pub fn conf(&self) -> &NetConf {
+        &self.network.conf
+    }
+
+    /// The environment of the call.
+    pub fn env(&self) -> &Environment {
+        &self.network.env
+    }
+
+    /// Container id and interface name.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// The container's namespace, if the runtime still knows one. It may be gone all the same.
+    pub fn netns(&self) -> Option<&Path> {
+        self.netns.as_deref()
+    }
+}
+
+/// Runs `plugin` as this process: its environment, its stdin, stdout and stderr.
+pub fn main<P: Plugin>(plugin: &P) -> ExitCode {
+    logging::init(P::NAME, log::LevelFilter::Warn);
+    let mut stdin = std::io::stdin().lock();
+    let mut stdout = std::io::stdout().lock();
+    let mut stderr = std::io::stderr();
+    ExitCode::from(run(plugin, Environment::of_process(), &mut stdin, &mut stdout, &mut stderr))
+}
+
+/// Serves one call, and returns the exit status: 0, or 1 with an error document on `stdout`.
+///
+/// Without `CNI_COMMAND` it says on `stderr` what the plugin is, and that is no failure.
+pub fn run<P: Plugin>(
+    plugin: &P,
+    env: Environment,
+    stdin: &mut dyn Read,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> u8 {
+    if env.get("CNI_COMMAND").is_none() {
+        let versions: Vec<&str> = SpecVersion::ALL.into_iter().map(SpecVersion::as_str).collect();
+        let about = format!(
+            "CNI {} plugin {}\nCNI protocol versions supported: {}\n",
+            P::NAME,
+            env!("CARGO_PKG_VERSION"),
+            versions.join(", ")
+        );
+        return u8::from(stderr.write_all(about.as_bytes()).is_err());
+    }
+    let served = catch_unwind(AssertUnwindSafe(|| serve(plugin, env, stdin)))
+        .unwrap_or_else(|panic| Err(internal(panic.as_ref())));
+    let (answer, status) = match served {
+        Ok(answer) => (answer, 0),
+        Err(error) => (json::encode(&error).unwrap_or_default(), 1),
+    };
+    match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => status,
+        Err(error) => {
+            log::error!("write the answer to stdout: {error}");
+            1
+        }
+    }
+}
+
+/// The document to print on success; empty for the verbs that answer nothing.
+fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Result<String, Error> {
+    let Variables { command, attachment, netns } = Variables::read(&env)?;
+    if command == Command::Version {
+        let answer =
+            VersionAnswer { cni_version: SpecVersion::LATEST, supported_versions: SpecVersion::ALL };
+        return serde_json::to_string(&answer).map(|answer| answer + "\n").map_err(Error::internal);
+    }
+    let mut bytes = Vec::new();
+    stdin
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::new(ErrorCode::IO_FAILURE, format!("error reading from stdin: {error}")))?;
+    let overrides = env.overrides_netns_check();
+    let network = NetworkCall::new(NetConf::parse(command, bytes)?, env);
+
+    let Some(attachment) = attachment else {
+        return match command {
+            Command::Gc => plugin.gc(&network),
+            _ => plugin.status(&network),
+        }
+        .map(|()| String::new());
+    };
+    if let (Command::Add | Command::Del, Some(netns), false) = (command, &netns, overrides) {
+        refuse_own_netns(netns)?;
+    }
+    if command == Command::Del {
+        return plugin.del(&DelCall { network, attachment, netns }).map(|()| String::new());
+    }
+    let netns = netns.unwrap_or_default();
+    let call = AttachmentCall { network, attachment, netns };
+    match command {
+        Command::Check => plugin.check(&call).map(|()| String::new()),
+        _ => plugin.add(&call).and_then(|result| result.encode(call.conf().version())),
+    }
+}
+
+/// A namespace that cannot be looked at is left to the verb: DEL has to succeed when it is gone.
+fn refuse_own_netns(netns: &Path) -> Result<(), Error> {
+    let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    match (identity(netns), identity(Path::new("/proc/thread-self/ns/net"))) {
+        (Some(theirs), Some(ours)) if theirs == ours => Err(Error::new(
+            ErrorCode::INVALID_NETNS,
+            "plugin's netns and netns from CNI_NETNS should not be the same",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn internal(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Error::internal(format_args!("internal error, please report it: {text}"))
+}
+
+#[cfg(test)]
+mod tests;
