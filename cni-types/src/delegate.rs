@@ -60,7 +60,8 @@ impl Delegate {
             )
             .with_details(output)
         };
-        let document: Value = serde_json::from_slice(&stdout).map_err(|error| unreadable(error.to_string()))?;
+        let document: Value =
+            serde_json::from_slice(&stdout).map_err(|error| unreadable(error.to_string()))?;
         CniResult::decode(&document, call.conf().version()).map_err(|error| unreadable(error.to_string()))
     }
 
@@ -155,3 +156,6 @@ fn failure(output: &Output) -> Error {
         )
     })
 }
+
+#[cfg(test)]
+mod tests;

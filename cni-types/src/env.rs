@@ -27,7 +27,10 @@ impl Environment {
 
     /// The value of `name`; an empty value counts as unset, as everywhere in the protocol.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.vars.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_os_str())
+        self.vars
+            .iter()
+            .find(|(key, value)| key == name && !value.is_empty())
+            .map(|(_, value)| value.as_os_str())
     }
 
     /// Every variable.
@@ -227,7 +230,9 @@ mod tests {
 
     #[test]
     fn interface_names_follow_the_kernels_rules() {
-        let with = |ifname| [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", ifname), ("CNI_PATH", "/x")];
+        let with = |ifname| {
+            [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", ifname), ("CNI_PATH", "/x")]
+        };
         for (name, msg) in [
             ("0123456789abcdef", "interface name is too long"),
             (".", "interface name is . or .."),

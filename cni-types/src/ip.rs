@@ -57,7 +57,9 @@ mod tests {
     fn a_cidr_needs_its_prefix_length_and_keeps_its_host_bits() {
         assert_eq!(parse_cidr("10.5.5.5/24").unwrap().to_string(), "10.5.5.5/24");
         assert_eq!(parse_cidr("fd00::1/64").unwrap().to_string(), "fd00::1/64");
-        for text in ["", "10.0.0.1", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/255.0.0.0", "/24", "10.0.0.0/", "x/1"] {
+        for text in
+            ["", "10.0.0.1", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/255.0.0.0", "/24", "10.0.0.0/", "x/1"]
+        {
             assert_eq!(parse_cidr(text).unwrap_err(), format!("invalid CIDR address: {text}"));
         }
     }

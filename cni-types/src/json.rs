@@ -62,7 +62,9 @@ fn dotted(path: &serde_ignored::Path<'_>) -> String {
             parent if parent.is_empty() => key.clone(),
             parent => format!("{parent}.{key}"),
         },
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => dotted(parent),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            dotted(parent)
+        }
     }
 }
 
@@ -129,7 +131,10 @@ struct FoldedItems<'de>(std::slice::Iter<'de, Value>);
 impl<'de> SeqAccess<'de> for FoldedItems<'de> {
     type Error = serde_json::Error;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Self::Error> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Self::Error> {
         self.0.next().map(|item| seed.deserialize(Folded(item))).transpose()
     }
 
@@ -216,7 +221,8 @@ mod tests {
 
     #[test]
     fn keys_of_structs_match_in_any_case_at_every_level() {
-        let value = json!({"MTU": 1400, "Ports": [{"HostPort": 80, "HOSTIP": "::"}], "INNER": {"hostport": 1}});
+        let value =
+            json!({"MTU": 1400, "Ports": [{"HostPort": 80, "HOSTIP": "::"}], "INNER": {"hostport": 1}});
         let (outer, unknown) = decoded(&value);
         assert_eq!(outer.mtu, 1400);
         assert_eq!(outer.ports, [Port { host_port: 80, host_ip: "::".into(), ..Port::default() }]);
@@ -251,7 +257,11 @@ mod tests {
             (json!({"mtu": "1500"}), "mtu", "invalid type: string \"1500\", expected u32"),
             (json!({"mtu": 1400.0}), "mtu", "invalid type: floating point `1400.0`, expected u32"),
             (json!({"mtu": -1}), "mtu", "invalid value: integer `-1`, expected u32"),
-            (json!({"ports": [{}, {"HostPort": 70000}]}), "ports[1].hostPort", "invalid value: integer `70000`, expected u16"),
+            (
+                json!({"ports": [{}, {"HostPort": 70000}]}),
+                "ports[1].hostPort",
+                "invalid value: integer `70000`, expected u16",
+            ),
             (json!({"inner": []}), "inner", "invalid type: sequence, expected struct Port"),
         ] {
             let error = decode::<Outer>(&value, |_| ()).unwrap_err();
@@ -261,7 +271,10 @@ mod tests {
 
     #[test]
     fn text_is_escaped_as_go_does() {
-        assert_eq!(encode(&json!({"a": "<b>&\u{2028}"})).unwrap(), "{\n    \"a\": \"\\u003cb\\u003e\\u0026\\u2028\"\n}");
+        assert_eq!(
+            encode(&json!({"a": "<b>&\u{2028}"})).unwrap(),
+            "{\n    \"a\": \"\\u003cb\\u003e\\u0026\\u2028\"\n}"
+        );
         assert_eq!(encode(&json!({})).unwrap(), "{}");
     }
 }

@@ -192,8 +192,7 @@ pub fn run<P: Plugin>(
 fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Result<String, Error> {
     let Variables { command, attachment, netns } = Variables::read(&env)?;
     if command == Command::Version {
-        let answer =
-            VersionAnswer { cni_version: SpecVersion::LATEST, supported_versions: SpecVersion::ALL };
+        let answer = VersionAnswer { cni_version: SpecVersion::LATEST, supported_versions: SpecVersion::ALL };
         return serde_json::to_string(&answer).map(|answer| answer + "\n").map_err(Error::internal);
     }
     let mut bytes = Vec::new();

@@ -55,8 +55,11 @@ impl Document {
                 routes: routes.map(|route| Hop { dst: route.dst, gw: route.gw }).collect(),
             })
         };
-        let body =
-            Body { ip4: family(IpNetwork::is_ipv4), ip6: family(IpNetwork::is_ipv6), dns: result.dns.clone() };
+        let body = Body {
+            ip4: family(IpNetwork::is_ipv4),
+            ip6: family(IpNetwork::is_ipv6),
+            dns: result.dns.clone(),
+        };
         Self { version, body }
     }
 }
@@ -66,7 +69,9 @@ impl From<Body> for CniResult {
         let mut result = Self { dns: body.dns, ..Self::default() };
         for family in body.ip4.into_iter().chain(body.ip6) {
             result.ips.push(IpConfig { interface: None, address: family.ip, gateway: family.gateway });
-            result.routes.extend(family.routes.into_iter().map(|hop| Route { gw: hop.gw, ..Route::to(hop.dst) }));
+            result
+                .routes
+                .extend(family.routes.into_iter().map(|hop| Route { gw: hop.gw, ..Route::to(hop.dst) }));
         }
         result
     }

@@ -88,7 +88,10 @@ struct Route {
 
 impl Dns {
     fn is_empty(&self) -> bool {
-        self.domain.is_empty() && self.nameservers.is_empty() && self.options.is_empty() && self.search.is_empty()
+        self.domain.is_empty()
+            && self.nameservers.is_empty()
+            && self.options.is_empty()
+            && self.search.is_empty()
     }
 }
 

@@ -1,0 +1,99 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{Environment, NetConf};
+
+/// A directory for `CNI_PATH` with one plugin, a shell script.
+fn plugin(script: &str) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("fake");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+fn call(conf: &str) -> NetworkCall {
+    let env: Environment =
+        [("CNI_COMMAND", "CHECK"), ("CNI_ARGS", "A=1"), ("PATH", "/usr/bin:/bin")].into_iter().collect();
+    NetworkCall::new(NetConf::parse(Command::Add, conf.as_bytes().to_vec()).unwrap(), env)
+}
+
+const CONF: &str = r#"{"cniVersion":"1.0.0","name":"n"}"#;
+
+/// `spawn` can meet a descriptor of the script that a test beside it still holds open for writing.
+fn add(script: &str, conf: &str) -> Result<CniResult, Error> {
+    let directory = plugin(script);
+    let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
+    let call = call(conf);
+    (0..100)
+        .map(|_| delegate.add(&call))
+        .find(|outcome| !matches!(outcome, Err(error) if error.code() == ErrorCode::TRY_AGAIN_LATER && error.msg().starts_with("execute")))
+        .expect("the script stays busy")
+}
+
+#[test]
+fn the_first_directory_that_has_the_plugin_counts() {
+    let (empty, full, other) = (tempfile::tempdir().unwrap(), plugin(""), plugin(""));
+    let path: Vec<PathBuf> = [&empty, &full, &other].map(|directory| directory.path().to_owned()).into();
+    assert_eq!(Delegate::find("fake", &path).unwrap().program(), full.path().join("fake"));
+}
+
+#[test]
+fn a_plugin_that_is_not_there_is_named_with_the_path_searched() {
+    let directory = plugin("");
+    std::fs::create_dir(directory.path().join("directory")).unwrap();
+    let path = [directory.path().to_owned(), "/no/such".into()];
+    let error = |name| Delegate::find(name, &path).unwrap_err().msg().to_owned();
+    let searched = format!("in path [{} /no/such]", directory.path().display());
+    assert_eq!(error("x"), format!("failed to find plugin \"x\" {searched}"));
+    assert_eq!(error("directory"), format!("failed to find plugin \"directory\" {searched}"));
+    assert_eq!(error(""), "no plugin name provided");
+    assert_eq!(error("../fake"), "invalid plugin name: ../fake");
+}
+
+#[test]
+fn the_delegate_gets_our_stdin_and_our_environment_with_its_own_command() {
+    let script = r#"read conf
+        [ "$conf" = '{"cniVersion":"1.0.0","name":"n"}' ] || exit 9
+        [ "$CNI_COMMAND $CNI_ARGS" = "ADD A=1" ] || exit 8
+        echo '{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.2/24"}]}'"#;
+    let result = add(script, CONF).unwrap();
+    assert_eq!(result.ips[0].address.to_string(), "10.0.0.2/24");
+}
+
+#[test]
+fn a_result_without_version_is_of_the_configurations() {
+    let result =
+        add(r#"echo '{"ip4":{"ip":"10.0.0.2/24"}}'"#, r#"{"cniVersion":"0.2.0","name":"n"}"#).unwrap();
+    assert_eq!(result.ips.len(), 1);
+    assert_eq!(add("echo null", CONF).unwrap(), CniResult::default());
+}
+
+#[test]
+fn a_delegate_that_reads_nothing_blocks_nobody() {
+    let conf = format!(r#"{{"cniVersion":"1.0.0","name":"n","filler":"{}"}}"#, "x".repeat(1 << 20));
+    add("echo '{}'", &conf).unwrap();
+}
+
+#[test]
+fn the_delegates_error_comes_through_with_its_code() {
+    let error = add(r#"echo '{"code":11,"msg":"no addresses","details":"d"}'; exit 1"#, CONF).unwrap_err();
+    assert_eq!(error, Error::new(ErrorCode::TRY_AGAIN_LATER, "no addresses").with_details("d"));
+}
+
+#[test]
+fn a_delegate_that_fails_without_words_is_reported_in_the_references() {
+    let failure = |script| add(script, CONF).unwrap_err();
+    assert_eq!(failure("echo oops >&2; exit 1").msg(), "netplugin failed: \"oops\\n\"");
+    let silent = failure("kill -9 $$");
+    assert!(silent.msg().starts_with("netplugin failed with no error message: signal: 9"), "{silent}");
+    let junk = failure("echo junk; exit 1");
+    assert!(
+        junk.msg().starts_with("netplugin failed but error parsing its diagnostic message \"junk\\n\": "),
+        "{junk}"
+    );
+    let no_result = failure("echo junk");
+    assert_eq!((no_result.code(), no_result.details()), (ErrorCode::DECODING_FAILURE, "junk\n"));
+}
