@@ -166,7 +166,7 @@ pub fn run<P: Plugin>(
     if env.get("CNI_COMMAND").is_none() {
         let versions: Vec<&str> = SpecVersion::ALL.into_iter().map(SpecVersion::as_str).collect();
         let about = format!(
-            "CNI {} plugin {}\nCNI protocol versions supported: {}\n",
+            "CNI {} plugin v{}\nCNI protocol versions supported: {}\n",
             P::NAME,
             env!("CARGO_PKG_VERSION"),
             versions.join(", ")

@@ -149,7 +149,7 @@ fn without_a_command_the_plugin_says_what_it_is() {
         let outcome = Outcome::of(Recorder::default(), vars, CONF);
         assert_eq!((outcome.status, outcome.stdout.as_str()), (0, ""));
         let (about, versions) = outcome.stderr.split_once('\n').unwrap();
-        assert!(about.starts_with("CNI recorder plugin "), "{about}");
+        assert!(about.starts_with("CNI recorder plugin v"), "{about}");
         assert_eq!(
             versions,
             "CNI protocol versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"
