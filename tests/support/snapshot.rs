@@ -1,0 +1,191 @@
+//! What the host has, to be compared: links, addresses, routes, rules, leases, names, kept results, processes.
+//!
+//! Each is a set of lines; numbers that the kernel counts up by itself (interface indices, packet counters,
+//! lifetimes) are left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::world::World;
+
+/// Switches of the kernel that plugins of this kind touch.
+const SYSCTLS: [&str; 6] = [
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/default/rp_filter",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv6/conf/default/accept_ra",
+    "net/ipv6/conf/default/accept_dad",
+];
+
+/// Files and directories that plugins write to.
+const STATE: [&str; 4] = ["/var/lib/cni", "/run/cni", "/run/containers", "/run/xtables.lock"];
+
+/// Words of the listings that are followed by a value of the kernel's own, which changes by itself.
+const FOLLOWED_BY_A_NUMBER: [&str; 4] = ["expires", "link-netnsid", "qlen", "state"];
+
+/// What a host has at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    sections: BTreeMap<&'static str, BTreeSet<String>>,
+}
+
+impl Snapshot {
+    /// Looks at the host of `world`.
+    #[track_caller]
+    pub fn of(world: &World) -> Self {
+        let host = world.host();
+        let lines = |line: &str| -> BTreeSet<String> {
+            let listed = host.run(line).success().lines().map(without_numbers).collect::<BTreeSet<_>>();
+            // A link gets its link-local address some time after it was made.
+            listed.into_iter().filter(|line| !line.is_empty() && !line.contains("fe80:")).collect()
+        };
+        let sections = BTreeMap::from([
+            ("links", lines("ip -o -d link show")),
+            ("addresses", lines("ip -o address show scope global")),
+            ("routes", &lines("ip -4 route show table all") | &lines("ip -6 route show table all")),
+            ("neighbours", lines("ip -o neighbour show nud permanent")),
+            ("nftables", lines("nft --stateless list ruleset")),
+            ("iptables", &lines("iptables-save") | &lines("ip6tables-save")),
+            ("sysctls", sysctls(world)),
+            ("files", STATE.iter().flat_map(|dir| files(world, Path::new(dir))).collect()),
+            ("processes", processes(world)),
+        ]);
+        Self { sections }
+    }
+
+    /// Every difference, as `section: - line` (only before) and `section: + line` (only after).
+    pub fn differences(&self, after: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        for (section, before) in &self.sections {
+            let now = &after.sections[section];
+            differences.extend(before.difference(now).map(|line| format!("{section}: - {line}")));
+            differences.extend(now.difference(before).map(|line| format!("{section}: + {line}")));
+        }
+        differences
+    }
+
+    /// Asserts that the host of `world` is as it was, once everything on its way out is gone.
+    ///
+    /// # Panics
+    /// With every difference.
+    #[track_caller]
+    pub fn assert_unchanged(&self, world: &World) {
+        self.assert_unchanged_but(world, &[]);
+    }
+
+    /// The same, where differences that contain one of `expected` do not count.
+    ///
+    /// # Panics
+    /// With every other difference.
+    #[track_caller]
+    pub fn assert_unchanged_but(&self, world: &World, expected: &[&str]) {
+        let unexpected = || {
+            let mut differences = self.differences(&Self::of(world));
+            differences.retain(|line| !expected.iter().any(|part| line.contains(part)));
+            differences
+        };
+        // The kernel and detached processes take a moment to go: look again, a bounded number of times.
+        let mut left = unexpected();
+        for _ in 0..20 {
+            if left.is_empty() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            left = unexpected();
+        }
+        let mut text = String::from("the host is not as it was:");
+        for line in left {
+            let _infallible = write!(text, "\n  {line}");
+        }
+        panic!("{text}");
+    }
+
+    /// The lines of one section.
+    pub fn section(&self, name: &str) -> &BTreeSet<String> {
+        &self.sections[name]
+    }
+}
+
+/// A line without interface indices, counters and the state of a link that comes and goes with its users.
+fn without_numbers(line: &str) -> String {
+    let line = line.trim();
+    if line.starts_with('#') {
+        return String::new();
+    }
+    let after_index = match line.split_once(": ") {
+        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => line,
+    };
+    let mut words = after_index.split_whitespace();
+    let mut kept: Vec<&str> = Vec::new();
+    while let Some(word) = words.next() {
+        if FOLLOWED_BY_A_NUMBER.contains(&word) || word.ends_with("_timer") {
+            words.next();
+        } else if !(word.starts_with('[') && word.ends_with(']')) {
+            kept.push(word.split('@').next().unwrap_or(word));
+        }
+    }
+    kept.join(" ")
+}
+
+fn sysctls(world: &World) -> BTreeSet<String> {
+    let value = |name: &str| world.host().run(&format!("cat /proc/sys/{name}")).stdout.trim().to_owned();
+    SYSCTLS.iter().map(|name| format!("{name} = {}", value(name))).collect()
+}
+
+/// Every file below `dir`, with its content where it is a lease.
+fn files(world: &World, dir: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let Ok(entries) = std::fs::read_dir(world.path(dir)) else {
+        if world.path(dir).exists() {
+            found.insert(dir.display().to_string());
+        }
+        return found;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let path = dir.join(entry.file_name());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.append(&mut files(world, &path));
+        } else {
+            let is_lease = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.replace('_', ":").parse::<std::net::IpAddr>().is_ok());
+            let content = if is_lease { std::fs::read_to_string(entry.path()).ok() } else { None };
+            found.insert(format!("{} {content:?}", path.display()));
+        }
+    }
+    found
+}
+
+/// The command line of every process that is not on its way out.
+fn processes(world: &World) -> BTreeSet<String> {
+    let listed = world.host().run("ps -e -o pid= -o stat= -o args=").success().to_owned();
+    let mut processes = BTreeSet::new();
+    for line in listed.lines() {
+        let mut fields = line.split_whitespace();
+        let (pid, state) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let command: Vec<&str> = fields.collect();
+        if pid != "1" && !state.starts_with('Z') && command.first() != Some(&"ps") {
+            processes.insert(format!("{pid} {}", command.join(" ")));
+        }
+    }
+    processes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_numbers;
+
+    #[test]
+    fn what_the_kernel_counts_is_left_out() {
+        assert_eq!(
+            without_numbers("7: veth1@if2: <UP> mtu 1500 master br0 state UP link-netnsid 3"),
+            "veth1 <UP> mtu 1500 master br0"
+        );
+        assert_eq!(without_numbers(":FORWARD ACCEPT [12:840]"), ":FORWARD ACCEPT");
+        assert_eq!(without_numbers("# Generated by iptables-save"), "");
+    }
+}
