@@ -154,7 +154,7 @@ impl Variables {
 
 /// Whether `text` is made of what the spec allows in container ids and network names:
 /// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`.
-pub(crate) fn is_identifier(text: &str) -> bool {
+pub fn is_identifier(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }

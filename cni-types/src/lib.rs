@@ -26,7 +26,7 @@ pub use args::CniArgs;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
 pub use delegate::Delegate;
-pub use env::{Attachment, Environment, MAX_IFNAME_LEN};
+pub use env::{Attachment, Environment, MAX_IFNAME_LEN, is_identifier};
 pub use error::{Error, ErrorCode};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
 pub use skel::{AttachmentCall, DelCall, NetworkCall, Plugin};
