@@ -30,8 +30,6 @@ pub enum OwnKeys {
     Top,
     /// Inside `ipam`; the rest belongs to the plugin that delegates.
     Ipam,
-    /// Nowhere: for a verb that reads only some of the plugin's keys, and has no say about the others.
-    Unreported,
     /// Nowhere: `T` is a part of what the plugin knows, so a key that it lacks says nothing.
     Unreported,
 }
@@ -175,7 +173,6 @@ impl OwnKeys {
                 top != "ipam" && !open && !protocol
             }
             Self::Ipam => top == "ipam" && path != "ipam",
-            Self::Unreported => false,
             Self::Unreported => false,
         }
     }
