@@ -1,0 +1,547 @@
+//! [`answer`]: what a question is answered with, a pure function of the zones, who asks, and the question.
+//!
+//! It owns Docker's rules of which name means what to whom, and what belongs to us; it builds no packet, keeps no state
+//! and allocates nothing. Duties of the protocol (header, class, EDNS, size) are the server's.
+//!
+//! A name `a.b.c` is tried whole on every network of the asker, then as `a.b` in domain `c`, then as `a` in domain
+//! `b.c`. Each time the links of the asker come first, and the network that it joined first wins. What is below a
+//! domain of ours, or in the reverse zone of a subnet of ours, is answered here for good, also when it does not exist;
+//! single labels are never asked for elsewhere.
+//!
+//! A zone is described as RFC 6303 does for empty ones: it is its own name server. Negative answers may not be kept,
+//! for the name may belong to a container that starts the next moment.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use domain::base::iana::Rtype;
+use domain::base::{Name, RelativeName};
+use ipnetwork::IpNetwork;
+
+use crate::zone::{RecordIx, Seat, Terms, Zones};
+
+/// What a gateway address is reversed to, below the network's domain; it resolves, too. No container is called so by
+/// accident: the runtimes let names begin with a letter or a digit.
+const GATEWAY: &RelativeName<[u8]> = match RelativeName::from_slice(b"\x08_gateway") {
+    Ok(name) => name,
+    Err(_) => panic!("not a name"),
+};
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker<'q> {
+    /// The bridge device that the query came in by; for a query of the host itself, the one of the address that it
+    /// was sent to.
+    pub bridge: &'q str,
+    /// Where it came from. A gateway address of the bridge is the host itself.
+    pub source: IpAddr,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'q> {
+    /// The name, in any case.
+    pub name: &'q Name<[u8]>,
+    /// The type.
+    pub rtype: Rtype,
+}
+
+/// Where a zone of ours begins within the question's name, which it is always a part of: the offset of its first label,
+/// in octets. The root zone begins at the root label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Apex(pub usize);
+
+/// What a question is answered with.
+#[derive(Debug, Clone)]
+pub enum Answer<'z> {
+    /// NOERROR with these addresses.
+    Addresses(AddressSet<'z>),
+    /// NOERROR with this name.
+    Pointer(Pointer<'z>),
+    /// NOERROR with the zone's SOA.
+    Soa(Apex),
+    /// NOERROR with the zone's NS: its own name.
+    Ns(Apex),
+    /// NOERROR without a record of this type; SOA of the zone as authority.
+    NoData(Apex),
+    /// NXDOMAIN; SOA of the zone as authority.
+    NxDomain(Apex),
+    /// Not ours: to be asked for at these name servers, the host's own when there are none.
+    Forward(&'z [SocketAddr]),
+    /// REFUSED: the asker is nobody we know.
+    Refused,
+}
+
+/// Why an answer is as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason<'z> {
+    /// No container on this bridge has the asker's address.
+    UnknownAsker,
+    /// A link of the asker, to this name.
+    Link {
+        /// The network of the link.
+        network: &'z str,
+        /// What it stands for.
+        target: &'z RelativeName<[u8]>,
+    },
+    /// A name of one or more containers.
+    Name {
+        /// The network that it was found on.
+        network: &'z str,
+    },
+    /// The network's gateway.
+    Gateway {
+        /// The network.
+        network: &'z str,
+    },
+    /// An address of a container.
+    Address {
+        /// The network that it is on.
+        network: &'z str,
+        /// Whose it is.
+        container_id: &'z str,
+    },
+    /// Within a domain or a subnet of ours, and nothing there has that name.
+    OurZone,
+    /// A single label that no container has; these are not asked for elsewhere.
+    SingleLabel,
+    /// Not ours, and the asker's networks are internal.
+    NoForwarding,
+    /// Not ours.
+    Elsewhere,
+}
+
+/// The addresses of one family behind a name.
+#[derive(Debug, Clone)]
+pub struct AddressSet<'z> {
+    source: Source<'z>,
+    family: Family,
+    len: usize,
+    first: usize,
+    ttl: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'z> {
+    Records(&'z Zones, &'z [RecordIx]),
+    Gateways(&'z [IpNetwork]),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// The name behind an address.
+#[derive(Debug, Clone, Copy)]
+pub struct Pointer<'z> {
+    /// The name.
+    pub name: &'z RelativeName<[u8]>,
+    /// The domain that it stands in.
+    pub domain: &'z RelativeName<[u8]>,
+    /// In seconds.
+    pub ttl: u32,
+}
+
+/// The answer to `question`. `rotation` tells which of several addresses comes first: a number that grows by one from
+/// query to query takes turns.
+pub fn answer<'z>(zones: &'z Zones, asker: Asker<'_>, question: Question<'_>, rotation: u32) -> Answer<'z> {
+    explain(zones, asker, question, rotation).0
+}
+
+/// [`answer`], and why.
+pub fn explain<'z>(
+    zones: &'z Zones,
+    asker: Asker<'_>,
+    question: Question<'_>,
+    rotation: u32,
+) -> (Answer<'z>, Reason<'z>) {
+    let host = || zones.networks_of_gateway(asker.bridge, asker.source);
+    if host().next().is_some() {
+        return Lookup { zones, seats: host, question, rotation }.run();
+    }
+    match zones.container_at(asker.bridge, asker.source) {
+        Some(container) => Lookup { zones, seats: || container.seats(), question, rotation }.run(),
+        None => (Answer::Refused, Reason::UnknownAsker),
+    }
+}
+
+/// One question of somebody who is on the networks that `seats` lists, in the order in which they are asked.
+struct Lookup<'z, 'q, F> {
+    zones: &'z Zones,
+    seats: F,
+    question: Question<'q>,
+    rotation: u32,
+}
+
+impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
+    fn run(&self) -> (Answer<'z>, Reason<'z>) {
+        let name = Split::of(self.question.name);
+        if let Some(reverse) = Reverse::of(&name) {
+            return self.reverse(&name, &reverse);
+        }
+        // No domain at all at first, then one label of it, then two.
+        for domain in (1..=name.labels()).rev() {
+            if let Some(found) = self.named(&name, domain) {
+                return found;
+            }
+        }
+        self.unnamed(&name)
+    }
+
+    /// The name whose domain begins with label number `domain`; the whole name where that is the root label.
+    fn named(&self, name: &Split<'_>, domain: usize) -> Option<(Answer<'z>, Reason<'z>)> {
+        let (relative, suffix) = (name.before(domain), name.from(domain));
+        let fits = |seat: &Seat<'z>| suffix.is_empty() || seat.terms.is_domain(suffix);
+        let seats = || (self.seats)().filter(fits);
+        let apex = Apex(name.offset(domain));
+        let mut dangling = None;
+        for seat in seats() {
+            let Some(link) = seat.link(relative) else { continue };
+            let target = link.target.for_slice();
+            let reason = Reason::Link { network: self.zones.network_name(seat.network), target };
+            let holders = self.zones.named(seat.network, target.as_slice());
+            if !holders.is_empty() {
+                return Some((self.addresses(Source::Records(self.zones, holders), apex), reason));
+            }
+            dangling.get_or_insert(reason);
+        }
+        // A link takes the name away even while its target is not there: what this container calls `db` is never a
+        // stranger who calls itself so.
+        if let Some(reason) = dangling {
+            return Some((Answer::NxDomain(self.zone_of(name)), reason));
+        }
+        for seat in seats() {
+            let network = self.zones.network_name(seat.network);
+            let holders = self.zones.named(seat.network, relative);
+            if !holders.is_empty() {
+                let answer = self.addresses(Source::Records(self.zones, holders), apex);
+                return Some((answer, Reason::Name { network }));
+            }
+            if !suffix.is_empty() && relative.eq_ignore_ascii_case(GATEWAY.as_slice()) {
+                let answer = self.addresses(Source::Gateways(&seat.terms.gateways), apex);
+                return Some((answer, Reason::Gateway { network }));
+            }
+        }
+        None
+    }
+
+    /// A name that nobody has.
+    fn unnamed(&self, name: &Split<'_>) -> (Answer<'z>, Reason<'z>) {
+        let apex = self.zone_of(name);
+        if apex == Apex(0) && name.labels() > 0 {
+            return (self.at_apex(apex), Reason::OurZone);
+        }
+        if apex != name.root() {
+            return (Answer::NxDomain(apex), Reason::OurZone);
+        }
+        if name.labels() == 1 {
+            return (Answer::NxDomain(apex), Reason::SingleLabel);
+        }
+        self.elsewhere(name)
+    }
+
+    /// A name that is none of our business.
+    fn elsewhere(&self, name: &Split<'_>) -> (Answer<'z>, Reason<'z>) {
+        let forwarding =
+            || (self.seats)().filter(|seat| seat.terms.forward).map(|seat| &*seat.terms.upstreams);
+        let Some(first) = forwarding().next() else {
+            return (Answer::NxDomain(name.root()), Reason::NoForwarding);
+        };
+        let upstreams = forwarding().find(|upstreams| !upstreams.is_empty()).unwrap_or(first);
+        (Answer::Forward(upstreams), Reason::Elsewhere)
+    }
+
+    /// The innermost domain of ours that `name` is in, or the root.
+    fn zone_of(&self, name: &Split<'_>) -> Apex {
+        let ours = (0..name.labels()).find(|label| self.zones.is_domain(name.from(*label)));
+        ours.map_or(name.root(), |label| Apex(name.offset(label)))
+    }
+
+    fn at_apex(&self, apex: Apex) -> Answer<'z> {
+        match self.question.rtype {
+            Rtype::SOA | Rtype::ANY => Answer::Soa(apex),
+            Rtype::NS => Answer::Ns(apex),
+            _ => Answer::NoData(apex),
+        }
+    }
+
+    fn addresses(&self, source: Source<'z>, apex: Apex) -> Answer<'z> {
+        // One set is enough for ANY (RFC 8482, section 4.1).
+        let families: &[Family] = match self.question.rtype {
+            Rtype::A => &[Family::V4],
+            Rtype::AAAA => &[Family::V6],
+            Rtype::ANY => &[Family::V4, Family::V6],
+            _ => &[],
+        };
+        let sets = families.iter().map(|family| AddressSet::of(source, *family, self.rotation));
+        match sets.into_iter().find(|set| set.len > 0) {
+            Some(set) => Answer::Addresses(set),
+            None => Answer::NoData(apex),
+        }
+    }
+
+    fn reverse(&self, name: &Split<'_>, reverse: &Reverse) -> (Answer<'z>, Reason<'z>) {
+        let Some(subnet) = self.zones.subnets().find(|subnet| reverse.is_inside(*subnet)) else {
+            return self.elsewhere(name);
+        };
+        let apex = Apex(name.offset(name.labels() - reverse.zone_labels(subnet)));
+        let pointed = reverse.address().and_then(|ip| (self.seats)().find_map(|seat| self.pointed(seat, ip)));
+        if let Some((pointer, reason)) = pointed {
+            return match self.question.rtype {
+                Rtype::PTR | Rtype::ANY => (Answer::Pointer(pointer), reason),
+                _ if apex == Apex(0) => (self.at_apex(apex), reason),
+                _ => (Answer::NoData(apex), reason),
+            };
+        }
+        let answer = match reverse.shape {
+            Shape::Prefix if apex == Apex(0) => self.at_apex(apex),
+            Shape::Prefix => Answer::NoData(apex),
+            Shape::Address | Shape::Below => Answer::NxDomain(apex),
+        };
+        (answer, Reason::OurZone)
+    }
+
+    /// What `ip` is reversed to on the network of `seat`.
+    fn pointed(&self, seat: Seat<'z>, ip: IpAddr) -> Option<(Pointer<'z>, Reason<'z>)> {
+        let network = self.zones.network_name(seat.network);
+        if let Some(record) = self.zones.newest_holder(seat.network, ip) {
+            let terms = self.zones.terms(record);
+            let name = self.zones.first_name(record)?;
+            let reason = Reason::Address { network, container_id: self.zones.container_id(record) };
+            return Some((Pointer::of(name, terms)?, reason));
+        }
+        let is_gateway = seat.terms.gateways.iter().any(|gateway| gateway.ip() == ip);
+        is_gateway
+            .then(|| Pointer::of(GATEWAY, seat.terms))
+            .flatten()
+            .map(|pointer| (pointer, Reason::Gateway { network }))
+    }
+}
+
+impl<'z> Pointer<'z> {
+    fn of(name: &'z RelativeName<[u8]>, terms: &'z Terms) -> Option<Self> {
+        Some(Self { name, domain: terms.domain()?.for_slice(), ttl: terms.ttl })
+    }
+}
+
+impl<'z> AddressSet<'z> {
+    fn of(source: Source<'z>, family: Family, rotation: u32) -> Self {
+        let len = source.addresses().filter(|ip| family.has(*ip)).count();
+        let first = if len > 1 { rotation as usize % len } else { 0 };
+        Self { source, family, len, first, ttl: source.ttl() }
+    }
+
+    /// [`Rtype::A`] or [`Rtype::AAAA`].
+    pub fn rtype(&self) -> Rtype {
+        match self.family {
+            Family::V4 => Rtype::A,
+            Family::V6 => Rtype::AAAA,
+        }
+    }
+
+    /// In seconds.
+    pub fn ttl(&self) -> u32 {
+        self.ttl
+    }
+
+    /// How many addresses there are; never none.
+    #[allow(clippy::len_without_is_empty, reason = "a set without addresses is NODATA")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The addresses, rotated.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + 'z {
+        let Self { source, family, len, first, .. } = *self;
+        let own = move || source.addresses().filter(move |ip| family.has(*ip));
+        own().skip(first).chain(own().take(first)).take(len)
+    }
+}
+
+impl<'z> Source<'z> {
+    fn addresses(self) -> impl Iterator<Item = IpAddr> + 'z {
+        let (zones, records, gateways) = match self {
+            Self::Records(zones, records) => (Some(zones), records, &[][..]),
+            Self::Gateways(gateways) => (None, &[][..], gateways),
+        };
+        let of_records =
+            zones.into_iter().flat_map(|zones| records.iter().flat_map(|record| zones.addresses_of(*record)));
+        of_records.chain(gateways.iter().map(IpNetwork::ip))
+    }
+
+    /// One set has one TTL (RFC 2181, section 5.2): the shortest.
+    fn ttl(self) -> u32 {
+        match self {
+            Self::Records(zones, records) => {
+                records.iter().map(|record| zones.terms(*record).ttl).min().unwrap_or(0)
+            }
+            Self::Gateways(_) => 0,
+        }
+    }
+}
+
+impl Family {
+    fn has(self, ip: IpAddr) -> bool {
+        match self {
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+        }
+    }
+}
+
+/// A name with the places where it can be split.
+struct Split<'q> {
+    octets: &'q [u8],
+    offsets: [u8; Split::MAX_LABELS + 1],
+    labels: usize,
+}
+
+impl<'q> Split<'q> {
+    /// A name has at most 255 octets, and a label at least two.
+    const MAX_LABELS: usize = 127;
+
+    fn of(name: &'q Name<[u8]>) -> Self {
+        let octets = name.as_slice();
+        let mut split = Self { octets, offsets: [0; Self::MAX_LABELS + 1], labels: 0 };
+        let mut offset = 0;
+        while let Some(length @ 1..) = octets.get(offset) {
+            offset += usize::from(*length) + 1;
+            split.labels += 1;
+            // A name's octets are numbered up to 254.
+            split.offsets[split.labels] = offset as u8;
+        }
+        split
+    }
+
+    /// The number of labels but for the root's.
+    fn labels(&self) -> usize {
+        self.labels
+    }
+
+    /// Where label number `label` begins; the root label has the number of labels.
+    fn offset(&self, label: usize) -> usize {
+        usize::from(self.offsets[label])
+    }
+
+    fn root(&self) -> Apex {
+        Apex(self.offset(self.labels))
+    }
+
+    /// The labels in front of number `label`.
+    fn before(&self, label: usize) -> &'q [u8] {
+        &self.octets[..self.offset(label)]
+    }
+
+    /// The labels from number `label` on, without the root label.
+    fn from(&self, label: usize) -> &'q [u8] {
+        &self.octets[self.offset(label)..self.offset(self.labels)]
+    }
+
+    /// The text of label number `label`.
+    fn label(&self, label: usize) -> &'q [u8] {
+        &self.octets[self.offset(label) + 1..self.offset(label + 1)]
+    }
+}
+
+/// A name below `in-addr.arpa` (RFC 1035, section 3.5) or `ip6.arpa` (RFC 3596, section 2.5), read from its end.
+#[derive(Debug, PartialEq, Eq)]
+struct Reverse {
+    /// The address as far as it is written; the rest is zero.
+    ip: IpAddr,
+    /// How many bits of it are written.
+    bits: usize,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// A whole address.
+    Address,
+    /// The beginning of an address.
+    Prefix,
+    /// Something in front of either that is no part of an address.
+    Below,
+}
+
+const ARPA_LABELS: usize = 2;
+const V4_LABEL_BITS: usize = 8;
+const V6_LABEL_BITS: usize = 4;
+
+impl Reverse {
+    fn of(name: &Split<'_>) -> Option<Self> {
+        let digits = name.labels().checked_sub(ARPA_LABELS)?;
+        let suffix = name.from(digits);
+        let labels = (0..digits).rev().map(|label| name.label(label));
+        if suffix.eq_ignore_ascii_case(b"\x07in-addr\x04arpa") {
+            let mut octets = [0; 4];
+            let read = read_labels(labels, &mut octets, decimal);
+            let shape = Shape::of(digits, read, octets.len());
+            return Some(Self { ip: Ipv4Addr::from(octets).into(), bits: read * V4_LABEL_BITS, shape });
+        }
+        if suffix.eq_ignore_ascii_case(b"\x03ip6\x04arpa") {
+            let mut nibbles = [0; 32];
+            let read = read_labels(labels, &mut nibbles, hexadecimal);
+            let bits =
+                nibbles.iter().fold(0_u128, |bits, nibble| bits << V6_LABEL_BITS | u128::from(*nibble));
+            let shape = Shape::of(digits, read, nibbles.len());
+            return Some(Self { ip: Ipv6Addr::from(bits).into(), bits: read * V6_LABEL_BITS, shape });
+        }
+        None
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        (self.shape == Shape::Address).then_some(self.ip)
+    }
+
+    /// Whether all that the name can stand for is in `subnet`.
+    fn is_inside(&self, subnet: IpNetwork) -> bool {
+        self.bits >= usize::from(subnet.prefix()) && subnet.contains(self.ip)
+    }
+
+    /// How many labels the reverse zone of `subnet` has at this address. A prefix that ends within a label makes
+    /// several zones of the next longer one.
+    fn zone_labels(&self, subnet: IpNetwork) -> usize {
+        let label_bits = if self.ip.is_ipv4() { V4_LABEL_BITS } else { V6_LABEL_BITS };
+        ARPA_LABELS + usize::from(subnet.prefix()).div_ceil(label_bits)
+    }
+}
+
+impl Shape {
+    fn of(labels: usize, read: usize, whole: usize) -> Self {
+        match read {
+            _ if read < labels => Self::Below,
+            _ if read == whole => Self::Address,
+            _ => Self::Prefix,
+        }
+    }
+}
+
+/// Reads `labels` into `digits` up to the first that is no digit, and tells how many were.
+fn read_labels<'q>(
+    labels: impl Iterator<Item = &'q [u8]>,
+    digits: &mut [u8],
+    digit: fn(&[u8]) -> Option<u8>,
+) -> usize {
+    let mut read = 0;
+    for (label, place) in labels.zip(digits) {
+        let Some(value) = digit(label) else { break };
+        *place = value;
+        read += 1;
+    }
+    read
+}
+
+/// An octet as it is written in a reverse name: without leading zeros.
+fn decimal(label: &[u8]) -> Option<u8> {
+    let text = std::str::from_utf8(label).ok()?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
+}
+
+fn hexadecimal(label: &[u8]) -> Option<u8> {
+    match label {
+        [digit] => char::from(*digit).to_digit(16).map(|nibble| nibble as u8),
+        _ => None,
+    }
+}

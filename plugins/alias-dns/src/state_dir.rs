@@ -1,0 +1,136 @@
+//! [`StateDir`]: where this host network namespace keeps its names. It owns the paths and makes the directories; what
+//! stands in the files is their owners' business.
+//!
+//! ```text
+//! /run/cni/alias-dns/                 or $XDG_RUNTIME_DIR/cni/alias-dns where /run cannot be written
+//!   4026531840-1/                     one per host network namespace: inode, cookie
+//!     records/<network>/<container id>:<ifname>
+//!     ...                             the server's own: lock, control socket
+//! ```
+//! An inode alone would not do: the kernel gives the inode of a dead namespace to the next one, which would then find
+//! the names of the dead one. The cookie is never given twice between two boots.
+
+use std::ffi::OsStr;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use cni_types::{Environment, Error};
+
+/// Where state lives while the host runs.
+const RUN: &str = "/run";
+
+/// Below [`RUN`] or `XDG_RUNTIME_DIR`.
+const SUBDIR: &str = "cni/alias-dns";
+
+/// The state directory of one host network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// The one of the namespace that this process is in. Nothing is made.
+    ///
+    /// # Errors
+    /// Code 5 when the namespace cannot be told.
+    pub fn of_host(env: &Environment) -> Result<Self, Error> {
+        let id = netns_id().map_err(|error| Error::io("tell the host's network namespace", &error))?;
+        Ok(Self { path: base(env).join(id) })
+    }
+
+    /// The one at `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the records stand, one directory a network.
+    pub fn records(&self) -> PathBuf {
+        self.path.join("records")
+    }
+
+    /// Makes the directory and those above it, for the owner alone.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn create(&self) -> io::Result<()> {
+        create_private(&self.path)
+    }
+}
+
+/// Makes `path` and what is missing above it, for the owner alone.
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// `/run/cni/alias-dns` where it can be written. An unprivileged user has a directory of his own; without one the
+/// error that follows names `/run`.
+fn base(env: &Environment) -> PathBuf {
+    let run = Path::new(RUN).join(SUBDIR);
+    match env.get("XDG_RUNTIME_DIR").map(OsStr::to_owned) {
+        Some(own) if !writable(&run) => Path::new(&own).join(SUBDIR),
+        _ => run,
+    }
+}
+
+/// Whether `path`, or the nearest directory above it that exists, lets this process write.
+pub(crate) fn writable(path: &Path) -> bool {
+    path.ancestors()
+        .find(|ancestor| ancestor.exists())
+        .is_some_and(|nearest| nix::unistd::access(nearest, nix::unistd::AccessFlags::W_OK).is_ok())
+}
+
+/// `<inode>-<cookie>`; only the inode before Linux 5.14, which has no cookie to ask for.
+fn netns_id() -> io::Result<String> {
+    let inode = std::fs::metadata("/proc/self/ns/net")?.ino();
+    Ok(match netns_cookie() {
+        Ok(cookie) => format!("{inode}-{cookie}"),
+        Err(_) => inode.to_string(),
+    })
+}
+
+#[allow(unsafe_code, reason = "nix does not know SO_NETNS_COOKIE")]
+fn netns_cookie() -> io::Result<u64> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the two pointers are to live variables of the sizes that the option asks for (socket(7)).
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    };
+    if status == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_told_by_the_namespace() {
+        let state = StateDir::of_host(&Environment::default()).unwrap();
+        let inode = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let path = state.path().to_str().unwrap();
+        assert!(path.starts_with(&format!("/run/cni/alias-dns/{inode}")), "{path}");
+        assert_eq!(state, StateDir::of_host(&Environment::default()).unwrap());
+    }
+
+    #[test]
+    fn what_can_be_written_is_told_by_the_nearest_directory_that_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(writable(&dir.path().join("not/there/yet")));
+        assert!(!writable(Path::new("/proc/sys/not/there")));
+    }
+}

@@ -1,0 +1,569 @@
+//! [`Zones`]: every record in memory, found by name, by address and by container in the same time however many there
+//! are. It owns the index and what of a record counts; it knows no question, no packet and no file.
+//!
+//! An update touches the entries of one record, so its cost does not grow with the number of records either. Text is
+//! stored once: records refer to their names, addresses and container by number.
+
+mod index;
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use cni_types::Attachment;
+use domain::base::RelativeName;
+use ipnetwork::IpNetwork;
+use slab::Slab;
+
+pub(crate) use self::index::RecordIx;
+use self::index::{Index, Key, SlotIx};
+use crate::domain_name::DomainName;
+use crate::records::{Record, RecordKey};
+
+/// Number of a network.
+pub(crate) type NetworkIx = u32;
+
+/// Labels without the root label, as they stand in a message.
+pub(crate) type Labels = RelativeName<Box<[u8]>>;
+
+/// All records, indexed.
+#[derive(Debug, Default)]
+pub struct Zones {
+    records: Slab<Entry>,
+    containers: Index<ContainerId>,
+    names: Index<Name>,
+    addresses: Index<Address>,
+    networks: Slab<Network>,
+    network_names: HashMap<Box<str>, NetworkIx>,
+    /// What follows from the terms of all networks, made anew when those change.
+    surroundings: Surroundings,
+}
+
+/// One record, with numbers for what others may hold as well.
+#[derive(Debug)]
+struct Entry {
+    network: NetworkIx,
+    container: SlotIx,
+    ifname: Box<str>,
+    joined: u64,
+    addresses: Box<[SlotIx]>,
+    names: Box<[SlotIx]>,
+    links: Box<[Link]>,
+    terms: Rc<Terms>,
+}
+
+/// A private name.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) alias: Labels,
+    pub(crate) target: Labels,
+}
+
+/// What the attachments of a network have in common, unless its configuration changes under them.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) bridge: Box<str>,
+    pub(crate) gateways: Box<[IpNetwork]>,
+    /// The first one is what addresses are reversed into.
+    pub(crate) domains: Box<[Labels]>,
+    pub(crate) ttl: u32,
+    pub(crate) forward: bool,
+    pub(crate) upstreams: Box<[SocketAddr]>,
+}
+
+#[derive(Debug)]
+struct Network {
+    name: Box<str>,
+    records: usize,
+    /// Every terms that a record of the network has, each once.
+    terms: Vec<Rc<Terms>>,
+}
+
+#[derive(Debug, Default)]
+struct Surroundings {
+    bridges: HashMap<Box<str>, Vec<NetworkIx>>,
+    domains: Index<Domain>,
+}
+
+/// Octets that are equal whatever the case of letters (RFC 4343). Length octets are below 64, so below the letters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Folded<'b>(pub(crate) &'b [u8]);
+
+#[derive(Debug)]
+struct ContainerId(Box<str>);
+
+#[derive(Debug)]
+struct Name {
+    network: NetworkIx,
+    labels: Box<[u8]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct NameRef<'b> {
+    network: NetworkIx,
+    labels: Folded<'b>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Address {
+    network: NetworkIx,
+    ip: IpAddr,
+}
+
+#[derive(Debug)]
+struct Domain(Box<[u8]>);
+
+/// An address that the server listens on, and the device that queries to it come in by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listener {
+    /// The bridge.
+    pub bridge: String,
+    /// A gateway address on it.
+    pub gateway: IpAddr,
+}
+
+/// What [`Zones::apply`] found out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Older records of the same network whose address the new one has now. Their containers are most likely dead.
+    pub displaced: Vec<RecordKey>,
+}
+
+impl Zones {
+    /// Zones of `records`; of two for the same attachment the last one counts.
+    pub fn load(records: impl IntoIterator<Item = Record>) -> Self {
+        let mut zones = Self::default();
+        for record in records {
+            zones.apply(record);
+        }
+        zones
+    }
+
+    /// Puts `record` in, in place of an earlier one of the same attachment.
+    pub fn apply(&mut self, record: Record) -> Applied {
+        self.remove(&record.key);
+        let network = self.network_for(record.key.network());
+        let terms = self.join(network, Terms::of(&record));
+        let entry = self.records.vacant_entry();
+        let added = entry.key() as RecordIx;
+        entry.insert(Entry {
+            network,
+            container: SlotIx::MAX,
+            ifname: record.key.ifname().into(),
+            joined: record.joined,
+            addresses: Box::default(),
+            names: Box::default(),
+            links: record
+                .links
+                .iter()
+                .map(|link| Link { alias: link.alias.to_wire(), target: link.target.to_wire() })
+                .collect(),
+            terms,
+        });
+        let age = |record: RecordIx| age_of(&self.records, &self.networks, record);
+        let container = self.containers.add(record.key.container_id(), added, |a, b| age(a).cmp(&age(b)));
+        self.records[added as usize].container = container;
+        let age = |record: RecordIx| {
+            let container = self.records[record as usize].container;
+            (age_of(&self.records, &self.networks, record), &self.containers.key(container).0)
+        };
+        let mut names = Vec::with_capacity(record.names.len());
+        for name in &record.names {
+            let labels = name.to_wire();
+            let key = NameRef { network, labels: Folded(labels.as_slice()) };
+            // A name written twice is held once.
+            if !self.names.holders_of(key).contains(&added) {
+                names.push(self.names.add(key, added, |a, b| age(a).cmp(&age(b))));
+            }
+        }
+        let mut addresses = Vec::with_capacity(record.addresses.len());
+        for ip in &record.addresses {
+            let key = Address { network, ip: *ip };
+            if !self.addresses.holders_of(key).contains(&added) {
+                // The newest first: it is the one that has the address.
+                addresses.push(self.addresses.add(key, added, |a, b| age(b).cmp(&age(a))));
+            }
+        }
+        let entry = &mut self.records[added as usize];
+        entry.names = names.into();
+        entry.addresses = addresses.into();
+        Applied { displaced: self.displaced_by(added) }
+    }
+
+    /// Takes the record of `key` out. Tells whether there was one.
+    pub fn remove(&mut self, key: &RecordKey) -> bool {
+        let Some(removed) = self.find(key) else { return false };
+        // From the indexes first: their order is that of the records.
+        let entry = &self.records[removed as usize];
+        for slot in &entry.names {
+            self.names.remove(*slot, removed);
+        }
+        for slot in &entry.addresses {
+            self.addresses.remove(*slot, removed);
+        }
+        self.containers.remove(entry.container, removed);
+        let Entry { network, terms, .. } = self.records.remove(removed as usize);
+        drop(terms);
+        self.leave(network);
+        true
+    }
+
+    /// Whether the record of `key` is in.
+    pub fn contains(&self, key: &RecordKey) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// The number of records.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whose records are in.
+    pub fn keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        self.records.iter().filter_map(|(ix, _)| self.key(ix as RecordIx))
+    }
+
+    /// Each network with its number of records.
+    pub fn networks(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.networks.iter().map(|(_, network)| (network.name.as_ref(), network.records))
+    }
+
+    /// Where the server has to listen, each once.
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = self
+            .networks
+            .iter()
+            .flat_map(|(_, network)| &network.terms)
+            .flat_map(|terms| terms.gateways.iter().map(move |gateway| (terms, gateway.ip())))
+            .map(|(terms, gateway)| Listener { bridge: terms.bridge.to_string(), gateway })
+            .collect();
+        listeners.sort_unstable();
+        listeners.dedup();
+        listeners
+    }
+
+    fn find(&self, key: &RecordKey) -> Option<RecordIx> {
+        let network = *self.network_names.get(key.network())?;
+        let is_it = |record: &&RecordIx| {
+            let entry = &self.records[**record as usize];
+            entry.network == network && *entry.ifname == *key.ifname()
+        };
+        self.containers.holders_of(key.container_id()).iter().find(is_it).copied()
+    }
+
+    fn key(&self, record: RecordIx) -> Option<RecordKey> {
+        let entry = &self.records[record as usize];
+        let attachment = Attachment::new(&self.containers.key(entry.container).0, &entry.ifname).ok()?;
+        RecordKey::new(&self.networks[entry.network as usize].name, attachment).ok()
+    }
+
+    /// Those whose address `record` has taken over.
+    fn displaced_by(&self, record: RecordIx) -> Vec<RecordKey> {
+        let mut displaced: Vec<RecordKey> = self.records[record as usize]
+            .addresses
+            .iter()
+            .flat_map(|slot| {
+                self.addresses.holders(*slot).iter().skip_while(|holder| **holder != record).skip(1)
+            })
+            .filter_map(|holder| self.key(*holder))
+            .collect();
+        displaced.sort_unstable();
+        displaced.dedup();
+        displaced
+    }
+
+    fn network_for(&mut self, name: &str) -> NetworkIx {
+        if let Some(known) = self.network_names.get(name) {
+            return *known;
+        }
+        let network = Network { name: name.into(), records: 0, terms: Vec::new() };
+        let added = self.networks.insert(network) as NetworkIx;
+        self.network_names.insert(name.into(), added);
+        added
+    }
+
+    /// Counts one record more on `network`, and shares `terms` with those that have the same.
+    fn join(&mut self, network: NetworkIx, terms: Terms) -> Rc<Terms> {
+        let joined = &mut self.networks[network as usize];
+        joined.records += 1;
+        if let Some(shared) = joined.terms.iter().find(|known| ***known == terms) {
+            return Rc::clone(shared);
+        }
+        let shared = Rc::new(terms);
+        joined.terms.push(Rc::clone(&shared));
+        self.surroundings = Surroundings::of(&self.networks);
+        shared
+    }
+
+    /// Counts one record less on `network`, and forgets terms that nobody has any more.
+    fn leave(&mut self, network: NetworkIx) {
+        let left = &mut self.networks[network as usize];
+        left.records -= 1;
+        let before = left.terms.len();
+        left.terms.retain(|terms| Rc::strong_count(terms) > 1);
+        let changed = left.terms.len() != before;
+        if left.records == 0 {
+            let Network { name, .. } = self.networks.remove(network as usize);
+            self.network_names.remove(&name);
+        }
+        if changed {
+            self.surroundings = Surroundings::of(&self.networks);
+        }
+    }
+}
+
+/// The order in which attachments were made. Two made in the same nanosecond keep an order, whatever it is.
+fn age_of<'z>(
+    records: &'z Slab<Entry>,
+    networks: &'z Slab<Network>,
+    record: RecordIx,
+) -> (u64, &'z str, &'z str) {
+    let entry = &records[record as usize];
+    (entry.joined, &networks[entry.network as usize].name, &entry.ifname)
+}
+
+/// What [`crate::answer`] asks.
+impl Zones {
+    /// The container that has `ip` on `bridge`, by one of its records.
+    pub(crate) fn container_at(&self, bridge: &str, ip: IpAddr) -> Option<Attached<'_>> {
+        let networks = self.surroundings.bridges.get(bridge)?;
+        let record = networks.iter().find_map(|network| self.newest_holder(*network, ip))?;
+        Some(Attached { zones: self, record })
+    }
+
+    /// The networks on `bridge` whose gateway is `ip`, in no order that means anything.
+    pub(crate) fn networks_of_gateway(&self, bridge: &str, ip: IpAddr) -> impl Iterator<Item = Seat<'_>> {
+        let networks = self.surroundings.bridges.get(bridge).map_or(&[][..], Vec::as_slice);
+        networks.iter().filter_map(move |network| {
+            let terms = &self.networks[*network as usize].terms;
+            let of_gateway = |terms: &&Rc<Terms>| {
+                *terms.bridge == *bridge && terms.gateways.iter().any(|gateway| gateway.ip() == ip)
+            };
+            let terms = terms.iter().rfind(of_gateway)?;
+            Some(Seat { network: *network, terms, links: &[] })
+        })
+    }
+
+    /// The records with the name `labels` on `network`.
+    pub(crate) fn named(&self, network: NetworkIx, labels: &[u8]) -> &[RecordIx] {
+        self.names.holders_of(NameRef { network, labels: Folded(labels) })
+    }
+
+    /// The addresses of `record` that are its own: none that a newer record of the network has.
+    pub(crate) fn addresses_of(&self, record: RecordIx) -> impl Iterator<Item = IpAddr> {
+        let own = move |slot: &&SlotIx| self.addresses.holders(**slot).first() == Some(&record);
+        self.records[record as usize].addresses.iter().filter(own).map(|slot| self.addresses.key(*slot).ip)
+    }
+
+    /// The record that `ip` belongs to on `network`.
+    pub(crate) fn newest_holder(&self, network: NetworkIx, ip: IpAddr) -> Option<RecordIx> {
+        self.addresses.holders_of(Address { network, ip }).first().copied()
+    }
+
+    /// The most important name of `record`.
+    pub(crate) fn first_name(&self, record: RecordIx) -> Option<&RelativeName<[u8]>> {
+        let slot = self.records[record as usize].names.first()?;
+        RelativeName::from_slice(&self.names.key(*slot).labels).ok()
+    }
+
+    /// The terms of `record`.
+    pub(crate) fn terms(&self, record: RecordIx) -> &Terms {
+        &self.records[record as usize].terms
+    }
+
+    /// The runtime's name for the container of `record`.
+    pub(crate) fn container_id(&self, record: RecordIx) -> &str {
+        &self.containers.key(self.records[record as usize].container).0
+    }
+
+    /// The name of `network`.
+    pub(crate) fn network_name(&self, network: NetworkIx) -> &str {
+        &self.networks[network as usize].name
+    }
+
+    /// Whether `labels` are the domain of any network here.
+    pub(crate) fn is_domain(&self, labels: &[u8]) -> bool {
+        self.surroundings.domains.find(Folded(labels)).is_some()
+    }
+
+    /// The subnets of every network here.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = IpNetwork> {
+        self.networks
+            .iter()
+            .flat_map(|(_, network)| &network.terms)
+            .flat_map(|terms| terms.gateways.iter().copied())
+    }
+}
+
+/// One record of a container, seen from the container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attached<'z> {
+    zones: &'z Zones,
+    record: RecordIx,
+}
+
+/// A network as somebody on it sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seat<'z> {
+    pub(crate) network: NetworkIx,
+    pub(crate) terms: &'z Terms,
+    pub(crate) links: &'z [Link],
+}
+
+impl<'z> Attached<'z> {
+    /// The networks of the container, the one that it joined first at the front.
+    pub(crate) fn seats(self) -> impl Iterator<Item = Seat<'z>> {
+        let Self { zones, record } = self;
+        zones.containers.holders(zones.records[record as usize].container).iter().map(|record| {
+            let entry = &zones.records[*record as usize];
+            Seat { network: entry.network, terms: &entry.terms, links: &entry.links }
+        })
+    }
+}
+
+impl<'z> Seat<'z> {
+    /// The link called `alias`, for somebody who sits here.
+    pub(crate) fn link(self, alias: &[u8]) -> Option<&'z Link> {
+        self.links.iter().find(|link| Folded(link.alias.as_slice()) == Folded(alias))
+    }
+}
+
+impl Terms {
+    fn of(record: &Record) -> Self {
+        Self {
+            bridge: record.bridge.as_str().into(),
+            gateways: record.gateways.as_slice().into(),
+            domains: std::iter::once(&record.domain)
+                .chain(&record.other_domains)
+                .map(DomainName::to_wire)
+                .collect(),
+            ttl: record.ttl,
+            forward: record.forward,
+            upstreams: record.upstreams.as_slice().into(),
+        }
+    }
+
+    /// What addresses are reversed into.
+    pub(crate) fn domain(&self) -> Option<&Labels> {
+        self.domains.first()
+    }
+
+    /// Whether `labels` are one of the domains.
+    pub(crate) fn is_domain(&self, labels: &[u8]) -> bool {
+        self.domains.iter().any(|domain| Folded(domain.as_slice()) == Folded(labels))
+    }
+}
+
+impl Surroundings {
+    fn of(networks: &Slab<Network>) -> Self {
+        let mut surroundings = Self::default();
+        let terms = networks
+            .iter()
+            .flat_map(|(ix, network)| network.terms.iter().map(move |terms| (ix as NetworkIx, terms)));
+        for (network, terms) in terms {
+            let on_bridge = surroundings.bridges.entry(terms.bridge.clone()).or_default();
+            if !on_bridge.contains(&network) {
+                on_bridge.push(network);
+            }
+            for domain in &terms.domains {
+                let key = Folded(domain.as_slice());
+                if !surroundings.domains.holders_of(key).contains(&network) {
+                    surroundings.domains.add(key, network, |a, b| a.cmp(&b));
+                }
+            }
+        }
+        surroundings
+    }
+}
+
+impl PartialEq for Folded<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
+}
+
+impl Eq for Folded<'_> {}
+
+impl Hash for Folded<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        const CHUNK: usize = 64;
+        for chunk in self.0.chunks(CHUNK) {
+            let mut folded = [0; CHUNK];
+            let folded = &mut folded[..chunk.len()];
+            folded.copy_from_slice(chunk);
+            folded.make_ascii_lowercase();
+            state.write(folded);
+        }
+        state.write_usize(self.0.len());
+    }
+}
+
+impl Key for ContainerId {
+    type Borrowed<'b> = &'b str;
+
+    fn is(&self, borrowed: &str) -> bool {
+        *self.0 == *borrowed
+    }
+
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+
+    fn own(borrowed: &str) -> Self {
+        Self(borrowed.into())
+    }
+}
+
+impl Key for Name {
+    type Borrowed<'b> = NameRef<'b>;
+
+    fn is(&self, borrowed: NameRef<'_>) -> bool {
+        self.network == borrowed.network && Folded(&self.labels) == borrowed.labels
+    }
+
+    fn borrow(&self) -> NameRef<'_> {
+        NameRef { network: self.network, labels: Folded(&self.labels) }
+    }
+
+    fn own(borrowed: NameRef<'_>) -> Self {
+        Self { network: borrowed.network, labels: borrowed.labels.0.into() }
+    }
+}
+
+impl Key for Address {
+    type Borrowed<'b> = Self;
+
+    fn is(&self, borrowed: Self) -> bool {
+        *self == borrowed
+    }
+
+    fn borrow(&self) -> Self {
+        *self
+    }
+
+    fn own(borrowed: Self) -> Self {
+        borrowed
+    }
+}
+
+impl Key for Domain {
+    type Borrowed<'b> = Folded<'b>;
+
+    fn is(&self, borrowed: Folded<'_>) -> bool {
+        Folded(&self.0) == borrowed
+    }
+
+    fn borrow(&self) -> Folded<'_> {
+        Folded(&self.0)
+    }
+
+    fn own(borrowed: Folded<'_>) -> Self {
+        Self(borrowed.0.into())
+    }
+}
