@@ -1,0 +1,24 @@
+//! nf_tables over netlink, as far as container networks need it.
+//!
+//! A [`Batch`] collects changes and [`Socket::commit`] makes them one atomic transaction: all of them or none. A
+//! [`Rule`] is written word by word (`Rule::new().ipv4().field(Field::Ip4Saddr).vmap("addresses")`). The reading side
+//! ([`Socket::rules`], [`Socket::elements`], [`Socket::chains`]) is there to verify and to find objects by comment.
+//!
+//! Never starts a process, never waits: the kernel has answered by the time a send returns. It knows no network, no
+//! plugin and no table of its own. Attribute layouts are in `wire` alone.
+//!
+//! Sources: `include/uapi/linux/netfilter/nf_tables.h` and `net/netfilter/nf_tables_api.c` of Linux; for what `nft`
+//! shows (comments, data types), libnftnl's `udata.h` and nftables' `datatype.h`.
+
+mod batch;
+mod object;
+mod rule;
+mod socket;
+mod wire;
+
+pub use batch::Batch;
+pub use object::{
+    Base, Chain, ChainKind, Element, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table, Verdict,
+};
+pub use rule::{CtState, Field, Rule, address_key, ifname_key};
+pub use socket::{Error, Generation, Socket};

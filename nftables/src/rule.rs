@@ -1,0 +1,292 @@
+//! Rules, written word by word.
+//!
+//! Each word appends the expressions that `nft` would generate for it, so that `nft list ruleset` reads the rule back
+//! as a person would write it. A word that tests something ends the rule for packets that fail the test.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_netfilter::nftables::Expressions;
+
+use crate::{Verdict, wire};
+
+/// One rule of a chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub(crate) expressions: Vec<Expressions>,
+    pub(crate) comment: Option<String>,
+}
+
+/// What a rule can look at in a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// Name of the interface that it came in by.
+    Iifname,
+    /// Name of the interface that it goes out by.
+    Oifname,
+    /// Source MAC address.
+    EtherSaddr,
+    /// IPv4 source address; after [`Rule::ipv4`].
+    Ip4Saddr,
+    /// IPv4 destination address; after [`Rule::ipv4`].
+    Ip4Daddr,
+    /// IPv6 source address; after [`Rule::ipv6`].
+    Ip6Saddr,
+    /// IPv6 destination address; after [`Rule::ipv6`].
+    Ip6Daddr,
+}
+
+/// Where a field is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Meta(wire::MetaField),
+    Payload { base: wire::Header, offset: u32 },
+}
+
+impl Field {
+    pub(crate) fn place(self) -> Place {
+        let network = |offset| Place::Payload { base: wire::Header::Network, offset };
+        match self {
+            Self::Iifname => Place::Meta(wire::MetaField::Iifname),
+            Self::Oifname => Place::Meta(wire::MetaField::Oifname),
+            Self::EtherSaddr => Place::Payload { base: wire::Header::Link, offset: 6 },
+            Self::Ip4Saddr => network(12),
+            Self::Ip4Daddr => network(16),
+            Self::Ip6Saddr => network(8),
+            Self::Ip6Daddr => network(24),
+        }
+    }
+
+    /// Bytes of a value.
+    pub(crate) fn len(self) -> u32 {
+        match self {
+            Self::Iifname | Self::Oifname | Self::Ip6Saddr | Self::Ip6Daddr => 16,
+            Self::EtherSaddr => 6,
+            Self::Ip4Saddr | Self::Ip4Daddr => 4,
+        }
+    }
+}
+
+/// States of connection tracking; a rule tests for any of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CtState {
+    /// Packets were seen both ways.
+    Established,
+    /// Started because of another flow, such as an ICMP error.
+    Related,
+}
+
+impl Rule {
+    /// A rule without words: it applies to every packet and does nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Text for a person, cut to what nf_tables can hold.
+    #[must_use]
+    pub fn comment(self, text: &str) -> Self {
+        Self { comment: Some(text.to_owned()), ..self }
+    }
+
+    /// IPv4 packets only (in an inet table).
+    #[must_use]
+    pub fn ipv4(self) -> Self {
+        self.meta_is(wire::MetaField::Nfproto, &[libc::NFPROTO_IPV4 as u8])
+    }
+
+    /// IPv6 packets only (in an inet table).
+    #[must_use]
+    pub fn ipv6(self) -> Self {
+        self.meta_is(wire::MetaField::Nfproto, &[libc::NFPROTO_IPV6 as u8])
+    }
+
+    /// `udp dport` or `tcp dport`, by the protocol's number.
+    #[must_use]
+    pub fn destination_port(self, protocol: u8, port: u16) -> Self {
+        self.meta_is(wire::MetaField::L4Proto, &[protocol]).payload_is(
+            wire::Header::Transport,
+            2,
+            &port.to_be_bytes(),
+        )
+    }
+
+    /// ICMPv6 messages of one type, in frames (in a bridge table).
+    #[must_use]
+    pub fn icmpv6_frame(self, message_type: u8) -> Self {
+        self.meta_is(wire::MetaField::EtherType, &(libc::ETH_P_IPV6 as u16).to_be_bytes())
+            .meta_is(wire::MetaField::L4Proto, &[libc::IPPROTO_ICMPV6 as u8])
+            .payload_is(wire::Header::Transport, 0, &[message_type])
+    }
+
+    /// The field has this value.
+    #[must_use]
+    pub fn is(self, field: Field, value: &[u8]) -> Self {
+        self.load(&[field]).then(wire::equals(value))
+    }
+
+    /// The interface that the packet came in by has this name.
+    #[must_use]
+    pub fn iifname(self, name: &str) -> Self {
+        self.is(Field::Iifname, &ifname_key(name))
+    }
+
+    /// The interface that the packet goes out by has this name.
+    #[must_use]
+    pub fn oifname(self, name: &str) -> Self {
+        self.is(Field::Oifname, &ifname_key(name))
+    }
+
+    /// The address lies in the network.
+    #[must_use]
+    pub fn within(self, field: Field, network: IpNetwork) -> Self {
+        let (address, mask) = match (network.network(), network.mask()) {
+            (IpAddr::V4(address), IpAddr::V4(mask)) => (address.octets().to_vec(), mask.octets().to_vec()),
+            (address, mask) => (octets(address), octets(mask)),
+        };
+        self.load(&[field]).then(wire::mask(&mask)).then(wire::equals(&address))
+    }
+
+    /// The fields, joined, are an element of the set.
+    #[must_use]
+    pub fn in_set(self, fields: &[Field], set: &str) -> Self {
+        self.load(fields).then(wire::lookup(set, wire::Lookup::Present))
+    }
+
+    /// The fields, joined, are no element of the set.
+    #[must_use]
+    pub fn not_in_set(self, fields: &[Field], set: &str) -> Self {
+        self.load(fields).then(wire::lookup(set, wire::Lookup::Absent))
+    }
+
+    /// The verdict that the map has for the fields, joined; without one, the next rule.
+    #[must_use]
+    pub fn vmap(self, fields: &[Field], map: &str) -> Self {
+        self.load(fields).then(wire::lookup(map, wire::Lookup::Verdict))
+    }
+
+    /// The flow is in one of these states.
+    #[must_use]
+    pub fn ct_state(self, states: &[CtState]) -> Self {
+        let bits = states.iter().fold(0, |bits, state| {
+            // IP_CT_ESTABLISHED is 0 and IP_CT_RELATED 1; NF_CT_STATE_BIT(n) is 1 << (n + 1).
+            bits | match state {
+                CtState::Established => 1 << 1,
+                CtState::Related => 1 << 2,
+            }
+        });
+        self.then(wire::ct(wire::CtField::State)).any_bit(bits)
+    }
+
+    /// The flow's destination was translated: it came to a published port.
+    #[must_use]
+    pub fn ct_dnat(self) -> Self {
+        const IPS_DST_NAT: u32 = 1 << 5;
+        self.then(wire::ct(wire::CtField::Status)).any_bit(IPS_DST_NAT)
+    }
+
+    /// The rule's end: what happens to the packet.
+    #[must_use]
+    pub fn then_verdict(self, verdict: &Verdict) -> Self {
+        self.then(wire::verdict(verdict))
+    }
+
+    /// Accepts the packet.
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.then_verdict(&Verdict::Accept)
+    }
+
+    /// Drops the packet.
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.then_verdict(&Verdict::Drop)
+    }
+
+    /// Goes into another chain and does not come back.
+    #[must_use]
+    pub fn goto(self, chain: &str) -> Self {
+        self.then_verdict(&Verdict::Goto(chain.to_owned()))
+    }
+
+    /// Translates the source address to that of the interface which the packet leaves by.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.then(wire::masquerade())
+    }
+
+    /// Sends the packet to `port` of this host.
+    #[must_use]
+    pub fn redirect_to(self, port: u16) -> Self {
+        self.then(wire::immediate(&port.to_be_bytes())).then(wire::redirect())
+    }
+
+    /// Whether every word of `other` stands in this rule, in the same order and with nothing between.
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        self.expressions.len() == other.expressions.len()
+            && self
+                .expressions
+                .iter()
+                .zip(&other.expressions)
+                .all(|(found, wanted)| wire::includes(found, wanted))
+    }
+
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &str> {
+        self.expressions.iter().filter_map(wire::target)
+    }
+
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        self.expressions.last().and_then(wire::verdict_of)
+    }
+
+    fn then(mut self, expression: Expressions) -> Self {
+        self.expressions.push(expression);
+        self
+    }
+
+    /// Loads the fields side by side, each at the next four-byte boundary, as the keys of a set are laid out.
+    fn load(mut self, fields: &[Field]) -> Self {
+        let mut offset = 0;
+        for field in fields {
+            self = match field.place() {
+                Place::Meta(meta) => self.then(wire::meta(meta, offset)),
+                Place::Payload { base, offset: at } => {
+                    self.then(wire::payload(base, at, field.len(), offset))
+                }
+            };
+            offset += field.len().next_multiple_of(4);
+        }
+        self
+    }
+
+    fn meta_is(self, field: wire::MetaField, value: &[u8]) -> Self {
+        self.then(wire::meta(field, 0)).then(wire::equals(value))
+    }
+
+    fn payload_is(self, base: wire::Header, offset: u32, value: &[u8]) -> Self {
+        let len = value.len() as u32;
+        self.then(wire::payload(base, offset, len, 0)).then(wire::equals(value))
+    }
+
+    fn any_bit(self, bits: u32) -> Self {
+        self.then(wire::mask(&bits.to_ne_bytes())).then(wire::differs(&0_u32.to_ne_bytes()))
+    }
+}
+
+/// An interface name as nf_tables compares it: sixteen bytes, filled with NUL.
+pub fn ifname_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(16, 0);
+    key
+}
+
+/// An address in network order.
+pub fn address_key(address: IpAddr) -> Vec<u8> {
+    octets(address)
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}

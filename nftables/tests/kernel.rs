@@ -1,0 +1,87 @@
+//! Against a real kernel: each test runs in a network namespace of its own, so it needs root there (or a user
+//! namespace entered before).
+
+use std::process::Command;
+
+use nft_netlink::{
+    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, KeyType, Policy, Rule, Set, Socket,
+    Table, Verdict, address_key, ifname_key,
+};
+use nix::sched::{CloneFlags, unshare};
+
+const TABLE: Table<'static> = Table { family: Family::Inet, name: "crate-test" };
+const ADDRESSES: Set<'static> = Set { name: "addresses", key: &[KeyType::Ipv4Addr], holds: Holds::Verdicts };
+const PORTS: Set<'static> =
+    Set { name: "ports", key: &[KeyType::Ifname, KeyType::EtherAddr], holds: Holds::Keys };
+
+/// A namespace without rules, for the calling test's thread.
+fn namespace() -> Socket {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of the test's own");
+    Socket::open().unwrap()
+}
+
+/// What `nft` reads back, with `words` after `list`.
+fn listed(words: &str) -> String {
+    let output = Command::new("nft").arg("list").args(words.split(' ')).output().unwrap();
+    assert!(output.status.success(), "nft list {words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn base(kind: ChainKind, hook: Hook, priority: i32) -> Base {
+    Base { kind, hook, priority, policy: Policy::Accept }
+}
+
+fn address(text: &str) -> Vec<u8> {
+    address_key(text.parse().unwrap())
+}
+
+/// One of every kind of object that the crate can write.
+fn everything() -> Batch {
+    let mut batch = Batch::new();
+    batch.create_table(TABLE, "of the test");
+    batch.create_set(TABLE, &ADDRESSES, "who is translated");
+    batch.create_set(TABLE, &PORTS, "who sends from where");
+    batch.create_chain(TABLE, "subnet", "gone to from nat");
+    batch.create_chain(TABLE, "other", "gone to from filter");
+    batch.create_base_chain(TABLE, "after", &base(ChainKind::Nat, Hook::Postrouting, 100), "translates");
+    batch.create_base_chain(TABLE, "through", &base(ChainKind::Filter, Hook::Forward, -5), "filters");
+    for rule in rules() {
+        batch.add_rule(TABLE, "through", &rule);
+    }
+    batch.add_rule(TABLE, "subnet", &Rule::new().masquerade().comment("the rest"));
+    batch.add_rule(TABLE, "after", &Rule::new().ipv4().vmap(&[Field::Ip4Saddr], ADDRESSES.name));
+    batch.add_elements(TABLE, ADDRESSES.name, &[element("10.1.0.2", "first")]);
+    batch
+}
+
+fn rules() -> Vec<Rule> {
+    vec![
+        Rule::new().ct_state(&[CtState::Established, CtState::Related]).accept(),
+        Rule::new().ct_dnat().accept(),
+        Rule::new().iifname("br0").oifname("br0").drop(),
+        Rule::new().ipv4().within(Field::Ip4Daddr, "10.1.0.0/20".parse().unwrap()).goto("other"),
+        Rule::new()
+            .ipv6()
+            .within(Field::Ip6Daddr, "fd00::/64".parse().unwrap())
+            .then_verdict(&Verdict::Return),
+        Rule::new().not_in_set(&[Field::Iifname, Field::EtherSaddr], PORTS.name).drop(),
+        Rule::new().in_set(&[Field::Iifname, Field::EtherSaddr], PORTS.name).accept(),
+        Rule::new().destination_port(17, 53).accept().comment("names"),
+    ]
+}
+
+fn element(text: &str, comment: &str) -> Element {
+    Element::new(address(text)).with_verdict(Verdict::Goto("subnet".into())).with_comment(comment)
+}
+
+#[test]
+fn nft_reads_every_word_back_as_a_person_would_write_it() {
+    let mut socket = namespace();
+    socket.commit(everything()).unwrap();
+    let mut key = ifname_key("veth0");
+    key.extend([2, 0, 0, 0, 0, 1, 0, 0]);
+    let mut batch = Batch::new();
+    batch.add_elements(TABLE, PORTS.name, &[Element::new(key).with_comment("net/c/eth0")]);
+    socket.commit(batch).unwrap();
+    assert_eq!(listed("ruleset"), include_str!("everything.nft"));
+}
