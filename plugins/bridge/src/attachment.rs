@@ -1,0 +1,121 @@
+//! What an attachment is called in the kernel: names and marks that are derived from its identity alone.
+//!
+//! The kernel is the record of who has what, so DEL and GC find everything by these, without a file and whatever the
+//! configuration says by then. Nothing here asks the kernel.
+
+use cni_types::Attachment;
+use sha2::{Digest as _, Sha256};
+
+use crate::nft::Owner;
+
+/// Longest alias of a link in bytes (the kernel's `IFALIASZ` less the NUL).
+const MAX_ALIAS_LEN: usize = 255;
+
+/// Start of every alias of ours.
+const MARK: &str = "cni:";
+
+/// Hex digits in the name of a host veth: with the prefix as many bytes as a link name can have.
+const HASH_DIGITS: usize = 11;
+
+/// An attachment to a network, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    network: String,
+    attachment: Attachment,
+    host_veth: String,
+}
+
+impl Identity {
+    /// The identity of `attachment` to `network`.
+    pub(crate) fn new(network: &str, attachment: &Attachment) -> Self {
+        let mut hash = Sha256::new();
+        // None of the parts contains a NUL, so no two identities are written alike.
+        for part in [network, attachment.container_id(), attachment.ifname()] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let mut host_veth = String::from("veth");
+        for digit in hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 0xf]).take(HASH_DIGITS) {
+            host_veth.extend(char::from_digit(u32::from(digit), 16));
+        }
+        Self { network: network.to_owned(), attachment: attachment.clone(), host_veth }
+    }
+
+    /// The name of the host end of its veth pair.
+    pub(crate) fn host_veth(&self) -> &str {
+        &self.host_veth
+    }
+
+    /// Container id and interface name.
+    pub(crate) fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// The text on its host veth, which says whose it is: `cni:<network>/<container id>/<ifname>`.
+    pub(crate) fn alias(&self) -> String {
+        let attachment = &self.attachment;
+        let mut alias = network_mark(&self.network);
+        alias.push_str(attachment.container_id());
+        alias.push('/');
+        alias.push_str(attachment.ifname());
+        alias.truncate(alias.floor_char_boundary(MAX_ALIAS_LEN));
+        alias
+    }
+
+    /// As the owner of rules.
+    pub(crate) fn owner(&self) -> Owner<'_> {
+        Owner { network: &self.network, attachment: &self.attachment, host_veth: &self.host_veth }
+    }
+}
+
+/// The start of the aliases of every attachment to `network`.
+pub(crate) fn network_mark(network: &str) -> String {
+    format!("{MARK}{network}/")
+}
+
+/// The text on a bridge that this plugin made for `network`.
+pub(crate) fn bridge_alias(network: &str) -> String {
+    let mut alias = format!("{MARK}{network}");
+    alias.truncate(alias.floor_char_boundary(MAX_ALIAS_LEN));
+    alias
+}
+
+/// Whether a link with this alias is ours.
+pub(crate) fn is_marked(alias: &str) -> bool {
+    alias.starts_with(MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(network: &str, id: &str, ifname: &str) -> Identity {
+        Identity::new(network, &Attachment::new(id, ifname).unwrap())
+    }
+
+    #[test]
+    fn the_host_veth_depends_on_every_part_and_fits() {
+        let names = [
+            identity("n", "c", "eth0"),
+            identity("n", "c", "eth1"),
+            identity("n", "d", "eth0"),
+            identity("m", "c", "eth0"),
+            identity("nc", "x", "eth0"),
+            identity("n", "cx", "eth0"),
+        ]
+        .map(|identity| identity.host_veth().to_owned());
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!((name.len(), &name[..4]), (15, "veth"));
+            assert!(!names[..index].contains(name), "{names:?}");
+        }
+        assert_eq!(identity("n", "c", "eth0").host_veth(), names[0]);
+    }
+
+    #[test]
+    fn the_alias_spells_the_identity_out_as_far_as_it_fits() {
+        assert_eq!(identity("net", "id", "eth0").alias(), "cni:net/id/eth0");
+        assert!(identity("net", "id", "eth0").alias().starts_with(&network_mark("net")));
+        assert_eq!(identity("net", &"i".repeat(300), "eth0").alias().len(), MAX_ALIAS_LEN);
+        assert!(is_marked(&bridge_alias("net")) && !is_marked("uplink"));
+    }
+}

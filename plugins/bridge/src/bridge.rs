@@ -1,0 +1,131 @@
+//! The bridge of a network: made when it is missing, and complete before a port is put on it.
+//!
+//! Parallel first attachments all find it missing and all try to make it. One wins; the others find it there. Whoever
+//! finds it down completes it, so none of them depends on how far another has come.
+
+use cni_types::Error;
+use nix::errno::Errno;
+
+use crate::attachment::{bridge_alias, is_marked};
+use crate::config::Settings;
+use crate::mac::Mac;
+use crate::netlink::link::{Kind, Link, NewBridge};
+use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
+use crate::sysctl::{self, Ipv6Switch};
+use crate::undo::Undo;
+
+/// MTU in bytes where neither the user, nor the bridge, nor a default route says otherwise.
+const ETHERNET_MTU: u32 = 1500;
+
+/// How often a bridge that vanishes again is made.
+const ATTEMPTS: u32 = 8;
+
+/// Makes sure that the bridge is there and up.
+pub(crate) fn ensure<'a>(
+    host: &mut Netlink,
+    settings: &'a Settings,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<Link, Error> {
+    let name = settings.bridge.as_str();
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
+    for _ in 0..ATTEMPTS {
+        if let Some(link) = host.link_by_name(name).map_err(failed)? {
+            let found = existing(&link, settings)?;
+            match complete(host, found, settings) {
+                Ok(()) => return Ok(link),
+                // Somebody removed it since.
+                Err(failure) if failure.is_gone() => continue,
+                Err(failure) => return Err(failed(failure)),
+            }
+        }
+        let mtu = match settings.mtu {
+            Some(mtu) => mtu,
+            None => egress_mtu(host).map_err(failed)?,
+        };
+        let mac = Mac::random().map_err(Error::internal)?;
+        let vlan_filtering = settings.vlans.is_some();
+        match host.create_bridge(NewBridge { name, mac, mtu: Some(mtu), vlan_filtering }) {
+            Ok(()) => {
+                undo.push("remove the new bridge", move || remove_unused(home, name));
+                let link =
+                    host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+                if vlan_filtering && !link.vlan_filtering {
+                    return Err(no_vlan_filtering(name));
+                }
+                complete(host, &link, settings).map_err(failed)?;
+                // Said once more, so that it counts as chosen: else the kernel adjusts it to the ports that come and go.
+                host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)?;
+                return Ok(link);
+            }
+            Err(failure) if failure.is(Errno::EEXIST) => {}
+            Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {
+                return Err(no_vlan_filtering(name));
+            }
+            Err(failure) => return Err(failed(failure)),
+        }
+    }
+    Err(Error::new(
+        cni_types::ErrorCode::TRY_AGAIN_LATER,
+        format!("create bridge \"{name}\": it was removed again each time"),
+    ))
+}
+
+/// A link of the bridge's name, if it can serve as the bridge.
+fn existing<'a>(link: &'a Link, settings: &Settings) -> Result<&'a Link, Error> {
+    if link.kind != Kind::Bridge {
+        let reason = format!("\"{}\" already exists but is not a bridge", link.name);
+        return Err(Error::invalid_config("bridge", reason));
+    }
+    Ok(link).and_then(|link| match settings.vlans.is_some() && !link.vlan_filtering {
+        true => Err(no_vlan_filtering(&link.name)),
+        false => Ok(link),
+    })
+}
+
+/// Brings the bridge up, before that makes it deaf to router advertisements: those are for hosts, and come from ports.
+fn complete(host: &mut Netlink, link: &Link, settings: &Settings) -> Result<(), Failure> {
+    if settings.promiscuous && !link.promiscuous {
+        host.set_promiscuous(link.index)?;
+    }
+    if link.up {
+        return Ok(());
+    }
+    if let Err(error) = sysctl::set_ipv6(&link.name, Ipv6Switch::AcceptRa, false) {
+        log::warn!("{error}");
+    }
+    host.set_up(link.index)
+}
+
+/// MTU of the device that the host's default route leaves by.
+fn egress_mtu(host: &mut Netlink) -> Result<u32, Failure> {
+    let Some(index) = host.default_route_link()? else { return Ok(ETHERNET_MTU) };
+    Ok(host.link_by_index(index)?.map_or(ETHERNET_MTU, |link| link.mtu))
+}
+
+/// Takes back the making of a bridge, unless somebody has begun to use it.
+fn remove_unused(home: &Netns, name: &str) -> Result<(), Error> {
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("remove bridge \"{name}\""));
+    let _alone = home.exclude()?;
+    let mut host = Netlink::open().map_err(failed)?;
+    let Some(link) = host.link_by_name(name).map_err(failed)? else { return Ok(()) };
+    if host.ports(link.index).map_err(failed)?.is_empty() {
+        host.delete_link(link.index).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether the bridge has a port of ours, of any network.
+pub(crate) fn has_attachments(host: &mut Netlink, bridge: u32) -> Result<bool, Failure> {
+    Ok(host.ports(bridge)?.iter().any(|port| is_marked(&port.alias)))
+}
+
+fn no_vlan_filtering(bridge: &str) -> Error {
+    Error::new(
+        cni_types::ErrorCode::UNSUPPORTED_FIELD,
+        format!("vlan, vlanTrunk: bridge \"{bridge}\" does not filter by VLAN: {}", Errno::EOPNOTSUPP.desc()),
+    )
+}

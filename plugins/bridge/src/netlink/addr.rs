@@ -1,0 +1,112 @@
+//! Addresses of links.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use rtnetlink::AddressMessageBuilder;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Failure, Netlink};
+use crate::plan::Dad;
+
+/// An address as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// Address and prefix length.
+    pub(crate) network: IpNetwork,
+    /// Whether it reaches beyond its link: not link-local, not loopback.
+    pub(crate) global: bool,
+    /// Where duplicate address detection stands.
+    pub(crate) state: AddressState,
+}
+
+/// Whether an address can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AddressState {
+    /// It can.
+    Usable,
+    /// Duplicate address detection has not ended.
+    Tentative,
+    /// Somebody else has it.
+    Duplicate,
+}
+
+impl Netlink {
+    /// Gives `address` to the link; `Ok(false)` if it has it already.
+    pub(crate) fn add_address(&mut self, index: u32, address: IpNetwork, dad: Dad) -> Result<bool, Failure> {
+        let mut message = address_message(index, address);
+        if address.is_ipv6() && dad == Dad::Skip {
+            message.header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match self.create(RouteNetlinkMessage::NewAddress(message)) {
+            Ok(()) => Ok(true),
+            Err(failure) if failure.is(Errno::EEXIST) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes `address` from the link; no error if it has it no more.
+    pub(crate) fn delete_address(&mut self, index: u32, address: IpNetwork) -> Result<(), Failure> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(index, address));
+        match self.acknowledged(message, 0) {
+            Err(failure) if !failure.is_gone() => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// The addresses of the link.
+    pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Failure> {
+        let mut request = AddressMessage::default();
+        request.header.index = index;
+        let answers = self.dump(&RouteNetlinkMessage::GetAddress(request))?;
+        Ok(answers.into_iter().filter_map(|answer| read(answer, index)).collect())
+    }
+}
+
+fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
+    match address {
+        IpNetwork::V4(v4) => {
+            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build()
+        }
+        IpNetwork::V6(v6) => {
+            AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build()
+        }
+    }
+}
+
+fn read(answer: RouteNetlinkMessage, index: u32) -> Option<Address> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    if message.header.index != index
+        || !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6)
+    {
+        return None;
+    }
+    let mut local = None;
+    let mut remote = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(ip),
+            AddressAttribute::Address(ip) => remote = Some(ip),
+            AddressAttribute::Flags(all) => flags = all,
+            _ => {}
+        }
+    }
+    let ip: IpAddr = local.or(remote)?;
+    let state = if flags.contains(AddressFlags::Dadfailed) {
+        AddressState::Duplicate
+    } else if flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic) {
+        AddressState::Tentative
+    } else {
+        AddressState::Usable
+    };
+    Some(Address {
+        network: IpNetwork::new(ip, message.header.prefix_len).ok()?,
+        global: message.header.scope == AddressScope::Universe,
+        state,
+    })
+}

@@ -1,0 +1,334 @@
+//! Links: bridges, veth pairs, bridge ports.
+
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use nix::errno::Errno;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, State,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+
+use super::{Failure, Netlink};
+use crate::mac::Mac;
+
+/// A link as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Its number in its namespace.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its hardware address, if it has one of six bytes.
+    pub(crate) mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub(crate) mtu: u32,
+    /// What drives it.
+    pub(crate) kind: Kind,
+    /// Whether it is administratively up.
+    pub(crate) up: bool,
+    /// Whether frames can pass: it is up and so is what it depends on.
+    pub(crate) operational: bool,
+    /// Whether somebody has asked that it receives every frame (`ip link set promisc on`); a sniffer does not count.
+    pub(crate) promiscuous: bool,
+    /// Index of the bridge that it is a port of.
+    pub(crate) controller: Option<u32>,
+    /// Index of the other end of a veth pair, in that end's namespace.
+    pub(crate) peer: Option<u32>,
+    /// The text that a person or a program put on it.
+    pub(crate) alias: String,
+    /// How it behaves as a bridge port.
+    pub(crate) port: Option<PortState>,
+    /// Whether, being a bridge, it filters by VLAN.
+    pub(crate) vlan_filtering: bool,
+}
+
+/// What drives a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A bridge.
+    Bridge,
+    /// One end of a veth pair.
+    Veth,
+    /// Anything else.
+    Other,
+}
+
+/// How a bridge port behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortState {
+    /// Frames may leave by the port that they came in by.
+    pub(crate) hairpin: bool,
+    /// Frames do not pass to other isolated ports.
+    pub(crate) isolated: bool,
+    /// It forwards frames.
+    pub(crate) forwarding: bool,
+}
+
+/// A bridge to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewBridge<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its hardware address. Given at creation, it is the bridge's own and does not follow its ports.
+    pub(crate) mac: Mac,
+    /// Its MTU in bytes; `None` leaves it to the ports.
+    pub(crate) mtu: Option<u32>,
+    /// Whether it filters by VLAN.
+    pub(crate) vlan_filtering: bool,
+}
+
+/// One end of a veth pair to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewVethEnd<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its hardware address.
+    pub(crate) mac: Mac,
+}
+
+/// What is said of a bridge port once it exists.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PortSetup<'a> {
+    /// Whose it is.
+    pub(crate) alias: &'a str,
+    /// Frames may leave by the port that they came in by.
+    pub(crate) hairpin: bool,
+    /// Frames do not pass to other isolated ports.
+    pub(crate) isolated: bool,
+}
+
+impl Netlink {
+    /// Makes a bridge, down.
+    pub(crate) fn create_bridge(&mut self, bridge: NewBridge<'_>) -> Result<(), Failure> {
+        let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+            .name(bridge.name)
+            .address(bridge.mac.octets().to_vec());
+        if let Some(mtu) = bridge.mtu {
+            message = message.mtu(mtu);
+        }
+        if bridge.vlan_filtering {
+            message = message.set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
+        }
+        self.create(RouteNetlinkMessage::NewLink(message.build()))
+    }
+
+    /// Makes a veth pair in one message: the host end a port of the bridge, the other end in `netns` under its final
+    /// name. A link that is made in one namespace and moved to another costs the kernel some 15 ms.
+    pub(crate) fn create_veth(
+        &mut self,
+        host: NewVethEnd<'_>,
+        container: NewVethEnd<'_>,
+        netns: &impl AsFd,
+        bridge: u32,
+        mtu: u32,
+    ) -> Result<(), Failure> {
+        let peer = veth_end(container, mtu).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+        self.create_veth_with(host, peer, bridge, mtu)
+    }
+
+    /// Makes a veth pair with both ends in this namespace, `port` a port of the bridge.
+    pub(crate) fn create_local_veth(
+        &mut self,
+        port: NewVethEnd<'_>,
+        other: NewVethEnd<'_>,
+        bridge: u32,
+        mtu: u32,
+    ) -> Result<(), Failure> {
+        self.create_veth_with(port, veth_end(other, mtu).build(), bridge, mtu)
+    }
+
+    fn create_veth_with(
+        &mut self,
+        port: NewVethEnd<'_>,
+        peer: LinkMessage,
+        bridge: u32,
+        mtu: u32,
+    ) -> Result<(), Failure> {
+        let mut message = veth_end(port, mtu).controller(bridge).build();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.create(RouteNetlinkMessage::NewLink(message))
+    }
+
+    /// Marks a bridge port, sets how it behaves and brings it up.
+    ///
+    /// It gets no IPv6 address of its own: a port has no use for one, and the traffic about it would go to every
+    /// other port.
+    pub(crate) fn set_up_port(&mut self, index: u32, setup: PortSetup<'_>) -> Result<(), Failure> {
+        let mut message =
+            LinkMessageBuilder::<LinkUnspec>::new().index(index).up().alias(setup.alias).build();
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])]));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(setup.hairpin),
+                InfoBridgePort::Isolated(setup.isolated),
+            ])),
+        ]));
+        self.acknowledged(RouteNetlinkMessage::NewLink(message), 0)
+    }
+
+    /// Brings a link up.
+    pub(crate) fn set_up(&mut self, index: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).up())
+    }
+
+    /// Lets a link receive every frame.
+    pub(crate) fn set_promiscuous(&mut self, index: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).promiscuous(true))
+    }
+
+    /// Says whose a bridge is and what MTU it keeps, in bytes.
+    pub(crate) fn adopt_bridge(&mut self, index: u32, mtu: u32, alias: &str) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).mtu(mtu).alias(alias))
+    }
+
+    fn change(&mut self, message: LinkMessageBuilder<LinkUnspec>) -> Result<(), Failure> {
+        self.acknowledged(RouteNetlinkMessage::SetLink(message.build()), 0)
+    }
+
+    /// Deletes a link, with it the other end of a veth pair; no error if it is gone.
+    pub(crate) fn delete_link(&mut self, index: u32) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_index(index).build();
+        match self.acknowledged(RouteNetlinkMessage::DelLink(message), 0) {
+            Err(failure) if !failure.is_gone() => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts links into a group, which can be deleted as one.
+    pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).link_group(group))
+    }
+
+    /// Deletes all links of a group; the kernel waits for its readers once for all of them.
+    pub(crate) fn delete_group(&mut self, group: u32) -> Result<(), Failure> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build();
+        match self.acknowledged(RouteNetlinkMessage::DelLink(message), 0) {
+            Err(failure) if !failure.is_gone() => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// The link called `name`.
+    pub(crate) fn link_by_name(&mut self, name: &str) -> Result<Option<Link>, Failure> {
+        self.link(LinkUnspec::new_with_name(name))
+    }
+
+    /// The link with `index`.
+    pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Failure> {
+        self.link(LinkUnspec::new_with_index(index))
+    }
+
+    fn link(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Option<Link>, Failure> {
+        let request = request.append_extra_attribute(without_statistics()).build();
+        match self.get(RouteNetlinkMessage::GetLink(request)) {
+            Ok(answer) => read(answer).map(Some).ok_or(Failure::NoAnswer),
+            Err(failure) if failure.is(Errno::ENODEV) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Every link of the namespace.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, Failure> {
+        self.dump_links(LinkMessageBuilder::<LinkUnspec>::new())
+    }
+
+    /// Every link that is a port of the bridge.
+    pub(crate) fn ports(&mut self, bridge: u32) -> Result<Vec<Link>, Failure> {
+        let links = self.dump_links(LinkMessageBuilder::<LinkUnspec>::new().controller(bridge))?;
+        Ok(links.into_iter().filter(|link| link.controller == Some(bridge)).collect())
+    }
+
+    fn dump_links(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Vec<Link>, Failure> {
+        let request = request.append_extra_attribute(without_statistics()).build();
+        let answers = self.dump(&RouteNetlinkMessage::GetLink(request))?;
+        Ok(answers.into_iter().filter_map(read).collect())
+    }
+
+    /// Whether the caller may change links here, asked without changing any.
+    pub(crate) fn may_change_links(&mut self) -> Result<(), Failure> {
+        // Permission is checked before the link is looked for, and no link has the number 0 or a name too long.
+        let message = LinkUnspec::new_with_index(i32::MAX.unsigned_abs()).build();
+        match self.acknowledged(RouteNetlinkMessage::DelLink(message), 0) {
+            Err(failure) if failure.is(Errno::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Statistics are the greater part of an answer about a link, and nobody here reads them.
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// With one queue each way: more would cost the kernel two grace periods at creation and gain a veth nothing.
+fn veth_end(end: NewVethEnd<'_>, mtu: u32) -> LinkMessageBuilder<LinkUnspec> {
+    LinkMessageBuilder::<LinkUnspec>::new()
+        .name(end.name)
+        .address(end.mac.octets().to_vec())
+        .mtu(mtu)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(1))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(1))
+}
+
+fn read(answer: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        kind: Kind::Other,
+        up: flags.contains(LinkFlags::Up),
+        operational: false,
+        promiscuous: flags.contains(LinkFlags::Promisc),
+        controller: None,
+        peer: None,
+        alias: String::new(),
+        port: None,
+        vlan_filtering: false,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac::from),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::OperState(state) => link.operational = state == State::Up,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::LinkInfo(infos) => read_info(infos, &mut link),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn read_info(infos: Vec<LinkInfo>, link: &mut Link) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
+            LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
+            LinkInfo::Data(InfoData::Bridge(infos)) => {
+                link.vlan_filtering = infos.contains(&InfoBridge::VlanFiltering(true));
+            }
+            LinkInfo::PortData(InfoPortData::BridgePort(infos)) => {
+                link.port = Some(PortState {
+                    hairpin: infos.contains(&InfoBridgePort::HairpinMode(true)),
+                    isolated: infos.contains(&InfoBridgePort::Isolated(true)),
+                    forwarding: infos.contains(&InfoBridgePort::State(BridgePortState::Forwarding)),
+                });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Routes.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Failure, Netlink};
+use crate::plan::PlannedRoute;
+
+/// A unicast route as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Destination.
+    pub(crate) dst: IpNetwork,
+    /// Next hop.
+    pub(crate) via: Option<IpAddr>,
+    /// Index of the link that it leaves by; the first one of several.
+    pub(crate) link: Option<u32>,
+    /// Metric.
+    pub(crate) priority: u32,
+    /// Routing table.
+    pub(crate) table: u32,
+    /// MTU of the path in bytes; 0 when not set.
+    pub(crate) mtu: u32,
+    /// Advertised segment size in bytes; 0 when not set.
+    pub(crate) advmss: u32,
+}
+
+impl Netlink {
+    /// Adds a route out of the link; a second one to the same destination is put beside the first.
+    pub(crate) fn add_route(&mut self, index: u32, route: &PlannedRoute) -> Result<(), Failure> {
+        let scope = match (route.scope, route.via) {
+            (Some(scope), _) => RouteScope::from(scope),
+            // A destination without a next hop is on the link; the kernel looks no further for it.
+            (None, None) if route.dst.is_ipv4() => RouteScope::Link,
+            (None, _) => RouteScope::Universe,
+        };
+        let mut builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(route.dst.network(), route.dst.prefix())
+            .map_err(|error| std::io::Error::other(error.to_string()))?
+            .output_interface(index)
+            .protocol(RouteProtocol::Boot)
+            .kind(RouteType::Unicast)
+            .scope(scope)
+            .table_id(route.table);
+        if let Some(via) = route.via {
+            builder = builder.gateway(via).map_err(|error| std::io::Error::other(error.to_string()))?;
+        }
+        if route.onlink {
+            builder = builder.onlink();
+        }
+        if route.priority != 0 {
+            builder = builder.priority(route.priority);
+        }
+        let mut message = builder.build();
+        let metrics: Vec<_> =
+            [(route.mtu, RouteMetric::Mtu as fn(u32) -> _), (route.advmss, RouteMetric::Advmss)]
+                .into_iter()
+                .filter(|(value, _)| *value != 0)
+                .map(|(value, metric)| metric(value))
+                .collect();
+        if !metrics.is_empty() {
+            message.attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
+    }
+
+    /// All unicast routes of all tables, of both families.
+    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, Failure> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let answers = self.dump(&RouteNetlinkMessage::GetRoute(request))?;
+            routes.extend(answers.into_iter().filter_map(read));
+        }
+        Ok(routes)
+    }
+
+    /// The index of the link that the host's default route leaves by: the IPv4 one if there is one.
+    pub(crate) fn default_route_link(&mut self) -> Result<Option<u32>, Failure> {
+        let routes = self.routes()?;
+        let default = routes
+            .iter()
+            .filter(|route| route.dst.prefix() == 0 && route.table == u32::from(RouteHeader::RT_TABLE_MAIN))
+            .min_by_key(|route| (route.dst.is_ipv6(), route.priority));
+        Ok(default.and_then(|route| route.link))
+    }
+}
+
+fn read(answer: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
+    if message.header.kind != RouteType::Unicast || message.header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let any: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut route = Route {
+        dst: IpNetwork::new(any, message.header.destination_prefix_length).ok()?,
+        via: None,
+        link: None,
+        priority: 0,
+        table: u32::from(message.header.table),
+        mtu: 0,
+        advmss: 0,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                route.dst = IpNetwork::new(ip(&address)?, message.header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Gateway(address) => route.via = ip(&address),
+            RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::Priority(priority) => route.priority = priority,
+            RouteAttribute::Table(table) => route.table = table,
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(mtu) => route.mtu = mtu,
+                        RouteMetric::Advmss(advmss) => route.advmss = advmss,
+                        _ => {}
+                    }
+                }
+            }
+            RouteAttribute::MultiPath(hops) => {
+                route.link = route.link.or(hops.first().map(|hop| hop.interface_index));
+            }
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,144 @@
+//! Network namespaces: opening, comparing, visiting. The only `setns` of the plugin is here.
+//!
+//! The process belongs to the host's namespace throughout: a visit to a container's opens what has to be opened there
+//! (a socket stays in the namespace that it was opened in) and comes back.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use cni_types::{Error, ErrorCode};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
+
+use crate::netlink::Netlink;
+
+/// The namespace that this thread is in. Unlike `/proc/self`, right also in a process whose first thread has ended.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// A network namespace, kept alive while this is held.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the container's namespace at `path`.
+    ///
+    /// # Errors
+    /// Code 8 in the reference's words when there is none, or it is something else.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let shown = format!("{:?}", path.display().to_string());
+        let invalid = |reason: String| {
+            Error::new(ErrorCode::INVALID_NETNS, format!("CNI_NETNS: failed to open netns {shown}: {reason}"))
+        };
+        let file = File::open(path)
+            .map_err(|error| invalid(format!("failed to Statfs {shown}: {}", message_of(&error))))?;
+        let kind =
+            fstatfs(&file).map_err(|errno| invalid(format!("failed to Statfs {shown}: {}", errno.desc())))?;
+        // Kernels before 3.19 showed namespaces as files of /proc itself.
+        let FsType(magic) = kind.filesystem_type();
+        if ![NSFS_MAGIC, PROC_SUPER_MAGIC].contains(&FsType(magic)) {
+            return Err(invalid(format!("unknown FS magic on {shown}: {magic:x}")));
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Opens the host's namespace, the one that the plugin was started in.
+    ///
+    /// # Errors
+    /// Code 5 when /proc is not there.
+    pub(crate) fn own() -> Result<Self, Error> {
+        let file = File::open(OWN).map_err(|error| Error::io(format_args!("open {OWN}"), &error))?;
+        Ok(Self { file, path: PathBuf::from(OWN) })
+    }
+
+    /// Whether `other` is the same namespace, by whatever path.
+    pub(crate) fn is(&self, other: &Self) -> io::Result<bool> {
+        let (ours, theirs) = (self.file.metadata()?, other.file.metadata()?);
+        Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+    }
+
+    /// Does `visit` in this namespace and comes back to `home`.
+    ///
+    /// # Errors
+    /// Code 8 when this is no network namespace, and what `visit` says.
+    pub(crate) fn visit<T>(&self, home: &Self, visit: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let enter = |netns: &Self| {
+            setns(&netns.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+                let path = netns.path.display();
+                Error::new(
+                    ErrorCode::INVALID_NETNS,
+                    format!("enter network namespace {path}: {}", errno.desc()),
+                )
+            })
+        };
+        enter(self)?;
+        let visited = visit();
+        enter(home)?;
+        visited
+    }
+
+    /// Opens a connection to this namespace's routing tables.
+    ///
+    /// # Errors
+    /// Code 8 when this is no network namespace.
+    pub(crate) fn netlink(&self, home: &Self) -> Result<Netlink, Error> {
+        self.visit(home, || Netlink::open().map_err(|failure| Error::internal(failure).context("netlink")))
+    }
+
+    /// Waits until nobody excludes us, and keeps everybody from doing so while the guard lives.
+    ///
+    /// The lock is on the namespace itself, not on a file of ours, so nothing can be left over and a plugin that is
+    /// killed lets go. Who attaches a port shares; who removes a bridge because it has none excludes.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub(crate) fn share(&self) -> Result<LinkLock, Error> {
+        self.lock(File::lock_shared)
+    }
+
+    /// Waits until nobody shares or excludes, and keeps everybody out while the guard lives.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub(crate) fn exclude(&self) -> Result<LinkLock, Error> {
+        self.lock(File::lock)
+    }
+
+    fn lock(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<LinkLock, Error> {
+        let failed = |error: io::Error| Error::io(format_args!("lock {}", self.path.display()), &error);
+        // Opened anew: a lock belongs to an open file, and a guard ends by closing its own.
+        let file = File::open(&self.path).map_err(failed)?;
+        loop {
+            match lock(&file) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+                Ok(()) => return Ok(LinkLock { _file: file }),
+            }
+        }
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Holds off those who would make or remove bridges at the same time, while it lives.
+#[derive(Debug)]
+pub(crate) struct LinkLock {
+    _file: File,
+}
+
+/// The system's words for an error, without the number that Rust adds.
+fn message_of(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

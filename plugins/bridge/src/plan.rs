@@ -1,0 +1,272 @@
+//! The wished state of an attachment: Settings and leases in, links, addresses, routes and rules out.
+//!
+//! ADD brings the kernel to it, CHECK compares the kernel with it. Pure: nothing here asks the kernel anything, so
+//! the whole plan is known, and tested by value, before anything is touched.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cni_types::{CniResult, Dns, Error, Interface, IpConfig, Route, SpecVersion};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use crate::config::{GatewayRole, Settings};
+
+/// The main routing table (`RT_TABLE_MAIN`, rtnetlink(7)).
+pub(crate) const MAIN_TABLE: u32 = 254;
+
+/// Least MTU in bytes of a link that speaks IPv6 (RFC 8200, section 5).
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// Every IPv4 address.
+const DEFAULT_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).unwrap();
+
+/// Every IPv6 address.
+const DEFAULT_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).unwrap();
+
+/// Position in the result of the container's interface, to which every address belongs.
+pub(crate) const CONTAINER_INTERFACE: usize = 2;
+
+/// Duplicate address detection of IPv6 addresses (RFC 4862, section 5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dad {
+    /// The address can be used at once: the IPAM plugin has made sure that it is nobody else's.
+    Skip,
+    /// It can be used when nobody has objected for a second or two.
+    Wait,
+}
+
+/// An attachment as it should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Addresses of the container's interface with their gateways.
+    pub(crate) addresses: Vec<PlannedAddress>,
+    /// Routes of the container.
+    pub(crate) routes: Vec<PlannedRoute>,
+    /// Addresses of the bridge, IPv4 first.
+    pub(crate) gateways: Vec<IpNetwork>,
+    /// Routes as the result tells them.
+    told_routes: Vec<Route>,
+    dns: Dns,
+}
+
+/// An address of the container's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PlannedAddress {
+    /// Address and prefix length.
+    pub(crate) network: IpNetwork,
+    /// The subnet's gateway.
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+/// A route of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PlannedRoute {
+    /// Destination.
+    pub(crate) dst: IpNetwork,
+    /// Next hop; `None` for a destination on the link.
+    pub(crate) via: Option<IpAddr>,
+    /// Whether the next hop is reached directly although no address says so.
+    pub(crate) onlink: bool,
+    /// MTU of the path in bytes; 0 leaves it to the link.
+    pub(crate) mtu: u32,
+    /// Segment size to advertise in bytes; 0 leaves it to the kernel.
+    pub(crate) advmss: u32,
+    /// Metric; 0 leaves it to the kernel.
+    pub(crate) priority: u32,
+    /// Routing table.
+    pub(crate) table: u32,
+    /// `rtm_scope`; `None` takes what the next hop implies.
+    pub(crate) scope: Option<u8>,
+}
+
+/// Why no plan can be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum PlanError {
+    /// There are leases of no address.
+    #[error("ipam: IPAM plugin returned missing IP config")]
+    NoAddress,
+    /// A gateway was wished for a subnet of one address.
+    #[error("ipam: {0} leaves no address for a gateway")]
+    NoRoomForGateway(IpNetwork),
+    /// The link would not carry IPv6.
+    #[error("mtu: {0} is less than IPv6 needs, which is 1280")]
+    MtuBelowIpv6(u32),
+}
+
+impl Plan {
+    /// The plan for a network without addresses.
+    pub(crate) fn switch(settings: &Settings) -> Self {
+        Self {
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            gateways: Vec::new(),
+            told_routes: Vec::new(),
+            dns: settings.dns.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The plan for what the IPAM plugin leased.
+    pub(crate) fn new(settings: &Settings, leases: CniResult) -> Result<Self, PlanError> {
+        if leases.ips.is_empty() {
+            return Err(PlanError::NoAddress);
+        }
+        let addresses =
+            leases.ips.iter().map(|ip| planned_address(ip, settings)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(mtu) = settings.mtu.filter(|mtu| *mtu < IPV6_MIN_MTU)
+            && addresses.iter().any(|address| address.network.is_ipv6())
+        {
+            return Err(PlanError::MtuBelowIpv6(mtu));
+        }
+        let told_routes = told_routes(leases.routes, &addresses, settings.gateway);
+        let routes = planned_routes(&told_routes, &addresses);
+        let dns = settings.dns.clone().unwrap_or(leases.dns);
+        let gateways = if settings.is_gateway() { gateways(&addresses) } else { Vec::new() };
+        Ok(Self { addresses, routes, gateways, told_routes, dns })
+    }
+
+    /// Whether the host has to forward packets of the container's IPv4, IPv6 addresses.
+    pub(crate) fn forwards(&self, family: Family) -> bool {
+        self.gateways.iter().any(|gateway| Family::of(gateway.ip()) == family)
+    }
+
+    /// The addresses alone.
+    pub(crate) fn networks(&self) -> Vec<IpNetwork> {
+        self.addresses.iter().map(|address| address.network).collect()
+    }
+
+    /// Whether `version` can hold the result.
+    ///
+    /// # Errors
+    /// Code 7, with the reference's text.
+    pub(crate) fn require_representable(&self, version: SpecVersion) -> Result<(), Error> {
+        self.to_result(Vec::new()).require_representable(version)
+    }
+
+    /// What ADD answers, with the interfaces that carry the plan out.
+    pub(crate) fn to_result(&self, interfaces: Vec<Interface>) -> CniResult {
+        let ips = self.addresses.iter().map(|address| IpConfig {
+            interface: Some(CONTAINER_INTERFACE),
+            address: address.network,
+            gateway: address.gateway,
+        });
+        CniResult { ips: ips.collect(), interfaces, routes: self.told_routes.clone(), dns: self.dns.clone() }
+    }
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl Family {
+    /// The family that `ip` is of.
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    fn default_route(self) -> IpNetwork {
+        match self {
+            Self::V4 => IpNetwork::V4(DEFAULT_V4),
+            Self::V6 => IpNetwork::V6(DEFAULT_V6),
+        }
+    }
+}
+
+fn planned_address(ip: &IpConfig, settings: &Settings) -> Result<PlannedAddress, PlanError> {
+    let gateway = match ip.gateway {
+        None if settings.is_gateway() => Some(first_host(ip.address)?),
+        given => given,
+    };
+    Ok(PlannedAddress { network: ip.address, gateway })
+}
+
+/// The address after the subnet's own, which the reference takes for its gateway when the IPAM plugin names none.
+fn first_host(subnet: IpNetwork) -> Result<IpAddr, PlanError> {
+    let first: IpAddr = match subnet.network() {
+        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits().saturating_add(1)).into(),
+    };
+    if subnet.contains(first) { Ok(first) } else { Err(PlanError::NoRoomForGateway(subnet)) }
+}
+
+/// The leased routes, and for a default gateway one default route for each family that has none.
+///
+/// A leased default route without a next hop is that route: it gets the gateway. Equal routes are one.
+fn told_routes(leased: Vec<Route>, addresses: &[PlannedAddress], gateway: GatewayRole) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::with_capacity(leased.len() + 2);
+    for route in leased {
+        if !routes.contains(&route) {
+            routes.push(route);
+        }
+    }
+    let GatewayRole::Gateway { default_route: true, .. } = gateway else { return routes };
+    for family in [Family::V4, Family::V6] {
+        let Some(via) = first_gateway(addresses, family) else { continue };
+        let dst = family.default_route();
+        let in_main =
+            |route: &&mut Route| route.dst == dst && route.table.is_none_or(|table| table == MAIN_TABLE);
+        match routes.iter_mut().find(in_main) {
+            Some(route) => route.gw = route.gw.or(Some(via)),
+            None => routes.push(Route { gw: Some(via), ..Route::to(dst) }),
+        }
+    }
+    routes
+}
+
+/// The routes as the kernel gets them: each with a next hop, if its family has a gateway, and each once.
+fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Vec<PlannedRoute> {
+    let mut routes = Vec::with_capacity(told.len());
+    for route in told {
+        let via = route.gw.or_else(|| first_gateway(addresses, Family::of(route.dst.ip())));
+        let planned = PlannedRoute {
+            dst: route.dst,
+            via,
+            onlink: via.is_some_and(|via| is_gateway_outside(addresses, via)),
+            mtu: route.mtu,
+            advmss: route.advmss,
+            priority: route.priority,
+            table: route.table.unwrap_or(MAIN_TABLE),
+            scope: route.scope,
+        };
+        if !routes.contains(&planned) {
+            routes.push(planned);
+        }
+    }
+    routes
+}
+
+/// Whether `via` is the gateway of a lease and outside every subnet, so that only the link can tell where it is. Any
+/// other next hop that cannot be reached is a mistake, and the kernel says so.
+fn is_gateway_outside(addresses: &[PlannedAddress], via: IpAddr) -> bool {
+    addresses.iter().any(|address| address.gateway == Some(via))
+        && !addresses.iter().any(|address| address.network.contains(via))
+}
+
+fn first_gateway(addresses: &[PlannedAddress], family: Family) -> Option<IpAddr> {
+    addresses.iter().filter_map(|address| address.gateway).find(|gateway| Family::of(*gateway) == family)
+}
+
+/// The gateways as addresses of the bridge, each once, IPv4 first.
+fn gateways(addresses: &[PlannedAddress]) -> Vec<IpNetwork> {
+    let mut gateways = Vec::with_capacity(addresses.len());
+    for family in [Family::V4, Family::V6] {
+        for address in addresses {
+            let gateway = address.gateway.and_then(|ip| IpNetwork::new(ip, address.network.prefix()).ok());
+            if let Some(gateway) = gateway.filter(|gateway| Family::of(gateway.ip()) == family)
+                && !gateways.contains(&gateway)
+            {
+                gateways.push(gateway);
+            }
+        }
+    }
+    gateways
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! The rules of an attachment: which ones its settings ask for, and who writes them.
+
+use std::net::IpAddr;
+
+use cni_types::{Error, ErrorCode};
+use ipnetwork::IpNetwork;
+
+use crate::attachment::Identity;
+use crate::config::{MasqueradeBackend, Settings};
+use crate::mac::Mac;
+use crate::nft::{self, Attached, IngressPolicy, Policy, Rules};
+use crate::plan::Plan;
+use crate::undo::Undo;
+
+/// What the settings ask of the rules in nf_tables.
+pub(crate) fn policy(settings: &Settings) -> Policy {
+    Policy {
+        masquerade: settings.masquerade == Some(MasqueradeBackend::Nftables),
+        ingress: settings.ingress,
+        ra_guard: settings.is_gateway(),
+        mac_spoof_check: settings.mac_spoof_check,
+    }
+}
+
+/// An attachment as its rules see it, owning what [`Attached`] borrows.
+#[derive(Debug)]
+pub(crate) struct Subject<'a> {
+    identity: &'a Identity,
+    gateway_link: String,
+    mac: Mac,
+    addresses: Vec<IpNetwork>,
+    gateways: Vec<IpAddr>,
+    policy: Policy,
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn new(settings: &Settings, identity: &'a Identity, plan: &Plan, mac: Mac) -> Self {
+        Self {
+            identity,
+            gateway_link: settings.gateway_link(),
+            mac,
+            addresses: plan.networks(),
+            gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
+            policy: policy(settings),
+        }
+    }
+
+    pub(crate) fn attached(&self) -> Attached<'_> {
+        Attached {
+            owner: self.identity.owner(),
+            gateway_link: &self.gateway_link,
+            mac: self.mac.octets(),
+            addresses: &self.addresses,
+            gateways: &self.gateways,
+            policy: self.policy,
+        }
+    }
+
+    fn needs_rules(&self) -> bool {
+        let Policy { masquerade, ingress, ra_guard, mac_spoof_check } = self.policy;
+        masquerade || ra_guard || mac_spoof_check || ingress != IngressPolicy::Open
+    }
+}
+
+/// Brings in the rules of an attachment.
+pub(crate) fn install<'a>(
+    settings: &Settings,
+    identity: &'a Identity,
+    plan: &Plan,
+    mac: Mac,
+    undo: &mut Undo<'a>,
+) -> Result<(), Error> {
+    let subject = Subject::new(settings, identity, plan, mac);
+    if !subject.needs_rules() {
+        return Ok(());
+    }
+    undo.push("remove the rules", move || {
+        Rules::open().and_then(|mut rules| rules.remove(&identity.owner())).map_err(Error::from)
+    });
+    Rules::open()?.install(&[subject.attached()])?;
+    Ok(())
+}
+
+impl From<nft::Error> for Error {
+    fn from(error: nft::Error) -> Self {
+        Self::new(ErrorCode::INTERNAL, error.to_string())
+    }
+}

@@ -1,0 +1,83 @@
+//! The way back out of a half-done ADD.
+//!
+//! Each step that changed something pushes how it is taken back. Unless the whole is disarmed at the end, the steps
+//! run in reverse order, also when ADD panics. A step that fails is told on stderr and does not keep the others.
+
+use cni_types::Error;
+
+type Back<'a> = Box<dyn FnOnce() -> Result<(), Error> + 'a>;
+
+/// The steps back.
+#[derive(Default)]
+pub(crate) struct Undo<'a> {
+    steps: Vec<(&'static str, Back<'a>)>,
+}
+
+impl<'a> Undo<'a> {
+    /// Remembers how to take back what was just done; `what` names it for a person.
+    pub(crate) fn push(&mut self, what: &'static str, back: impl FnOnce() -> Result<(), Error> + 'a) {
+        self.steps.push((what, Box::new(back)));
+    }
+
+    /// What was done stays.
+    pub(crate) fn disarm(mut self) {
+        self.steps.clear();
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        while let Some((what, back)) = self.steps.pop() {
+            if let Err(error) = back() {
+                log::error!("undo: {what}: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use cni_types::ErrorCode;
+
+    use super::*;
+
+    fn run(finish: impl FnOnce(Undo<'_>)) -> Vec<u8> {
+        let ran = RefCell::new(Vec::new());
+        let mut undo = Undo::default();
+        for step in 1..=3 {
+            let ran = &ran;
+            undo.push("count", move || {
+                ran.borrow_mut().push(step);
+                Err(Error::new(ErrorCode::INTERNAL, "no way back"))
+            });
+        }
+        finish(undo);
+        ran.into_inner()
+    }
+
+    #[test]
+    fn steps_run_backwards_and_a_failing_one_does_not_keep_the_others() {
+        assert_eq!(run(drop), [3, 2, 1]);
+    }
+
+    #[test]
+    fn nothing_runs_once_disarmed() {
+        assert_eq!(run(Undo::disarm), [0; 0]);
+    }
+
+    #[test]
+    fn steps_run_when_the_call_panics() {
+        let ran = RefCell::new(false);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut undo = Undo::default();
+            undo.push("note", || {
+                *ran.borrow_mut() = true;
+                Ok(())
+            });
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err() && ran.into_inner());
+    }
+}

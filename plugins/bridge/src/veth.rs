@@ -1,0 +1,133 @@
+//! The veth pair of an attachment: its host end a port of the bridge, its container end in place under its final name.
+
+use cni_types::{Error, ErrorCode};
+use nix::errno::Errno;
+
+use crate::attachment::Identity;
+use crate::config::Settings;
+use crate::mac::Mac;
+use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
+use crate::netlink::vlan::{PortVlan, Tagging};
+use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
+use crate::undo::Undo;
+
+/// The pair as made.
+#[derive(Debug)]
+pub(crate) struct Veth {
+    /// Index of the host end.
+    pub(crate) host_index: u32,
+    /// Hardware address of the host end.
+    pub(crate) host_mac: Mac,
+    /// Index of the container end, in the container's namespace.
+    pub(crate) container_index: u32,
+    /// Hardware address of the container end.
+    pub(crate) container_mac: Mac,
+}
+
+/// Refuses a name that the container has already.
+pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) -> Result<(), Error> {
+    let ifname = identity.attachment().ifname();
+    match container.link_by_name(ifname) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(taken(identity)),
+        Err(failure) => {
+            Err(Error::internal(failure).context(format_args!("look for \"{ifname}\" in the container")))
+        }
+    }
+}
+
+/// Makes the pair, and the host end a port of the bridge.
+pub(crate) fn create<'a>(
+    host: &mut Netlink,
+    settings: &Settings,
+    identity: &'a Identity,
+    netns: &Netns,
+    bridge: &Link,
+    undo: &mut Undo<'a>,
+) -> Result<Veth, Error> {
+    let name = identity.host_veth();
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("create veth pair \"{name}\""));
+    let host_mac = Mac::random().map_err(Error::internal)?;
+    let container_mac = match settings.mac {
+        Some(mac) => mac,
+        None => Mac::random().map_err(Error::internal)?,
+    };
+    let host_end = NewVethEnd { name, mac: host_mac };
+    let container_end = NewVethEnd { name: identity.attachment().ifname(), mac: container_mac };
+    let mtu = settings.mtu.unwrap_or(bridge.mtu);
+    let mut attempt =
+        |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, mtu);
+    match attempt(host) {
+        // An attachment of the same identity that lost its container end to another namespace: its container is gone.
+        Err(failure)
+            if failure.is(Errno::EEXIST) && remove(host, identity).map_err(failed)? == Removed::Link =>
+        {
+            attempt(host)
+        }
+        other => other,
+    }
+    .map_err(|failure| match failure.is(Errno::EEXIST) {
+        true => taken(identity),
+        false => failed(failure),
+    })?;
+    undo.push("remove the veth pair", move || {
+        let mut host = Netlink::open().map_err(Error::internal)?;
+        remove(&mut host, identity).map(drop).map_err(Error::internal)
+    });
+    let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+    let container_index = link.peer.ok_or_else(|| failed(Failure::NoAnswer))?;
+    set_vlans(host, settings, link.index)?;
+    let (hairpin, isolated) = (settings.port.hairpin, settings.port.isolated);
+    host.set_up_port(link.index, PortSetup { alias: &identity.alias(), hairpin, isolated })
+        .map_err(|failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\"")))?;
+    Ok(Veth { host_index: link.index, host_mac, container_index, container_mac })
+}
+
+/// What [`remove`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// The pair, which is gone now.
+    Link,
+    /// Nothing.
+    Nothing,
+}
+
+/// Removes the pair of `identity` by its host end.
+pub(crate) fn remove(host: &mut Netlink, identity: &Identity) -> Result<Removed, Failure> {
+    match host.link_by_name(identity.host_veth())? {
+        Some(link) if is_of(&link, identity) => host.delete_link(link.index).map(|()| Removed::Link),
+        _ => Ok(Removed::Nothing),
+    }
+}
+
+/// Whether the link of the derived name is the identity's. One without a mark is: its ADD was killed before it got it.
+pub(crate) fn is_of(link: &Link, identity: &Identity) -> bool {
+    link.kind == Kind::Veth && (link.alias.is_empty() || link.alias == identity.alias())
+}
+
+/// Puts a port into its VLANs.
+fn set_vlans(host: &mut Netlink, settings: &Settings, port: u32) -> Result<(), Error> {
+    let Some(vlans) = &settings.vlans else { return Ok(()) };
+    let failed = |failure: Failure| Error::internal(failure).context("set the VLANs of the bridge port");
+    if !vlans.keep_default {
+        for vlan in host.vlans(port).map_err(failed)? {
+            host.delete_vlan(port, vlan.id).map_err(failed)?;
+        }
+    }
+    let untagged = PortVlan { id: vlans.untagged.unwrap_or(1), tagging: Tagging::Untagged };
+    host.add_vlan(port, untagged).map_err(failed)?;
+    for id in &vlans.trunk {
+        host.add_vlan(port, PortVlan { id: *id, tagging: Tagging::Tagged }).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn taken(identity: &Identity) -> Error {
+    let (ifname, peer) = (identity.attachment().ifname(), identity.host_veth());
+    Error::new(
+        ErrorCode::INVALID_ENVIRONMENT,
+        format!("CNI_IFNAME: container veth name (\"{ifname}\") peer provided (\"{peer}\") already exists"),
+    )
+}
