@@ -1,3 +1,15 @@
 //! Stories with real packets, told through the built binaries: one module each.
 
+mod aliases;
+mod bad_input;
+mod dual_stack;
+mod examples;
 mod harness;
+mod internal_network;
+mod isolation;
+mod leaks;
+mod links;
+mod protocol;
+mod real_cnitool;
+mod recorded_cnitool;
+mod virtual_ips;

@@ -29,6 +29,11 @@ impl Suite {
         dir
     }
 
+    /// The directory of the example networks.
+    pub fn examples() -> PathBuf {
+        root().join("conf-examples")
+    }
+
     /// The path of the suite's binary `name`.
     pub fn binary(self, name: &str) -> PathBuf {
         let path = self.dir().join(name);

@@ -20,7 +20,8 @@ const SYSCTLS: [&str; 6] = [
 ];
 
 /// Files and directories that plugins write to.
-const STATE: [&str; 4] = ["/var/lib/cni", "/run/cni", "/run/containers", "/run/xtables.lock"];
+const STATE: [&str; 5] =
+    ["/var/lib/cni", "/var/lib/runtime", "/run/cni", "/run/containers", "/run/xtables.lock"];
 
 /// Words of the listings that are followed by a value of the kernel's own, which changes by itself.
 const FOLLOWED_BY_A_NUMBER: [&str; 4] = ["expires", "link-netnsid", "qlen", "state"];

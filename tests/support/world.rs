@@ -151,6 +151,33 @@ impl World {
         PluginCall::new(self, suite, name)
     }
 
+    /// A directory on the host with our plugins under all their names, beside the reference's plugins that we have no
+    /// answer to, as on a machine where ours were installed over theirs. Its path, for `CNI_PATH`.
+    pub fn install_plugins(&self) -> String {
+        const DIR: &str = "/run/opt/cni/bin";
+        let ours = Suite::Ours.dir();
+        let theirs = Suite::Reference.dir();
+        let links = [
+            (&ours, "bridge", "bridge"),
+            (&ours, "host-local-ipam", "host-local-ipam"),
+            (&ours, "host-local-ipam", "host-local"),
+            (&ours, "alias-dns", "alias-dns"),
+            (&ours, "alias-dns", "dnsname"),
+            (&theirs, "portmap", "portmap"),
+            (&theirs, "firewall", "firewall"),
+            (&theirs, "tuning", "tuning"),
+            (&theirs, "loopback", "loopback"),
+        ];
+        let linked = std::fs::create_dir_all(self.path(DIR)).and_then(|()| {
+            links.iter().try_for_each(|(dir, binary, name)| {
+                let target = std::path::absolute(dir.join(binary))?;
+                std::os::unix::fs::symlink(target, self.path(DIR).join(name))
+            })
+        });
+        linked.unwrap_or_else(|error| panic!("link the plugins into {DIR}: {error}"));
+        DIR.to_owned()
+    }
+
     pub(crate) fn space(&self, name: &str) -> Space {
         Space { machine: Arc::clone(&self.machine), name: name.to_owned() }
     }

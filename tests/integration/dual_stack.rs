@@ -1,0 +1,50 @@
+//! A network with IPv4 and IPv6: both work the moment ADD has returned.
+
+use integration_tests::{Attachment, Container, Network, Outside, World};
+
+fn two_containers(world: &World) -> (Container, Container) {
+    let network = Network::example(world, "dual-stack");
+    let (c1, c2) = (world.container("c1"), world.container("c2"));
+    network.attach_as(&c1, &Attachment::of(&c1).aliases(&["centos-1"]));
+    network.attach_as(&c2, &Attachment::of(&c2).aliases(&["centos-2"]));
+    (c1, c2)
+}
+
+#[test]
+fn both_families_reach_the_other_container_and_the_host() {
+    let world = World::new();
+    let (c1, _c2) = two_containers(&world);
+    let addresses = c1.run("ip -o address show dev eth0 scope global");
+    assert!(addresses.success().contains(" 172.22.0.2/16 "), "{addresses}");
+    assert!(addresses.stdout.contains(" fd00:172:22::2/64 "), "{addresses}");
+    assert!(!addresses.stdout.contains("tentative"), "usable at once: {addresses}");
+    for target in ["172.22.0.3", "fd00:172:22::3", "172.22.0.1", "fd00:172:22::1"] {
+        assert!(c1.reaches(target), "{target}");
+    }
+    assert!(world.host().reaches("fd00:172:22::2"));
+}
+
+#[test]
+fn both_families_are_masqueraded_to_the_outside() {
+    let world = World::new();
+    let outside = world.outside();
+    let (c1, _c2) = two_containers(&world);
+    let _server = outside.space().serve("[::]:80");
+    let answer = c1.fetch(&format!("http://{}/", Outside::ADDRESS));
+    assert_eq!(answer, format!("{} called by {}", Outside::ADDRESS, Outside::HOST));
+    let answer = c1.fetch(&format!("http://[{}]/", Outside::ADDRESS6));
+    assert_eq!(answer, format!("[{}] called by {}", Outside::ADDRESS6, Outside::HOST6));
+}
+
+#[test]
+fn a_name_has_both_addresses() {
+    let world = World::new();
+    let (c1, _c2) = two_containers(&world);
+    assert_eq!(c1.run("dig +short centos-2 A").success(), "172.22.0.3\n");
+    assert_eq!(c1.run("dig +short centos-2 AAAA").success(), "fd00:172:22::3\n");
+    assert_eq!(c1.run("dig +short -x fd00:172:22::3").success(), "centos-2.dual-stack.\n");
+    let mut found = c1.resolve("centos-2");
+    found.sort();
+    assert_eq!(found, ["172.22.0.3", "fd00:172:22::3"]);
+    c1.run("ping -6 -c 1 -W 5 centos-2").success();
+}
