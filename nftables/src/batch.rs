@@ -93,11 +93,11 @@ impl Batch {
         self.push(table.family, message, NLM_F_CREATE | NLM_F_EXCL);
     }
 
-    /// Elements of a set; one that is there with the same verdict stays as it is.
-    pub fn add_elements(&mut self, table: Table<'_>, set: &str, elements: &[Element]) {
+    /// Elements of a set; none of their keys may be there yet.
+    pub fn create_elements(&mut self, table: Table<'_>, set: &str, elements: &[Element]) {
         for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let message = NfTablesMessage::NewSetElement(wire::elements(table.name, set, part));
-            self.push(table.family, message, NLM_F_CREATE);
+            self.push(table.family, message, NLM_F_CREATE | NLM_F_EXCL);
         }
     }
 

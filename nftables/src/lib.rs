@@ -18,7 +18,8 @@ mod wire;
 
 pub use batch::Batch;
 pub use object::{
-    Base, Chain, ChainKind, Element, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table, Verdict,
+    Base, Chain, ChainKind, Element, End, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table,
+    Verdict,
 };
 pub use rule::{CtState, Field, Rule, address_key, ifname_key};
 pub use socket::{Error, Generation, Socket};

@@ -233,8 +233,22 @@ impl FoundRule {
         self.rule.targets()
     }
 
-    /// Its last verdict, when it has one.
-    pub fn verdict(&self) -> Option<Verdict> {
-        self.rule.verdict()
+    /// What happens to every packet that comes to it; `None` when it tests anything.
+    pub fn end(&self) -> Option<End> {
+        self.rule.end()
     }
+
+    /// Whether it accepts packets for no other reason than that they come from or go to the interface `link`.
+    pub fn accepts_link(&self, link: &str) -> bool {
+        self.rule.accepts_link(link)
+    }
+}
+
+/// The fate of every packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is gone.
+    Drop,
+    /// It is gone, and its sender is told.
+    Reject,
 }

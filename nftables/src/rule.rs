@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use netlink_packet_netfilter::nftables::Expressions;
 
+use crate::object::End;
 use crate::{Verdict, wire};
 
 /// One rule of a chain.
@@ -116,6 +117,13 @@ impl Rule {
         self.meta_is(wire::MetaField::EtherType, &(libc::ETH_P_IPV6 as u16).to_be_bytes())
             .meta_is(wire::MetaField::L4Proto, &[libc::IPPROTO_ICMPV6 as u8])
             .payload_is(wire::Header::Transport, 0, &[message_type])
+    }
+
+    /// Packets whose frame was addressed to this host: routed ones, not those that a bridge passes on.
+    #[must_use]
+    pub fn addressed_to_host(self) -> Self {
+        const PACKET_HOST: u8 = 0;
+        self.meta_is(wire::MetaField::PacketType, &[PACKET_HOST])
     }
 
     /// The field has this value.
@@ -234,8 +242,25 @@ impl Rule {
         self.expressions.iter().filter_map(wire::target)
     }
 
-    pub(crate) fn verdict(&self) -> Option<Verdict> {
-        self.expressions.last().and_then(wire::verdict_of)
+    pub(crate) fn end(&self) -> Option<End> {
+        match self.telling().as_slice() {
+            [only] => wire::end_of(only),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn accepts_link(&self, link: &str) -> bool {
+        let telling = self.telling();
+        let Some((last, tests)) = telling.split_last() else { return false };
+        wire::verdict_of(last) == Some(Verdict::Accept)
+            && tests
+                .chunks(2)
+                .all(|test| matches!(test, [load, compare] if wire::tests_link(load, compare, link)))
+    }
+
+    /// The expressions without counters and the like.
+    fn telling(&self) -> Vec<&Expressions> {
+        self.expressions.iter().filter(|expression| !wire::only_counts(expression)).collect()
     }
 
     fn then(mut self, expression: Expressions) -> Self {

@@ -168,6 +168,15 @@ impl Socket {
         }
     }
 
+    /// Whether there is such a set or map.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn has_set(&mut self, table: Table<'_>, name: &str) -> Result<bool, Error> {
+        let ask = NfTablesMessage::GetSet(wire::set_reference(table.name, name));
+        Ok(self.get(Some(table.family), ask)?.is_some())
+    }
+
     /// Every chain of every table.
     ///
     /// # Errors

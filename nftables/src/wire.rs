@@ -19,7 +19,7 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
-use crate::object::Holds;
+use crate::object::{End, Holds};
 use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set, Verdict};
 
 /// Longest text of a comment in bytes: user data of rules and elements ends at 256, of which three are its frame.
@@ -47,6 +47,7 @@ pub(crate) enum MetaField {
     EtherType,
     Nfproto,
     L4Proto,
+    PacketType,
     Iifname,
     Oifname,
 }
@@ -88,6 +89,7 @@ pub(crate) fn meta(field: MetaField, offset: u32) -> Expressions {
         MetaField::EtherType => MetaKey::EtherTypeProtocol,
         MetaField::Nfproto => MetaKey::Nfproto,
         MetaField::L4Proto => MetaKey::L4Proto,
+        MetaField::PacketType => MetaKey::PacketType,
         MetaField::Iifname => MetaKey::Iifname,
         MetaField::Oifname => MetaKey::Oifname,
     };
@@ -240,6 +242,36 @@ pub(crate) fn verdict_of(expression: &Expressions) -> Option<Verdict> {
         Immediate::Data(DataAttribute::Verdict(parts)) => Some(decode_verdict(parts)),
         _ => None,
     })
+}
+
+/// What an expression does to every packet, when that is the end of it.
+pub(crate) fn end_of(expression: &Expressions) -> Option<End> {
+    match verdict_of(expression) {
+        Some(Verdict::Drop) => Some(End::Drop),
+        None if expression_name(expression) == "reject" => Some(End::Reject),
+        _ => None,
+    }
+}
+
+/// Whether an expression neither tests nor decides anything.
+pub(crate) fn only_counts(expression: &Expressions) -> bool {
+    matches!(expression_name(expression), "counter" | "log")
+}
+
+/// Whether two expressions together test that the packet's interface is `link`, or starts like it.
+pub(crate) fn tests_link(load: &Expressions, compare: &Expressions, link: &str) -> bool {
+    let (Expressions::Meta(load), Expressions::Cmp(compare)) = (load, compare) else { return false };
+    let loads_name = [MetaKey::Iifname, MetaKey::Oifname].iter().any(|key| load.contains(&Meta::Key(*key)));
+    loads_name
+        && compare.contains(&Cmp::Op(Operator::Equal))
+        && compare.iter().any(|attribute| match attribute {
+            // A name in full ends with a NUL; without one it is the start of a name.
+            Cmp::Data(DataAttribute::Value(value)) => match value.iter().position(|byte| *byte == 0) {
+                Some(end) => &value[..end] == link.as_bytes(),
+                None => link.as_bytes().starts_with(value),
+            },
+            _ => false,
+        })
 }
 
 fn verdict_attributes(verdict: &Verdict) -> Vec<VerdictAttribute> {
@@ -425,6 +457,11 @@ pub(crate) fn set(table: &str, set: &Set<'_>, id: u32, comment: Option<&str>) ->
         attributes.push(SetAttribute::DataType(DATA_VERDICT));
     }
     SetMessage { attributes }
+}
+
+/// A set by its name.
+pub(crate) fn set_reference(table: &str, set: &str) -> SetMessage {
+    SetMessage { attributes: vec![SetAttribute::Table(table.to_owned()), SetAttribute::Name(set.to_owned())] }
 }
 
 pub(crate) fn elements(table: &str, set: &str, elements: &[Element]) -> SetElementMessage {
@@ -640,6 +677,7 @@ pub(crate) fn describe(message: &NetfilterMessage) -> String {
         NfTablesMessage::DeleteSetElement(message) => {
             ("delete from", "set", element_names(&message.attributes))
         }
+        NfTablesMessage::GetSet(message) => ("read", "set", set_names(&message.attributes)),
         NfTablesMessage::GetSetElement(message) => ("read", "set", element_names(&message.attributes)),
         _ => ("read", "ruleset", String::new()),
     };

@@ -50,7 +50,7 @@ fn everything() -> Batch {
     }
     batch.add_rule(TABLE, "subnet", &Rule::new().masquerade().comment("the rest"));
     batch.add_rule(TABLE, "after", &Rule::new().ipv4().vmap(&[Field::Ip4Saddr], ADDRESSES.name));
-    batch.add_elements(TABLE, ADDRESSES.name, &[element("10.1.0.2", "first")]);
+    batch.create_elements(TABLE, ADDRESSES.name, &[element("10.1.0.2", "first")]);
     batch
 }
 
@@ -81,7 +81,7 @@ fn nft_reads_every_word_back_as_a_person_would_write_it() {
     let mut key = ifname_key("veth0");
     key.extend([2, 0, 0, 0, 0, 1, 0, 0]);
     let mut batch = Batch::new();
-    batch.add_elements(TABLE, PORTS.name, &[Element::new(key).with_comment("net/c/eth0")]);
+    batch.create_elements(TABLE, PORTS.name, &[Element::new(key).with_comment("net/c/eth0")]);
     socket.commit(batch).unwrap();
     assert_eq!(listed("ruleset"), include_str!("everything.nft"));
 }

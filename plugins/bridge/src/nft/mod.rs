@@ -1,20 +1,47 @@
-//! The rules of a bridge network, in nf_tables tables of our own: `inet cni-bridge` and `bridge cni-bridge`.
+//! The rules of bridge networks, in two nf_tables tables of our own: `inet cni-bridge` sees what is routed, `bridge
+//! cni-bridge` what enters a port.
 //!
 //! Owns both tables and nothing else of the host's firewall; it never starts a process and never reads a file. A table
-//! is born with the first attachment that needs a rule and gone with the last one.
+//! is born with the first attachment that needs it and gone with the last one.
 //!
-//! How a verb uses it: one [`Rules`] (one socket) per call. ADD: `Rules::open()?.install(&[attached])?`, and when that
-//! says [`Installed::Anew`], install the other attachments of the bridge as well (after `nft flush ruleset` they have
-//! lost theirs). Undo of an ADD: `remove`. DEL: `remove`, then RTM_DELLINK, and only then drop the `Rules`: closing the
-//! socket waits until what it removed is destroyed (about 12 ms), and that wait overlaps with the link's own.
-//! CHECK: `verify`. STATUS: `probe`.
+//! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::install`], and when that says
+//! [`Installed::Anew`] and the bridge has other attachments, somebody has flushed the ruleset: install all of them in
+//! one call (those whose rules are there are left alone). Undo of an ADD: [`Rules::remove`]. DEL: `remove`, then
+//! RTM_DELLINK, and only then drop the `Rules`: closing the socket waits until what it removed is destroyed (about
+//! 12 ms), and that wait overlaps with the link's own. CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
+//!
+//! The design, in short. The number of rules does not depend on the number of containers: an attachment is an element
+//! of a map, and the element's verdict names a chain of its network. So the kernel counts who still needs that chain,
+//! and refuses to delete it too early; parallel ADDs and DELs need no lock. Each table has one map in which an
+//! attachment's element, keyed by its host veth, is the record of what else is its own (see `record`), so that DEL
+//! reads one element however many there are.
+
+mod compare;
+mod content;
+mod foreign;
+mod guard;
+mod isolation;
+mod masquerade;
+mod ports;
+mod record;
+mod routed;
+mod spoofcheck;
 
 use std::net::IpAddr;
 
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
+use nft_netlink::Socket;
 
-/// Whose a rule or set element is. Found again by `host_veth` (derived from the identity); the comment spells it out.
+pub(crate) use foreign::ForeignDrop;
+pub(crate) use record::Record;
+
+/// nf_tables did not do what it was asked; the text names the object.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct Error(#[from] nft_netlink::Error);
+
+/// Whose a set element is. Found again by `host_veth` (derived from the identity); the comment spells it out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner<'a> {
     pub(crate) network: &'a str,
@@ -62,86 +89,78 @@ pub(crate) enum IngressPolicy {
 /// What [`Rules::install`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Installed {
-    /// No rule was asked for.
-    Nothing,
-    /// The bridge's rules were there; the attachment joined them.
+    /// The chains of the bridge's networks were there, or none was needed.
     Joined,
-    /// The bridge had no rules: this is its first attachment, or somebody flushed the ruleset.
+    /// A table or a chain was missing: this is the first attachment of its kind, or somebody flushed the ruleset.
     Anew,
 }
 
-/// The owner of a set element, as its comment says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) network: String,
-    pub(crate) container_id: String,
-    pub(crate) ifname: String,
-    pub(crate) host_veth: String,
-}
-
-/// A foreign base chain that drops what our containers forward.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ForeignDrop {
-    /// As `nft` writes it: `chain ip filter FORWARD`.
-    pub(crate) chain: String,
-    /// Why: `policy drop`, or whose it is.
-    pub(crate) reason: String,
-}
-
-/// nf_tables could not do something.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The kernel's answer, with what was being done.
-    #[error("nf_tables: {operation}: {source}")]
-    Kernel { operation: &'static str, source: std::io::Error },
-}
-
-/// One conversation with the kernel's nf_tables in the current network namespace.
+/// One conversation with the kernel's nf_tables, in the network namespace it was opened in.
 #[derive(Debug)]
-pub(crate) struct Rules {}
+pub(crate) struct Rules {
+    socket: Socket,
+}
 
 impl Rules {
     /// Opens the socket.
     pub(crate) fn open() -> Result<Self, Error> {
-        Ok(Self {})
+        Ok(Self { socket: Socket::open()? })
     }
 
-    /// Brings in the rules of `attached` in one transaction; what is there already is kept.
+    /// Brings in the rules of `attached` in one transaction; what is there already is kept, and what another owner
+    /// left under the same key is replaced.
     pub(crate) fn install(&mut self, attached: &[Attached<'_>]) -> Result<Installed, Error> {
-        let _ = attached;
-        Ok(Installed::Nothing)
+        Ok(content::install(&mut self.socket, &contents(attached))?)
     }
 
-    /// Removes every rule and element of `owner`, and what reference plugins left for it; what is gone is no error.
+    /// Removes every element of `owner`, and with the last one of a network or a table that too. What is gone is no
+    /// error.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
-        let _ = owner;
-        Ok(())
+        let routed = routed::remove(&mut self.socket, owner);
+        ports::remove(&mut self.socket, owner)?;
+        Ok(routed?)
     }
 
     /// Each difference between the kernel and the rules of `attached`, in words.
     pub(crate) fn verify(&mut self, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
-        let _ = attached;
-        Ok(Vec::new())
+        let mut words = Vec::new();
+        for content in contents(std::slice::from_ref(attached)) {
+            words.extend(compare::differences(&mut self.socket, &content)?.iter().map(ToString::to_string));
+        }
+        Ok(words)
+    }
+
+    /// Mends whatever became of the rules of `attached`, in one transaction; returns what was wrong, in words.
+    pub(crate) fn repair(&mut self, attached: &[Attached<'_>]) -> Result<Vec<String>, Error> {
+        Ok(compare::repair(&mut self.socket, &contents(attached))?)
     }
 
     /// The attachments that have rules.
     pub(crate) fn records(&mut self) -> Result<Vec<Record>, Error> {
-        Ok(Vec::new())
+        let mut records = Vec::new();
+        for element in routed::records(&mut self.socket)?.into_iter().chain(ports::records(&mut self.socket)?)
+        {
+            let record = Record::of(&element);
+            records.extend(record.filter(|record| !records.contains(record)));
+        }
+        Ok(records)
     }
 
     /// Whether rules can be written here: permission and kernel support. Changes nothing.
     pub(crate) fn probe(&mut self) -> Result<(), Error> {
+        self.socket.generation()?;
         Ok(())
     }
 
-    /// Foreign base chains that drop forwarded traffic.
-    pub(crate) fn foreign_drops(&mut self) -> Result<Vec<ForeignDrop>, Error> {
-        Ok(Vec::new())
-    }
-
-    /// Rebuilds the rules of `attached` whatever became of them; returns how many objects were missing or wrong.
-    pub(crate) fn repair(&mut self, attached: &[Attached<'_>]) -> Result<usize, Error> {
-        let _ = attached;
-        Ok(0)
+    /// Base chains of others that drop what is forwarded from or to `gateway_link`.
+    pub(crate) fn foreign_drops(&mut self, gateway_link: &str) -> Result<Vec<ForeignDrop>, Error> {
+        Ok(foreign::drops(&mut self.socket, gateway_link)?)
     }
 }
+
+fn contents(attached: &[Attached<'_>]) -> Vec<content::Content> {
+    [routed::content(attached), ports::content(attached)].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests;

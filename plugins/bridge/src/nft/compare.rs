@@ -1,0 +1,177 @@
+//! The wished content against the kernel's: for CHECK in words, for a repair as changes.
+
+use std::fmt;
+
+use nft_netlink::{Base, Batch, Error, Rule, Set, Socket, Table, Verdict};
+
+use super::content::{ATTEMPTS, Content, Member};
+
+/// Something of a table that is not as it should be.
+#[derive(Debug)]
+pub(super) struct Difference<'a> {
+    table: Table<'static>,
+    what: What<'a>,
+}
+
+#[derive(Debug)]
+enum What<'a> {
+    NoTable(&'a Content),
+    NoSet(&'a Set<'static>, &'static str),
+    NoChain(Wish<'a>),
+    /// Its hook, priority or policy; such a chain is replaced.
+    OtherHook(Wish<'a>),
+    OtherRules(Wish<'a>),
+    NoElement(&'a Member),
+    OtherElement(&'a Member),
+}
+
+/// A chain as it should be.
+#[derive(Debug)]
+struct Wish<'a> {
+    name: &'a str,
+    comment: &'a str,
+    base: Option<Base>,
+    rules: Vec<Rule>,
+}
+
+impl fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = format!("{} {}", self.table.family.name(), self.table.name);
+        match &self.what {
+            What::NoTable(_) => write!(f, "nf_tables table {table} is missing"),
+            What::NoSet(set, _) => write!(f, "nf_tables set {table} {} is missing", set.name),
+            What::NoChain(wish) => write!(f, "nf_tables chain {table} {} is missing", wish.name),
+            What::OtherHook(wish) => {
+                write!(f, "nf_tables chain {table} {} has another hook or policy", wish.name)
+            }
+            What::OtherRules(wish) => write!(f, "nf_tables chain {table} {} has other rules", wish.name),
+            What::NoElement(member) => write!(f, "nf_tables set {table} {} lacks {}", member.set, of(member)),
+            What::OtherElement(member) => {
+                write!(f, "nf_tables set {table} {} has another element than {}", member.set, of(member))
+            }
+        }
+    }
+}
+
+/// An element in words: whose it is or, for one of a network, where it leads.
+fn of(member: &Member) -> String {
+    match (&member.element.comment, &member.element.verdict) {
+        (Some(comment), _) => format!("the element of {comment}"),
+        (None, Some(Verdict::Goto(chain))) => format!("the element that leads to {chain}"),
+        (None, _) => "an element".to_owned(),
+    }
+}
+
+/// What of `content` is missing or otherwise in the kernel.
+pub(super) fn differences<'a>(
+    socket: &mut Socket,
+    content: &'a Content,
+) -> Result<Vec<Difference<'a>>, Error> {
+    let skeleton = content.skeleton;
+    let table = skeleton.table;
+    if socket.table_uses(table)?.is_none() {
+        return Ok(vec![Difference { table, what: What::NoTable(content) }]);
+    }
+    let mut found = Vec::new();
+    for (set, comment) in skeleton.sets {
+        if !socket.has_set(table, set.name)? {
+            found.push(What::NoSet(set, comment));
+        }
+    }
+    let of_network = content.chains.iter().map(|chain| Wish {
+        name: &chain.name,
+        comment: &chain.comment,
+        base: None,
+        rules: chain.rules.clone(),
+    });
+    let of_table = (skeleton.chains)().into_iter().map(|chain| Wish {
+        name: chain.name,
+        comment: chain.comment,
+        base: chain.base,
+        rules: chain.rules,
+    });
+    for wish in of_network.chain(of_table) {
+        match socket.chain(table, wish.name)? {
+            None => found.push(What::NoChain(wish)),
+            Some(chain) if chain.base != wish.base => found.push(What::OtherHook(wish)),
+            Some(_) => {
+                let rules = socket.rules(table, wish.name)?;
+                let same = rules.len() == wish.rules.len()
+                    && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
+                if !same {
+                    found.push(What::OtherRules(wish));
+                }
+            }
+        }
+    }
+    for member in content.members() {
+        match socket.element(table, member.set, &member.element.key)? {
+            None => found.push(What::NoElement(member)),
+            Some(element) if element != member.element => found.push(What::OtherElement(member)),
+            Some(_) => {}
+        }
+    }
+    Ok(found.into_iter().map(|what| Difference { table, what }).collect())
+}
+
+/// Makes the kernel's content as wished; returns what was different.
+pub(super) fn repair(socket: &mut Socket, contents: &[Content]) -> Result<Vec<String>, Error> {
+    let mut raced = None;
+    for _ in 0..ATTEMPTS {
+        let generation = socket.generation()?;
+        let mut words = Vec::new();
+        let mut batch = Batch::since(generation);
+        for content in contents {
+            let differences = differences(socket, content)?;
+            words.extend(differences.iter().map(ToString::to_string));
+            mend(&differences, &mut batch);
+        }
+        match socket.commit(batch) {
+            Ok(()) => return Ok(words),
+            Err(error) if error.is_stale() => raced = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    raced.map_or(Ok(Vec::new()), Err)
+}
+
+/// Objects first, then the rules and elements that refer to them.
+fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
+    for Difference { table, what } in differences {
+        match what {
+            What::NoTable(content) => content.create(batch),
+            What::NoSet(set, comment) => batch.create_set(*table, set, comment),
+            What::NoChain(wish) => create(batch, *table, wish),
+            What::OtherHook(wish) => {
+                batch.delete_chain(*table, wish.name);
+                create(batch, *table, wish);
+            }
+            What::OtherRules(wish) => batch.flush_chain(*table, wish.name),
+            What::NoElement(_) | What::OtherElement(_) => {}
+        }
+    }
+    for Difference { table, what } in differences {
+        match what {
+            What::NoChain(wish) | What::OtherHook(wish) | What::OtherRules(wish) => {
+                for rule in &wish.rules {
+                    batch.add_rule(*table, wish.name, rule);
+                }
+            }
+            What::OtherElement(member) => {
+                batch.delete_elements(*table, member.set, std::slice::from_ref(&member.element));
+                batch.create_elements(*table, member.set, std::slice::from_ref(&member.element));
+            }
+            What::NoElement(member) => {
+                batch.create_elements(*table, member.set, std::slice::from_ref(&member.element));
+            }
+            What::NoTable(_) | What::NoSet(..) => {}
+        }
+    }
+}
+
+fn create(batch: &mut Batch, table: Table<'_>, wish: &Wish<'_>) {
+    match &wish.base {
+        Some(base) => batch.create_base_chain(table, wish.name, base, wish.comment),
+        None => batch.create_chain(table, wish.name, wish.comment),
+    }
+}

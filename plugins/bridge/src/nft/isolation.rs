@@ -1,0 +1,121 @@
+//! Ingress policy: who may open a flow to the containers behind a bridge, and to its gateway addresses.
+//!
+//! Replies, the host itself and published ports (flows whose destination was translated) pass; going out is not
+//! looked at. `isolated` is `same-bridge` without the way round by the gateway: frames from port to port are kept apart
+//! by the port flag, which is not set here. The flag works below these rules and whatever `bridge-nf-call-iptables`
+//! says, so the rule here looks only at packets that were addressed to the host's own MAC.
+//!
+//! The chains go by the link that the network is routed by. Two networks on one bridge have the stricter policy.
+
+use nft_netlink::{CtState, Element, Field, Rule, Verdict, address_key, ifname_key};
+
+use super::content::{Content, Member, NetworkChain, chain_name};
+use super::{Attached, IngressPolicy};
+
+pub(super) const ISOLATED: &str = "isolated";
+pub(super) const SAME_BRIDGE: &str = "same-bridge";
+pub(super) const GATEWAYS_V4: &str = "gateways4";
+pub(super) const GATEWAYS_V6: &str = "gateways6";
+
+/// The maps whose elements lead to a policy's chains.
+pub(super) const ENTRY_SETS: &[&str] = &[ISOLATED, SAME_BRIDGE, GATEWAYS_V4, GATEWAYS_V6];
+
+/// For packets that are routed to another interface.
+pub(super) fn forward() -> Vec<Rule> {
+    vec![
+        Rule::new().ct_state(&[CtState::Established, CtState::Related]).accept(),
+        Rule::new().ct_dnat().accept(),
+        Rule::new().vmap(&[Field::Oifname], ISOLATED),
+        Rule::new().vmap(&[Field::Oifname], SAME_BRIDGE),
+    ]
+}
+
+/// For packets to the host itself.
+pub(super) fn input() -> Vec<Rule> {
+    vec![
+        Rule::new().ct_state(&[CtState::Established, CtState::Related]).accept(),
+        Rule::new().ct_dnat().accept(),
+        Rule::new().iifname("lo").accept(),
+        Rule::new().ipv4().vmap(&[Field::Ip4Daddr], GATEWAYS_V4),
+        Rule::new().ipv6().vmap(&[Field::Ip6Daddr], GATEWAYS_V6),
+    ]
+}
+
+/// Adds the chains of the attachment's policy; returns the name of the one that its record refers to.
+pub(super) fn chain_of(attached: &Attached<'_>, content: &mut Content) -> String {
+    match attached.policy.ingress {
+        IngressPolicy::Open => {
+            let chain = open(attached.gateway_link);
+            let name = chain.name.clone();
+            content.chain(chain);
+            name
+        }
+        IngressPolicy::SameBridge => {
+            let chain = same_bridge(attached);
+            let name = chain.name.clone();
+            content.chain(chain);
+            name
+        }
+        IngressPolicy::Isolated => {
+            content.chain(same_bridge(attached));
+            let chain = isolated(attached.gateway_link);
+            let name = chain.name.clone();
+            content.chain(chain);
+            name
+        }
+    }
+}
+
+/// A chain without rules: the record of an attachment that nothing is kept from has to refer to something that is
+/// counted.
+fn open(link: &str) -> NetworkChain {
+    NetworkChain {
+        name: chain_name("open", &[link]),
+        comment: format!("{link}: in use, without an ingress policy"),
+        rules: Vec::new(),
+        entries: Vec::new(),
+    }
+}
+
+fn same_bridge(attached: &Attached<'_>) -> NetworkChain {
+    let link = attached.gateway_link;
+    let name = chain_name(SAME_BRIDGE, &[link]);
+    let here = || Verdict::Goto(name.clone());
+    let mut entries = vec![entry(SAME_BRIDGE, ifname_key(link), here())];
+    entries.extend(attached.gateways.iter().map(|gateway| {
+        let set = if gateway.is_ipv4() { GATEWAYS_V4 } else { GATEWAYS_V6 };
+        entry(set, address_key(*gateway), here())
+    }));
+    NetworkChain {
+        comment: format!("{link}: new flows come from its own containers"),
+        rules: vec![Rule::new().iifname(link).accept(), Rule::new().drop()],
+        entries,
+        name,
+    }
+}
+
+fn isolated(link: &str) -> NetworkChain {
+    let name = chain_name(ISOLATED, &[link]);
+    NetworkChain {
+        comment: format!("{link}: its containers do not reach each other by the gateway either"),
+        rules: vec![
+            Rule::new().iifname(link).addressed_to_host().drop(),
+            Rule::new().goto(&chain_name(SAME_BRIDGE, &[link])),
+        ],
+        entries: vec![entry(ISOLATED, ifname_key(link), Verdict::Goto(name.clone()))],
+        name,
+    }
+}
+
+fn entry(set: &'static str, key: Vec<u8>, verdict: Verdict) -> Member {
+    Member { set, element: Element::new(key).with_verdict(verdict) }
+}
+
+/// Adds, behind the chains that may go, those which they refer to.
+pub(super) fn add_referred(chains: &mut Vec<String>) {
+    let referred: Vec<String> = chains
+        .iter()
+        .filter_map(|chain| chain.strip_prefix("isolated-").map(|link| format!("{SAME_BRIDGE}-{link}")))
+        .collect();
+    chains.extend(referred);
+}
