@@ -1,2 +1,54 @@
-//! Placeholder.
-fn main() {}
+//! `host-local-ipam` leases addresses from ranges, in files on this host; a drop-in for the reference plugin
+//! `host-local`, whose files it shares.
+//!
+//! A verb reads the configuration ([`config`]), opens the leases of the network under their lock ([`store`]), and
+//! decides by pure rules ([`range`], [`range_set`], [`allocator`]). Nothing here touches the network.
+
+mod add;
+mod allocator;
+mod check;
+mod cli;
+mod config;
+mod del;
+mod gc;
+mod range;
+mod range_set;
+mod resolv_conf;
+mod span;
+mod status;
+mod store;
+
+use std::process::ExitCode;
+
+use cni_types::{AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+
+struct HostLocal;
+
+impl Plugin for HostLocal {
+    const NAME: &'static str = "host-local-ipam";
+
+    fn add(&self, call: &AttachmentCall) -> Result<CniResult, Error> {
+        add::add(call)
+    }
+
+    fn check(&self, call: &AttachmentCall) -> Result<(), Error> {
+        check::check(call)
+    }
+
+    fn del(&self, call: &DelCall) -> Result<(), Error> {
+        del::del(call)
+    }
+
+    fn gc(&self, call: &NetworkCall) -> Result<(), Error> {
+        gc::gc(call)
+    }
+
+    fn status(&self, call: &NetworkCall) -> Result<(), Error> {
+        status::status(call)
+    }
+}
+
+fn main() -> ExitCode {
+    let by_hand = std::env::var_os("CNI_COMMAND").is_none() && std::env::args_os().len() > 1;
+    if by_hand { cli::main() } else { skel::main(&HostLocal) }
+}

@@ -1,0 +1,38 @@
+//! STATUS: whether ADD would find an address in each range set and could write it down. Changes nothing.
+
+use cni_types::{Error, ErrorCode, NetworkCall};
+
+use crate::config::Settings;
+use crate::range_set::RangeSet;
+use crate::span::Span;
+use crate::store::{DiskStore, Store as _, StoreError, require_writable};
+
+pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
+    let settings = Settings::read(call.conf())?;
+    let network = settings.place.network();
+    require_writable(&settings.place).map_err(|error| {
+        Error::new(ErrorCode::NOT_AVAILABLE, format!("network {network}: leases cannot be kept: {error}"))
+    })?;
+    let Some(mut store) = DiskStore::open_existing(&settings.place)? else { return Ok(()) };
+    for (index, set) in settings.sets.iter().enumerate() {
+        if !has_room(&mut store, set)? {
+            return Err(Error::new(
+                ErrorCode::NOT_AVAILABLE,
+                format!(
+                    "network {network}: range set {index} is full: no IP addresses available in range set: {set}"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn has_room(store: &mut DiskStore, set: &RangeSet) -> Result<bool, StoreError> {
+    let spans: Vec<Span> = set.leasable().collect();
+    for span in &spans {
+        if store.first_free(*span)?.is_some() {
+            return Ok(true);
+        }
+    }
+    store.has_reclaimable(&spans)
+}

@@ -1,0 +1,593 @@
+//! The store of this host: one file a lease, in the reference plugin's layout, so that either plugin can take over from
+//! the other at any moment.
+//!
+//! In `<data directory>/<network>/`, as the reference has it: `<address>` (mode 0600) holds
+//! `<container id>\r\n<ifname>`, `last_reserved_ip.N` the address leased last from range set N, `lock` is locked with
+//! `flock(2)` during every call. What is our own is beside it, in `<data directory>/.host-local-ipam/`, where the
+//! reference never looks: the index, the sticky names, and for a moment the lease that is being written.
+//!
+//! A lease file is written there and then linked to its place, so it is whole or absent. A kill between any two system
+//! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
+//! Files that name nobody are free. Nothing is synced to the disk: a power loss ends every container too.
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cni_types::Attachment;
+
+use super::boot::{self, BootId};
+use super::index::{Broken, Changed, Entry, Index, Location, Stamp, hash};
+use super::lock::Lock;
+use super::names::Names;
+use super::scan::{self, FileText};
+use super::{Era, Held, Holder, Place, Reservation, StickyName, Store, StoreError, content_of};
+use crate::span::{Point, Span};
+
+pub(super) const LOCK: &str = "lock";
+pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
+
+/// In a network of at most so many leases a holder that the index does not know is looked for in the files as well,
+/// which then costs less than a millisecond: so a lease that somebody edited in place is found too.
+const CHEAP_SCAN: usize = 256;
+
+/// A lease as its file says.
+#[derive(Debug)]
+pub(crate) struct LeaseFile {
+    pub(crate) path: PathBuf,
+    /// `None` when the file's name is none.
+    pub(crate) address: Option<Point>,
+    /// `None` for a leftover that names nobody.
+    pub(crate) holder: Option<Holder>,
+    pub(crate) era: Era,
+    /// When the lease was made.
+    pub(crate) modified: Option<SystemTime>,
+}
+
+/// The leases of one network, locked.
+#[derive(Debug)]
+pub(crate) struct DiskStore {
+    place: Place,
+    directory: PathBuf,
+    boot: Option<BootId>,
+    index: Index,
+    changes: Changes,
+    _lock: Lock,
+}
+
+/// What has happened since the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    None,
+    /// Files were made or removed, and the index follows.
+    Kept,
+    /// The index could not follow, so it must not be saved.
+    Lost,
+}
+
+/// What an index of an earlier boot proves about the leases that are there now.
+enum Past {
+    Unknown,
+    /// Nobody has touched the directory since.
+    AllDead,
+    /// Holder and address of each lease, and when its file was changed last.
+    Recorded(HashMap<(u64, Option<Point>), Changed>),
+}
+
+impl DiskStore {
+    /// Waits for the lock and opens the leases of a network, whose directory is made if it is missing.
+    pub(crate) fn open(place: &Place) -> Result<Self, StoreError> {
+        let directory = place.directory();
+        let path = directory.join(LOCK);
+        let lock = match Lock::acquire(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_directory(&directory).map_err(|source| StoreError::new("create", &directory, source))?;
+                Lock::acquire(&path)
+            }
+            other => other,
+        };
+        Self::locked(place, directory, lock.map_err(|source| StoreError::new("lock", &path, source))?)
+    }
+
+    /// The same, but makes no directory: without one there are no leases, and `None` is returned.
+    pub(crate) fn open_existing(place: &Place) -> Result<Option<Self>, StoreError> {
+        let directory = place.directory();
+        let path = directory.join(LOCK);
+        match Lock::acquire(&path) {
+            Ok(lock) => Self::locked(place, directory, lock).map(Some),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(source) => Err(StoreError::new("lock", &path, source)),
+        }
+    }
+
+    fn locked(place: &Place, directory: PathBuf, lock: Lock) -> Result<Self, StoreError> {
+        let stamp = std::fs::metadata(&directory)
+            .map(|metadata| Stamp::of(&metadata))
+            .map_err(|source| StoreError::new("look at", &directory, source))?;
+        let boot = BootId::current();
+        let saved = Index::load(&place.own_file("index"));
+        let mut store = Self {
+            place: place.clone(),
+            directory,
+            boot,
+            index: Index::empty(boot, 0),
+            changes: Changes::None,
+            _lock: lock,
+        };
+        match saved {
+            Some(index) if index.boot() == boot && index.stamp() == Some(stamp) => store.index = index,
+            earlier => {
+                let past = Past::read(earlier.as_ref(), boot, stamp);
+                store.rebuild(&past)?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Saves the index, so that the next call need not read the files. Without it nothing is wrong, only slower.
+    pub(crate) fn finish(mut self) {
+        if self.changes == Changes::Lost || (self.changes == Changes::None && self.index.is_saved()) {
+            return;
+        }
+        let own = self.place.own_directory();
+        let (path, aside) = (self.place.own_file("index"), self.place.own_file("index.new"));
+        let mut save = || {
+            let (stamp, now) = Stamp::now().ok_or_else(|| io::Error::other("the clock is before 1970"))?;
+            File::open(&self.directory)?.set_modified(now)?;
+            match self.index.save(&path, &aside, stamp) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    make_directory(&own)?;
+                    self.index.save(&path, &aside, stamp)
+                }
+                other => other,
+            }
+        };
+        if let Err(error) = save() {
+            log::info!("index {} not saved: {error}", path.display());
+        }
+    }
+
+    /// Every lease, by address, and every leftover.
+    pub(crate) fn leases(&mut self) -> Result<Vec<LeaseFile>, StoreError> {
+        let eras: HashMap<(u64, Option<Point>), Era> = self
+            .with_index(Index::entries)?
+            .into_iter()
+            .map(|entry| ((entry.holder, entry.address), entry.era))
+            .collect();
+        let mut leases: Vec<LeaseFile> = self
+            .files()?
+            .into_iter()
+            .map(|found| {
+                let bytes = found.text.as_ref().map_or(&[][..], |text| &text.bytes);
+                let holder = Holder::parse(bytes);
+                let key = holder.as_ref().map(|holder| (hash(holder.content().as_bytes()), found.address));
+                LeaseFile {
+                    era: key.and_then(|key| eras.get(&key).copied()).unwrap_or(Era::ThisBoot),
+                    modified: found.text.as_ref().and_then(|text| text.metadata.modified().ok()),
+                    holder,
+                    path: found.path,
+                    address: found.address,
+                }
+            })
+            .collect();
+        leases.sort_by(|one, other| (one.address, &one.path).cmp(&(other.address, &other.path)));
+        Ok(leases)
+    }
+
+    /// Removes the files of these leases.
+    pub(crate) fn remove<'a>(
+        &mut self,
+        leases: impl IntoIterator<Item = &'a LeaseFile>,
+    ) -> Result<(), StoreError> {
+        let mut removed = false;
+        let outcome = leases.into_iter().try_for_each(|lease| {
+            removed = true;
+            remove_file(&lease.path)
+        });
+        if removed {
+            self.rebuild(&self.known_eras())?;
+            self.changes = Changes::Kept;
+        }
+        outcome
+    }
+
+    /// Releases every lease of `attachment`, wherever it is, and tells how many there were.
+    pub(crate) fn release_all(&mut self, attachment: &Attachment) -> Result<usize, StoreError> {
+        let entries = self.entries_of(attachment, Miss::DoubleCheck)?;
+        let count = entries.len();
+        for entry in entries {
+            match (entry.location, entry.address) {
+                (Location::ByAddress, Some(address)) => self.release(address)?,
+                _ => self.release_elsewhere(entry.holder)?,
+            }
+        }
+        Ok(count)
+    }
+
+    /// The leases of `attachment`, the index confirmed by the files where it knows none.
+    pub(crate) fn leases_of(&mut self, attachment: &Attachment) -> Result<Vec<Point>, StoreError> {
+        let entries = self.entries_of(attachment, Miss::DoubleCheck)?;
+        Ok(entries.into_iter().filter_map(|entry| entry.address).collect())
+    }
+
+    /// Who holds `address`; `None` when there is no such file, or it names nobody.
+    pub(crate) fn holder_of(&self, address: Point) -> Result<Option<Holder>, StoreError> {
+        let path = self.path_of(address);
+        match FileText::read(&path) {
+            Ok(text) => Ok(Holder::parse(&text.bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::new("read", &path, source)),
+        }
+    }
+
+    /// Whether a lease in one of `spans` can be had by reclaiming it.
+    pub(crate) fn has_reclaimable(&mut self, spans: &[Span]) -> Result<bool, StoreError> {
+        let entries = self.with_index(Index::entries)?;
+        Ok(entries.iter().any(|entry| is_reclaimable(entry, spans)))
+    }
+
+    /// The addresses that `name` had last.
+    pub(crate) fn addresses_of(&self, name: &StickyName) -> Vec<Point> {
+        Names::of(&self.place).addresses(name)
+    }
+
+    /// Remembers `addresses` as those of `name`.
+    pub(crate) fn record_name(&mut self, name: &StickyName, addresses: &[Point]) -> Result<(), StoreError> {
+        Names::of(&self.place).record(name, addresses)
+    }
+
+    fn path_of(&self, address: Point) -> PathBuf {
+        self.directory.join(address.to_string())
+    }
+
+    fn files(&self) -> Result<Vec<scan::Found>, StoreError> {
+        scan::files(&self.directory).map_err(|source| StoreError::new("read", &self.directory, source))
+    }
+
+    /// Makes the index anew from the files.
+    fn rebuild(&mut self, past: &Past) -> Result<(), StoreError> {
+        self.changes = Changes::Lost;
+        let files = self.files()?;
+        let mut index = Index::empty(self.boot, files.len());
+        for found in &files {
+            let filled = match Lease::of(found) {
+                Lease::Held { holder, changed } => index.insert(Entry {
+                    holder,
+                    address: found.address,
+                    changed,
+                    era: past.era(holder, found.address, changed),
+                    location: self.location(found),
+                }),
+                Lease::Unreadable => found.address.map_or(Ok(()), |address| index.mark_taken(address)),
+                Lease::Nobody => Ok(()),
+            };
+            filled.map_err(|broken| StoreError::new("index", &self.directory, broken.into()))?;
+        }
+        self.index = index;
+        self.changes = Changes::Kept;
+        Ok(())
+    }
+
+    fn location(&self, found: &scan::Found) -> Location {
+        match found.address {
+            Some(address) if found.path == self.path_of(address) => Location::ByAddress,
+            _ => Location::Elsewhere,
+        }
+    }
+
+    /// What the index knows of earlier boots, for the one that takes its place.
+    fn known_eras(&self) -> Past {
+        let dead = self
+            .index
+            .entries()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|entry| entry.era == Era::EarlierBoot);
+        Past::Recorded(dead.map(|entry| ((entry.holder, entry.address), entry.changed)).collect())
+    }
+
+    /// Asks the index; if it turns out to be broken, makes it anew and asks again.
+    fn with_index<T>(&mut self, ask: impl Fn(&Index) -> Result<T, Broken>) -> Result<T, StoreError> {
+        match ask(&self.index) {
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                self.rebuild(&Past::Unknown)?;
+                ask(&self.index).map_err(|broken| StoreError::new("index", &self.directory, broken.into()))
+            }
+        }
+    }
+
+    /// Lets the index follow what was done to the files; if it cannot, makes it anew from them.
+    fn follow(&mut self, change: impl FnOnce(&mut Index) -> Result<(), Broken>) -> Result<(), StoreError> {
+        match change(&mut self.index) {
+            Ok(()) => {
+                self.changes = Changes::Kept;
+                Ok(())
+            }
+            Err(_) => self.rebuild(&Past::Unknown),
+        }
+    }
+
+    fn entries_of(&mut self, attachment: &Attachment, miss: Miss) -> Result<Vec<Entry>, StoreError> {
+        let found = self.entries_of_either(attachment)?;
+        let unscanned = self.index.is_saved();
+        if found.is_empty() && miss == Miss::DoubleCheck && unscanned && self.index.len() <= CHEAP_SCAN {
+            let eras = self.known_eras();
+            self.rebuild(&eras)?;
+            return self.entries_of_either(attachment);
+        }
+        Ok(found)
+    }
+
+    fn entries_of_either(&mut self, attachment: &Attachment) -> Result<Vec<Entry>, StoreError> {
+        let found = self.confirmed(&content_of(attachment))?;
+        if found.is_empty() { self.confirmed(attachment.container_id()) } else { Ok(found) }
+    }
+
+    /// The lease files whose content is `content`, each seen to be so.
+    fn confirmed(&mut self, content: &str) -> Result<Vec<Entry>, StoreError> {
+        let holder = hash(content.as_bytes());
+        loop {
+            let entries = self.with_index(|index| index.find(holder))?;
+            let wrong = entries.iter().find(|entry| !self.confirms(entry, content));
+            match wrong {
+                None => return Ok(entries),
+                // Made from the files a moment ago, so another content has the same hash.
+                Some(_) if !self.index.is_saved() => {
+                    return Ok(entries.into_iter().filter(|entry| self.confirms(entry, content)).collect());
+                }
+                Some(_) => self.rebuild(&Past::Unknown)?,
+            }
+        }
+    }
+
+    fn confirms(&self, entry: &Entry, content: &str) -> bool {
+        match (entry.location, entry.address) {
+            (Location::ByAddress, Some(address)) => {
+                FileText::read(&self.path_of(address)).is_ok_and(|text| {
+                    Holder::parse(&text.bytes).is_some_and(|holder| holder.content() == content)
+                })
+            }
+            // Looked at when it is released.
+            _ => true,
+        }
+    }
+
+    /// Removes every file of `holder`, whatever its name.
+    fn release_elsewhere(&mut self, holder: u64) -> Result<(), StoreError> {
+        for found in self.files()? {
+            if matches!(Lease::of(&found), Lease::Held { holder: theirs, .. } if theirs == holder) {
+                remove_file(&found.path)?;
+            }
+        }
+        let eras = self.known_eras();
+        self.rebuild(&eras)
+    }
+
+    /// Whether the holder of `address` can still be alive.
+    fn era_of(&mut self, holder: &Holder, address: Point) -> Result<Era, StoreError> {
+        let holder = hash(holder.content().as_bytes());
+        let entries = self.with_index(|index| index.find(holder))?;
+        let entry = entries.iter().find(|entry| entry.address == Some(address));
+        Ok(entry.map_or(Era::ThisBoot, |entry| entry.era))
+    }
+
+    /// Makes the lease file at `path`, whole; `AlreadyExists` when there is a file.
+    fn write_lease(&self, path: &Path, content: &str) -> io::Result<Changed> {
+        let own = self.place.own_directory();
+        let aside = self.place.own_file("lease");
+        let written = match link_in(&aside, path, content) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_directory(&own).and_then(|()| link_in(&aside, path, content))
+            }
+            other => other,
+        };
+        match written {
+            // Our own directory cannot be written, or is on another file system than the leases.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::CrossesDevices) => {
+                link_in(&self.directory.join("lease.new"), path, content)
+            }
+            other => other,
+        }
+    }
+}
+
+/// What a search does when the index knows nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Miss {
+    Believe,
+    DoubleCheck,
+}
+
+/// What a file means to the index.
+enum Lease {
+    Held {
+        holder: u64,
+        changed: Changed,
+    },
+    /// Empty, or no holder's name: free.
+    Nobody,
+    Unreadable,
+}
+
+impl Lease {
+    fn of(found: &scan::Found) -> Self {
+        let Some(text) = &found.text else { return Self::Unreadable };
+        match Holder::parse(&text.bytes) {
+            Some(holder) => {
+                Self::Held { holder: hash(holder.content().as_bytes()), changed: Changed::of(&text.metadata) }
+            }
+            None => Self::Nobody,
+        }
+    }
+}
+
+impl Past {
+    /// Judges by an index that was saved, in the end, under another boot id. If the directory still has the stamp of that
+    /// moment, nobody has made a lease since. If not, and the directory was changed before this boot began, as after a
+    /// power loss, those leases are dead whose files are untouched since. If it was changed in this boot, somebody else
+    /// has been writing there, and nothing is proved.
+    fn read(earlier: Option<&Index>, boot: Option<BootId>, stamp: Stamp) -> Self {
+        let (Some(earlier), Some(boot)) = (earlier, boot) else { return Self::Unknown };
+        if earlier.boot().is_none_or(|theirs| theirs == boot) {
+            return Self::Unknown;
+        }
+        if earlier.stamp() == Some(stamp) {
+            return Self::AllDead;
+        }
+        if !boot::started().is_some_and(|started| stamp.is_before(started)) {
+            return Self::Unknown;
+        }
+        let entries = earlier.entries().unwrap_or_default();
+        Self::Recorded(entries.iter().map(|entry| ((entry.holder, entry.address), entry.changed)).collect())
+    }
+
+    fn era(&self, holder: u64, address: Option<Point>, changed: Changed) -> Era {
+        let dead = match self {
+            Self::Unknown => false,
+            Self::AllDead => true,
+            Self::Recorded(leases) => leases.get(&(holder, address)) == Some(&changed),
+        };
+        if dead { Era::EarlierBoot } else { Era::ThisBoot }
+    }
+}
+
+impl Store for DiskStore {
+    fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError> {
+        let entries = self.entries_of(attachment, Miss::Believe)?;
+        let held =
+            entries.into_iter().filter_map(|entry| Some(Held { address: entry.address?, era: entry.era }));
+        Ok(held.collect())
+    }
+
+    fn first_free(&mut self, span: Span) -> Result<Option<Point>, StoreError> {
+        self.with_index(|index| index.first_free(span))
+    }
+
+    fn reserve(&mut self, address: Point, attachment: &Attachment) -> Result<Reservation, StoreError> {
+        let path = self.path_of(address);
+        let content = content_of(attachment);
+        let failed = |source| StoreError::new("create", &path, source);
+        let mut written = self.write_lease(&path, &content);
+        if matches!(&written, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
+            match FileText::read(&path).map(|text| Holder::parse(&text.bytes)) {
+                Ok(None) => {
+                    remove_file(&path)?;
+                    written = self.write_lease(&path, &content);
+                }
+                Ok(Some(holder)) => {
+                    self.follow(|index| index.mark_taken(address))?;
+                    let era = self.era_of(&holder, address)?;
+                    return Ok(Reservation::Taken { holder: Some(holder), era });
+                }
+                Err(_) => {
+                    self.follow(|index| index.mark_taken(address))?;
+                    return Ok(Reservation::Taken { holder: None, era: Era::ThisBoot });
+                }
+            }
+        }
+        let entry = Entry {
+            holder: hash(content.as_bytes()),
+            address: Some(address),
+            changed: written.map_err(failed)?,
+            era: Era::ThisBoot,
+            location: Location::ByAddress,
+        };
+        self.follow(|index| index.insert(entry))?;
+        Ok(Reservation::Made)
+    }
+
+    fn release(&mut self, address: Point) -> Result<(), StoreError> {
+        let path = self.path_of(address);
+        let holder = FileText::read(&path).ok().and_then(|text| Holder::parse(&text.bytes));
+        remove_file(&path)?;
+        self.follow(|index| match holder {
+            Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
+            None => index.mark_free(address),
+        })
+    }
+
+    fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError> {
+        let looked_again = self.index.is_saved();
+        if looked_again {
+            let eras = self.known_eras();
+            self.rebuild(&eras)?;
+        }
+        let dead: Vec<Entry> = self
+            .with_index(Index::entries)?
+            .into_iter()
+            .filter(|entry| entry.location == Location::ByAddress && is_reclaimable(entry, within))
+            .collect();
+        for address in dead.iter().filter_map(|entry| entry.address) {
+            self.release(address)?;
+        }
+        Ok(looked_again || !dead.is_empty())
+    }
+
+    fn last_reserved(&mut self, set: usize) -> Option<Point> {
+        let text = std::fs::read_to_string(self.directory.join(format!("{LAST_RESERVED}{set}"))).ok()?;
+        text.parse::<IpAddr>().ok().map(|address| Point::from(address.to_canonical()))
+    }
+
+    fn set_last_reserved(&mut self, set: usize, address: Point) -> Result<(), StoreError> {
+        let path = self.directory.join(format!("{LAST_RESERVED}{set}"));
+        let text = address.to_string();
+        // In place and without emptying it first: a kill in between leaves some address, not none, and file systems
+        // make a point of writing out at once what is emptied and written again.
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| {
+                file.write_all_at(text.as_bytes(), 0)?;
+                let len = text.len() as u64;
+                if file.metadata()?.len() == len { Ok(()) } else { file.set_len(len) }
+            })
+            .map_err(|source| StoreError::new("write", &path, source))
+    }
+}
+
+fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
+    let inside = entry.address.is_some_and(|address| within.iter().any(|span| span.contains(address)));
+    entry.era == Era::EarlierBoot && inside
+}
+
+/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and gives it the name `path`.
+fn link_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
+    let create = || File::options().write(true).create_new(true).mode(0o600).open(aside);
+    let mut file = match create() {
+        // Left by a call that was killed. It may be a lease by now: so it is removed, never written to.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            std::fs::remove_file(aside)?;
+            create()?
+        }
+        other => other?,
+    };
+    let linked = file.write_all(content.as_bytes()).and_then(|()| std::fs::hard_link(aside, path));
+    let removed = std::fs::remove_file(aside);
+    linked?;
+    if let Err(error) = removed {
+        log::warn!("remove {}: {error}", aside.display());
+    }
+    file.metadata().map(|metadata| Changed::of(&metadata))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::new("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,605 @@
+//! The index: which addresses a holder has, and which addresses are taken, each found by reading a block or two of one
+//! file, however many leases there are.
+//!
+//! It only ever repeats what the lease files say, and can be lost at any time: [`super::disk`] makes it anew from them
+//! whenever it is missing, broken, from an earlier boot, or behind. It is behind exactly when the directory's
+//! modification time is not the one that we gave the directory after our last change ([`Stamp`]): whoever else creates
+//! or removes a file there gives it the current time of the kernel's clock.
+//!
+//! The file is a row of blocks. The first is the header; then come two hash tables, one of [`Entry`]s by holder, one of
+//! [`Chunk`]s, the bitmaps of taken addresses. A bucket that overflows goes on in the next block. Each block carries a
+//! checksum of itself, its place and the index's generation, so that a torn, damaged or foreign block is noticed when
+//! it is read. Nothing here opens a lease file.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use std::{array, io};
+
+use super::Era;
+use super::boot::BootId;
+use crate::span::{Point, Span};
+
+const BLOCK: usize = 512;
+type Block = [u8; BLOCK];
+
+/// Checksum, number of slots, overflow mark, padding.
+const BUCKET_HEAD: usize = 16;
+const MAGIC: &[u8; 8] = b"hlipam 1";
+
+/// Fill of a table, in slots a block on average, at which it is made anew with twice the blocks.
+const ENTRIES_A_BLOCK: usize = 8;
+const CHUNKS_A_BLOCK: usize = 4;
+const MIN_BLOCKS: usize = 8;
+
+/// The index cannot be used: it is damaged, or reading or writing it failed.
+#[derive(Debug)]
+pub(super) struct Broken(io::Error);
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Broken> for io::Error {
+    fn from(Broken(error): Broken) -> Self {
+        error
+    }
+}
+
+fn damaged() -> Broken {
+    Broken(io::Error::new(io::ErrorKind::InvalidData, "the index is damaged"))
+}
+
+/// FNV-1a, with the bits mixed once more since the low ones choose the bucket.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let folded = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    mix(folded)
+}
+
+fn mix(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    bits ^ (bits >> 32)
+}
+
+/// The modification time of a directory, exact to the nanosecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    pub(super) fn of(directory: &Metadata) -> Self {
+        Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec() }
+    }
+
+    /// The time of this moment. It is finer than the kernel's clock for files, whose times are thereby others.
+    pub(super) fn now() -> Option<(Self, SystemTime)> {
+        let now = SystemTime::now();
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let seconds = i64::try_from(since.as_secs()).ok()?;
+        Some((Self { seconds, nanoseconds: since.subsec_nanos().into() }, now))
+    }
+
+    pub(super) fn is_before(self, time: SystemTime) -> bool {
+        let since = u64::try_from(self.seconds).map(Duration::from_secs).unwrap_or_default();
+        SystemTime::UNIX_EPOCH + since < time
+    }
+}
+
+/// When a lease file was last changed in any way (`st_ctime`, in nanoseconds), which nobody can set at will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Changed(i64);
+
+impl Changed {
+    pub(super) fn of(file: &Metadata) -> Self {
+        Self(file.ctime().wrapping_mul(1_000_000_000).wrapping_add(file.ctime_nsec()))
+    }
+}
+
+/// How the file of a lease is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Location {
+    /// It is in the network's directory, and its name is the address as we write it.
+    ByAddress,
+    /// It has another name or is further down; a walk through the directory finds it.
+    Elsewhere,
+}
+
+/// One lease file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// [`hash`] of the file's content, without space around it.
+    pub(super) holder: u64,
+    /// What the file's name means, if it is an address.
+    pub(super) address: Option<Point>,
+    pub(super) changed: Changed,
+    pub(super) era: Era,
+    pub(super) location: Location,
+}
+
+/// Which of a row of addresses are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chunk {
+    /// The addresses' common leading bits.
+    number: u128,
+    taken: [u64; Self::WORDS],
+}
+
+impl Chunk {
+    const WORDS: usize = 8;
+    /// Low bits of an address: which one of the chunk it is.
+    const BITS: u32 = 9;
+
+    fn number_of(point: Point) -> u128 {
+        point.bits() >> Self::BITS
+    }
+
+    fn key_of(number: u128) -> u64 {
+        mix(number as u64 ^ mix((number >> 64) as u64))
+    }
+
+    /// Word and bit of `point`.
+    fn place_of(point: Point) -> (usize, u64) {
+        let low = (point.bits() & ((1 << Self::BITS) - 1)) as usize;
+        (low / 64, 1 << (low % 64))
+    }
+
+    /// The lowest free address of `span`, as far as it is in this chunk.
+    fn first_free(&self, span: Span) -> Option<Point> {
+        let base = self.number << Self::BITS;
+        let from = span.first().bits().max(base);
+        let to = span.last().bits().min(base | ((1 << Self::BITS) - 1));
+        (0..Self::WORDS).find_map(|word| {
+            let start = base + (word as u128) * 64;
+            if to < start || from > start + 63 {
+                return None;
+            }
+            let skipped = from.saturating_sub(start) as u32;
+            let free = !self.taken[word] & (u64::MAX << skipped);
+            let point = start + u128::from(free.trailing_zeros());
+            (free != 0 && point <= to).then_some(Point::from_bits(point))
+        })
+    }
+}
+
+/// What a table is made of.
+trait Slot: Copy {
+    const SIZE: usize;
+    const PER_BLOCK: usize = (BLOCK - BUCKET_HEAD) / Self::SIZE;
+    fn key(&self) -> u64;
+    fn encode(&self, bytes: &mut [u8]);
+    fn decode(bytes: &[u8]) -> Self;
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    array::from_fn(|index| bytes[at + index])
+}
+
+impl Slot for Entry {
+    const SIZE: usize = 40;
+
+    fn key(&self) -> u64 {
+        self.holder
+    }
+
+    fn encode(&self, bytes: &mut [u8]) {
+        bytes[..8].copy_from_slice(&self.holder.to_le_bytes());
+        // `::` is never leased.
+        bytes[8..24].copy_from_slice(&self.address.map_or(0, Point::bits).to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.changed.0.to_le_bytes());
+        bytes[32] = u8::from(self.era == Era::EarlierBoot);
+        bytes[33] = u8::from(self.location == Location::Elsewhere);
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        let address = u128::from_le_bytes(number(bytes, 8));
+        Self {
+            holder: u64::from_le_bytes(number(bytes, 0)),
+            address: (address != 0).then_some(Point::from_bits(address)),
+            changed: Changed(i64::from_le_bytes(number(bytes, 24))),
+            era: if bytes[32] == 0 { Era::ThisBoot } else { Era::EarlierBoot },
+            location: if bytes[33] == 0 { Location::ByAddress } else { Location::Elsewhere },
+        }
+    }
+}
+
+impl Slot for Chunk {
+    const SIZE: usize = 80;
+
+    fn key(&self) -> u64 {
+        Self::key_of(self.number)
+    }
+
+    fn encode(&self, bytes: &mut [u8]) {
+        bytes[..16].copy_from_slice(&self.number.to_le_bytes());
+        for (word, bytes) in self.taken.iter().zip(bytes[16..].chunks_exact_mut(8)) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        Self {
+            number: u128::from_le_bytes(number(bytes, 0)),
+            taken: array::from_fn(|word| u64::from_le_bytes(number(bytes, 16 + word * 8))),
+        }
+    }
+}
+
+/// The slots of one block.
+struct Bucket<S> {
+    slots: Vec<S>,
+    /// A slot that belongs here had to go to a later block.
+    overflowed: bool,
+}
+
+impl<S: Slot> Bucket<S> {
+    fn decode(block: &Block) -> Result<Self, Broken> {
+        let count = usize::from(block[8]);
+        if count > S::PER_BLOCK {
+            return Err(damaged());
+        }
+        let slots = block[BUCKET_HEAD..].chunks_exact(S::SIZE).take(count).map(S::decode).collect();
+        Ok(Self { slots, overflowed: block[9] != 0 })
+    }
+
+    fn encode(&self) -> Block {
+        let mut block = [0; BLOCK];
+        block[8] = self.slots.len() as u8;
+        block[9] = u8::from(self.overflowed);
+        for (slot, bytes) in self.slots.iter().zip(block[BUCKET_HEAD..].chunks_exact_mut(S::SIZE)) {
+            slot.encode(bytes);
+        }
+        block
+    }
+}
+
+/// A row of blocks that is a hash table.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    first: usize,
+    blocks: usize,
+}
+
+impl Table {
+    /// The blocks that a slot with `key` may be in, in the order to look.
+    fn probe(self, key: u64) -> impl Iterator<Item = usize> {
+        let start = (key % self.blocks as u64) as usize;
+        (0..self.blocks).map(move |step| self.first + (start + step) % self.blocks)
+    }
+
+    fn all(self) -> std::ops::Range<usize> {
+        self.first..self.first + self.blocks
+    }
+}
+
+#[derive(Debug)]
+enum Image {
+    /// As it is on disk; each change is written at once.
+    Disk(File),
+    /// Made anew; on disk only once it is saved.
+    Memory(Vec<Block>),
+}
+
+/// The index of one network.
+#[derive(Debug)]
+pub(super) struct Index {
+    image: Image,
+    boot: Option<BootId>,
+    stamp: Option<Stamp>,
+    generation: u64,
+    entries: Table,
+    entry_count: usize,
+    chunks: Table,
+    chunk_count: usize,
+}
+
+impl Index {
+    /// An index without leases, with room for `leases`.
+    pub(super) fn empty(boot: Option<BootId>, leases: usize) -> Self {
+        Self::sized(boot, leases.div_ceil(ENTRIES_A_BLOCK / 2), MIN_BLOCKS)
+    }
+
+    fn sized(boot: Option<BootId>, entry_blocks: usize, chunk_blocks: usize) -> Self {
+        let blocks = |wanted: usize| wanted.max(MIN_BLOCKS).next_power_of_two();
+        let entries = Table { first: 1, blocks: blocks(entry_blocks) };
+        let chunks = Table { first: 1 + entries.blocks, blocks: blocks(chunk_blocks) };
+        let generation = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(1, |since| mix(since.as_nanos() as u64));
+        Self {
+            image: Image::Memory(vec![[0; BLOCK]; chunks.all().end]),
+            boot,
+            stamp: None,
+            generation,
+            entries,
+            entry_count: 0,
+            chunks,
+            chunk_count: 0,
+        }
+    }
+
+    /// The index saved at `path`; `None` when there is none that can be read.
+    pub(super) fn load(path: &Path) -> Option<Self> {
+        let file = File::options().read(true).write(true).open(path).or_else(|_| File::open(path)).ok()?;
+        let mut header = [0; BLOCK];
+        file.read_exact_at(&mut header, 0).ok()?;
+        if header[8..16] != *MAGIC || header[..8] != checksum(&header, 0, 0).to_le_bytes() {
+            return None;
+        }
+        let count = |at| u32::from_le_bytes(number(&header, at)) as usize;
+        let boot = number::<{ BootId::LEN }>(&header, 64);
+        let entries = Table { first: 1, blocks: count(40) };
+        let chunks = Table { first: 1 + entries.blocks, blocks: count(44) };
+        let whole = file.metadata().ok()?.len() == (chunks.all().end * BLOCK) as u64;
+        (whole && entries.blocks > 0 && chunks.blocks > 0).then(|| Self {
+            image: Image::Disk(file),
+            boot: (boot != [0; BootId::LEN]).then(|| BootId::from_bytes(boot)),
+            stamp: Some(Stamp {
+                seconds: i64::from_le_bytes(number(&header, 16)),
+                nanoseconds: i64::from_le_bytes(number(&header, 24)),
+            }),
+            generation: u64::from_le_bytes(number(&header, 32)),
+            entries,
+            entry_count: count(48),
+            chunks,
+            chunk_count: count(52),
+        })
+    }
+
+    /// Makes this the index at `path`, of a directory that is stamped `stamp`. `aside` is a name beside it.
+    pub(super) fn save(&mut self, path: &Path, aside: &Path, stamp: Stamp) -> io::Result<()> {
+        self.stamp = Some(stamp);
+        let header = self.header();
+        match &mut self.image {
+            Image::Disk(file) => file.write_all_at(&header, 0),
+            Image::Memory(blocks) => {
+                for (number, block) in blocks.iter_mut().enumerate().skip(1) {
+                    let sum = checksum(block, number, self.generation);
+                    block[..8].copy_from_slice(&sum.to_le_bytes());
+                }
+                blocks[0] = header;
+                let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(aside)?;
+                file.write_all_at(blocks.as_flattened(), 0)
+                    .and_then(|()| std::fs::rename(aside, path))
+                    .inspect_err(|_| drop(std::fs::remove_file(aside)))
+            }
+        }
+    }
+
+    fn header(&self) -> Block {
+        let mut block = [0; BLOCK];
+        block[8..16].copy_from_slice(MAGIC);
+        if let Some(stamp) = self.stamp {
+            block[16..24].copy_from_slice(&stamp.seconds.to_le_bytes());
+            block[24..32].copy_from_slice(&stamp.nanoseconds.to_le_bytes());
+        }
+        block[32..40].copy_from_slice(&self.generation.to_le_bytes());
+        let counts = [self.entries.blocks, self.chunks.blocks, self.entry_count, self.chunk_count];
+        for (count, bytes) in counts.into_iter().zip(block[40..56].chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&(count as u32).to_le_bytes());
+        }
+        if let Some(boot) = &self.boot {
+            block[64..64 + BootId::LEN].copy_from_slice(boot.bytes());
+        }
+        let sum = checksum(&block, 0, 0);
+        block[..8].copy_from_slice(&sum.to_le_bytes());
+        block
+    }
+
+    pub(super) fn boot(&self) -> Option<BootId> {
+        self.boot
+    }
+
+    /// The directory's stamp when this was saved.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    pub(super) fn is_saved(&self) -> bool {
+        matches!(self.image, Image::Disk(_))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entry_count
+    }
+
+    /// The lease files whose content hashes to `holder`.
+    pub(super) fn find(&self, holder: u64) -> Result<Vec<Entry>, Broken> {
+        let mut found = Vec::new();
+        for number in self.entries.probe(holder) {
+            let bucket: Bucket<Entry> = self.read(number)?;
+            found.extend(bucket.slots.iter().filter(|entry| entry.holder == holder));
+            if !bucket.overflowed {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every lease file.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>, Broken> {
+        self.slots(self.entries, self.entry_count)
+    }
+
+    /// Adds a lease file, and marks its address as taken.
+    pub(super) fn insert(&mut self, entry: Entry) -> Result<(), Broken> {
+        if self.entry_count >= self.entries.blocks * ENTRIES_A_BLOCK {
+            self.grow()?;
+        }
+        self.put(self.entries, entry)?;
+        self.entry_count += 1;
+        match entry.address {
+            Some(address) => self.mark_taken(address),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes out the lease file of `holder` for `address`, and marks the address as free.
+    pub(super) fn remove(&mut self, holder: u64, address: Point) -> Result<(), Broken> {
+        for number in self.entries.probe(holder) {
+            let mut bucket: Bucket<Entry> = self.read(number)?;
+            let before = bucket.slots.len();
+            bucket.slots.retain(|entry| (entry.holder, entry.address) != (holder, Some(address)));
+            let gone = before - bucket.slots.len();
+            if gone > 0 {
+                self.write(number, &bucket)?;
+                self.entry_count = self.entry_count.saturating_sub(gone);
+            }
+            if !bucket.overflowed {
+                break;
+            }
+        }
+        self.mark_free(address)
+    }
+
+    /// Marks `address` as taken by a file that names no holder.
+    pub(super) fn mark_taken(&mut self, address: Point) -> Result<(), Broken> {
+        let (word, bit) = Chunk::place_of(address);
+        let known = self.change_chunk(address, |chunk| chunk.taken[word] |= bit)?;
+        if known {
+            return Ok(());
+        }
+        if self.chunk_count >= self.chunks.blocks * CHUNKS_A_BLOCK {
+            self.grow()?;
+        }
+        let mut chunk = Chunk { number: Chunk::number_of(address), taken: [0; Chunk::WORDS] };
+        chunk.taken[word] |= bit;
+        self.put(self.chunks, chunk)?;
+        self.chunk_count += 1;
+        Ok(())
+    }
+
+    /// Marks `address` as free.
+    pub(super) fn mark_free(&mut self, address: Point) -> Result<(), Broken> {
+        let (word, bit) = Chunk::place_of(address);
+        self.change_chunk(address, |chunk| chunk.taken[word] &= !bit).map(drop)
+    }
+
+    /// The lowest address of `span` that is not marked as taken: one block read for each run of 512 taken ones.
+    pub(super) fn first_free(&self, span: Span) -> Result<Option<Point>, Broken> {
+        let last = Chunk::number_of(span.last());
+        let mut number = Chunk::number_of(span.first());
+        while number <= last {
+            let chunk = self.chunk(number)?.unwrap_or(Chunk { number, taken: [0; Chunk::WORDS] });
+            if let Some(free) = chunk.first_free(span) {
+                return Ok(Some(free));
+            }
+            number += 1;
+        }
+        Ok(None)
+    }
+
+    fn chunk(&self, number: u128) -> Result<Option<Chunk>, Broken> {
+        for block in self.chunks.probe(Chunk::key_of(number)) {
+            let bucket: Bucket<Chunk> = self.read(block)?;
+            if let Some(chunk) = bucket.slots.iter().find(|chunk| chunk.number == number) {
+                return Ok(Some(*chunk));
+            }
+            if !bucket.overflowed {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes the chunk of `address`, and tells whether there is one.
+    fn change_chunk(&mut self, address: Point, change: impl Fn(&mut Chunk)) -> Result<bool, Broken> {
+        let number = Chunk::number_of(address);
+        for block in self.chunks.probe(Chunk::key_of(number)) {
+            let mut bucket: Bucket<Chunk> = self.read(block)?;
+            if let Some(chunk) = bucket.slots.iter_mut().find(|chunk| chunk.number == number) {
+                change(chunk);
+                self.write(block, &bucket)?;
+                return Ok(true);
+            }
+            if !bucket.overflowed {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The same index with twice the blocks, in memory.
+    fn grow(&mut self) -> Result<(), Broken> {
+        let mut grown = Self::sized(self.boot, self.entries.blocks * 2, self.chunks.blocks * 2);
+        for entry in self.slots::<Entry>(self.entries, self.entry_count)? {
+            grown.put(grown.entries, entry)?;
+            grown.entry_count += 1;
+        }
+        for chunk in self.slots::<Chunk>(self.chunks, self.chunk_count)? {
+            grown.put(grown.chunks, chunk)?;
+            grown.chunk_count += 1;
+        }
+        *self = grown;
+        Ok(())
+    }
+
+    fn slots<S: Slot>(&self, table: Table, count: usize) -> Result<Vec<S>, Broken> {
+        let mut slots = Vec::with_capacity(count);
+        for number in table.all() {
+            slots.extend(self.read::<S>(number)?.slots);
+        }
+        Ok(slots)
+    }
+
+    fn put<S: Slot>(&mut self, table: Table, slot: S) -> Result<(), Broken> {
+        for number in table.probe(slot.key()) {
+            let mut bucket: Bucket<S> = self.read(number)?;
+            if bucket.slots.len() < S::PER_BLOCK {
+                bucket.slots.push(slot);
+                return self.write(number, &bucket);
+            }
+            if !bucket.overflowed {
+                bucket.overflowed = true;
+                self.write(number, &bucket)?;
+            }
+        }
+        Err(damaged())
+    }
+
+    fn read<S: Slot>(&self, number: usize) -> Result<Bucket<S>, Broken> {
+        match &self.image {
+            Image::Memory(blocks) => Bucket::decode(blocks.get(number).ok_or_else(damaged)?),
+            Image::Disk(file) => {
+                let mut block = [0; BLOCK];
+                file.read_exact_at(&mut block, (number * BLOCK) as u64)?;
+                if block[..8] != checksum(&block, number, self.generation).to_le_bytes() {
+                    return Err(damaged());
+                }
+                Bucket::decode(&block)
+            }
+        }
+    }
+
+    fn write<S: Slot>(&mut self, number: usize, bucket: &Bucket<S>) -> Result<(), Broken> {
+        let mut block = bucket.encode();
+        match &mut self.image {
+            // Sums are made when it is saved.
+            Image::Memory(blocks) => *blocks.get_mut(number).ok_or_else(damaged)? = block,
+            Image::Disk(file) => {
+                let sum = checksum(&block, number, self.generation);
+                block[..8].copy_from_slice(&sum.to_le_bytes());
+                file.write_all_at(&block, (number * BLOCK) as u64)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Of everything in `block` but the checksum itself, of its place, and of the index that it belongs to.
+fn checksum(block: &Block, number: usize, generation: u64) -> u64 {
+    let seed = mix(generation ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let (words, _) = block[8..].as_chunks::<8>();
+    mix(words.iter().fold(seed, |sum, word| {
+        (sum.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! The lock of a network's directory, shared with the reference plugin: `flock(2)` on its file `lock`.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// How often the lock file may be replaced while we wait for it before that is an error.
+const REPLACEMENTS: usize = 100;
+
+/// Held while it lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits until nobody else has the lock file at `path`, which is made if it is missing.
+    pub(super) fn acquire(path: &Path) -> io::Result<Self> {
+        for _ in 0..REPLACEMENTS {
+            // As the reference does; without asking to write, so that a lock that exists works on a read-only disk.
+            let file = File::options().read(true).custom_flags(libc::O_CREAT).mode(0o750).open(path)?;
+            file.lock()?;
+            // Whoever removed the directory meanwhile has left us with a lock that nobody else will ever look at.
+            match std::fs::symlink_metadata(path) {
+                Ok(named) if is_same(&named, &file.metadata()?) => return Ok(Self { _file: file }),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the file is being replaced again and again"))
+    }
+}
+
+fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}

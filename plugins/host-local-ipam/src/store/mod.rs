@@ -1,0 +1,209 @@
+//! Where leases are kept: the contract that the allocator works against, and what a lease says.
+//!
+//! [`disk`] is the store of this host, in the reference plugin's files; [`index`] is what makes it as fast with many
+//! leases as with none; [`lock`] keeps every other caller out meanwhile. Nothing here knows ranges or configurations.
+
+mod access;
+mod boot;
+mod disk;
+mod index;
+mod lock;
+mod names;
+mod scan;
+
+use std::path::{Path, PathBuf};
+
+use cni_types::{Attachment, is_identifier};
+
+use crate::span::{Point, Span};
+
+pub(crate) use access::require_writable;
+pub(crate) use disk::{DiskStore, LeaseFile};
+pub(crate) use names::StickyName;
+
+/// Leases of one network. Whoever holds one has it to itself.
+pub(crate) trait Store {
+    /// The leases of `attachment`. As in the reference, those that carry its container id alone count when there are
+    /// no others.
+    fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError>;
+
+    /// The lowest address of `span` that nobody holds.
+    fn first_free(&mut self, span: Span) -> Result<Option<Point>, StoreError>;
+
+    /// Leases `address` to `attachment`, unless somebody holds it.
+    fn reserve(&mut self, address: Point, attachment: &Attachment) -> Result<Reservation, StoreError>;
+
+    /// Gives `address` back, whoever holds it. A free one is no error.
+    fn release(&mut self, address: Point) -> Result<(), StoreError>;
+
+    /// Releases those leases in `within` whose holders are provably dead. Tells whether an address that was not free
+    /// may be so now.
+    fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError>;
+
+    /// The address leased last from range set `set`.
+    fn last_reserved(&mut self, set: usize) -> Option<Point>;
+
+    /// Remembers `address` as the one leased last from range set `set`.
+    fn set_last_reserved(&mut self, set: usize, address: Point) -> Result<(), StoreError>;
+}
+
+/// An address and whether its holder can still be alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) address: Point,
+    pub(crate) era: Era,
+}
+
+/// When a lease was made, as far as it can be proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Era {
+    /// Since the host started, or nobody knows: the holder may be alive.
+    ThisBoot,
+    /// Before the host started: the holder is dead.
+    EarlierBoot,
+}
+
+/// What came of [`Store::reserve`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reservation {
+    Made,
+    Taken { holder: Option<Holder>, era: Era },
+}
+
+/// Whom a lease belongs to, as its file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    Attachment(Attachment),
+    /// Written by a version of the reference that did not record interfaces.
+    Container(String),
+}
+
+impl Holder {
+    /// Reads the content of a lease file. Space around it does not count. `None` when it names nobody, as does a file
+    /// that was created but, by a kill or a power loss, never written.
+    pub(crate) fn parse(content: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(content).ok()?.trim();
+        match text.split_once("\r\n") {
+            Some((id, ifname)) => Attachment::new(id, ifname).ok().map(Self::Attachment),
+            None => is_identifier(text).then(|| Self::Container(text.to_owned())),
+        }
+    }
+
+    /// The lease file's content: `<container id>\r\n<ifname>`, or the id alone.
+    pub(crate) fn content(&self) -> String {
+        match self {
+            Self::Attachment(attachment) => content_of(attachment),
+            Self::Container(id) => id.clone(),
+        }
+    }
+
+    pub(crate) fn container_id(&self) -> &str {
+        match self {
+            Self::Attachment(attachment) => attachment.container_id(),
+            Self::Container(id) => id,
+        }
+    }
+
+    /// The interface, if the lease tells it.
+    pub(crate) fn ifname(&self) -> Option<&str> {
+        match self {
+            Self::Attachment(attachment) => Some(attachment.ifname()),
+            Self::Container(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Attachment(attachment) => {
+                write!(f, "{} ({})", attachment.container_id(), attachment.ifname())
+            }
+            Self::Container(id) => f.write_str(id),
+        }
+    }
+}
+
+fn content_of(attachment: &Attachment) -> String {
+    format!("{}\r\n{}", attachment.container_id(), attachment.ifname())
+}
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {path}: {source}", path = .path.display())]
+pub(crate) struct StoreError {
+    operation: &'static str,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl StoreError {
+    fn new(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self { operation, path: path.to_owned(), source }
+    }
+}
+
+impl From<StoreError> for cni_types::Error {
+    fn from(error: StoreError) -> Self {
+        Self::io(format_args!("{} {}", error.operation, error.path.display()), &error.source)
+    }
+}
+
+/// Where the leases of one network are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    data_dir: PathBuf,
+    network: String,
+}
+
+impl Place {
+    /// The name of the directory in the data directory that holds what the reference does not know. No network can
+    /// have it: their names begin with a letter or a digit.
+    const OWN: &'static str = ".host-local-ipam";
+
+    /// `network` is a valid network name.
+    pub(crate) fn new(data_dir: &Path, network: &str) -> Self {
+        Self { data_dir: data_dir.to_owned(), network: network.to_owned() }
+    }
+
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
+    /// The directory that is shared with the reference.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.data_dir.join(&self.network)
+    }
+
+    fn own_directory(&self) -> PathBuf {
+        self.data_dir.join(Self::OWN)
+    }
+
+    /// A file of our own about this network.
+    fn own_file(&self, kind: &str) -> PathBuf {
+        self.own_directory().join(format!("{}.{kind}", self.network))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_read_back_as_it_was_written_and_space_around_it_does_not_count() {
+        let attachment = Holder::Attachment(Attachment::new("c1", "eth0").unwrap());
+        assert_eq!(attachment.content().as_bytes(), b"c1\r\neth0");
+        assert_eq!(Holder::parse(b"c1\r\neth0"), Some(attachment.clone()));
+        assert_eq!(Holder::parse(b" \nc1\r\neth0\r\n\n"), Some(attachment));
+        assert_eq!(Holder::parse(b"c1\n"), Some(Holder::Container("c1".into())));
+    }
+
+    #[test]
+    fn a_file_that_names_nobody_has_no_holder() {
+        for content in
+            [&b""[..], b"\r\n", b"\0\0\0\0", b"a b", b"c1\r\n", b"c1\r\neth0/1", b"c1\neth0", b"\xff\xfe"]
+        {
+            assert_eq!(Holder::parse(content), None, "{content:?}");
+        }
+    }
+}
