@@ -10,6 +10,7 @@ use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
 use crate::signals::Held;
 use crate::undo::Undo;
+use crate::veth::Veth;
 use crate::{bridge, container, gateway, rules, veth};
 
 /// Attaches the container.
@@ -30,24 +31,32 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let mut host = Netlink::open().map_err(Error::internal)?;
     let attaching = home.share()?;
     let bridge = bridge::ensure(&mut host, &settings, &home, &mut undo)?;
+    let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut undo)?;
+    let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
+    gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut undo)?;
     let veth = veth::create(&mut host, &settings, &identity, &netns, &bridge, &mut undo)?;
     drop(attaching);
     signals.heed()?;
 
+    rules::install(&settings, &identity, &plan, veth.container_mac, &mut undo)?;
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
-        let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
+        let reverse_path = container::reverse_path(&mut container, &plan)?;
+        let end =
+            ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index, reverse_path };
         container::configure(&mut container, end, &settings, &plan)?;
+        veth::await_port(&mut host, &identity, veth.host_index)?;
     }
-    gateway::ensure_addresses(&mut host, &bridge, &settings, &plan, &home, &mut undo)?;
-    rules::install(&settings, &identity, &plan, veth.container_mac, &mut undo)?;
     signals.heed()?;
     gateway::enable_forwarding(&plan)?;
+    if !settings.leave_container_down {
+        announce(&mut host, &mut container, gateway.index, &veth, &plan);
+    }
 
     undo.disarm();
     let bridge_mac = bridge.mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
-    let interfaces = vec![
+    let mut interfaces = vec![
         on_host(&settings.bridge, bridge_mac),
         on_host(identity.host_veth(), veth.host_mac.to_string()),
         Interface {
@@ -55,7 +64,26 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
             ..on_host(ifname, veth.container_mac.to_string())
         },
     ];
+    if let Some(link) = &vlan_gateway {
+        let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        interfaces.push(on_host(&link.name, mac));
+    }
     Ok(plan.to_result(interfaces))
+}
+
+/// Tells the neighbours who has the addresses now, and has the host forget who had them. To fail at it is no reason to
+/// refuse the container: its neighbours find out by themselves, only later.
+fn announce(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Veth, plan: &Plan) {
+    let mut told = Ok(());
+    for address in &plan.addresses {
+        told = told.and(host.forget_neighbour(gateway, address.network.ip()));
+    }
+    if !plan.addresses.is_empty() {
+        told = told.and(container.announce(veth.container_index, veth.container_mac));
+    }
+    if let Err(failure) = told {
+        log::warn!("announce the container's addresses: {failure}");
+    }
 }
 
 /// Leases addresses and makes the plan; a result that the runtime's spec version cannot hold is refused here, while

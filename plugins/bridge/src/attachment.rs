@@ -14,6 +14,9 @@ const MAX_ALIAS_LEN: usize = 255;
 /// Start of every alias of ours.
 const MARK: &str = "cni:";
 
+/// Start of the name of every host veth.
+const HOST_VETH: &str = "veth";
+
 /// Hex digits in the name of a host veth: with the prefix as many bytes as a link name can have.
 const HASH_DIGITS: usize = 11;
 
@@ -28,16 +31,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// The identity of `attachment` to `network`.
     pub(crate) fn new(network: &str, attachment: &Attachment) -> Self {
-        let mut hash = Sha256::new();
-        // None of the parts contains a NUL, so no two identities are written alike.
-        for part in [network, attachment.container_id(), attachment.ifname()] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        let mut host_veth = String::from("veth");
-        for digit in hash.finalize().iter().flat_map(|byte| [byte >> 4, byte & 0xf]).take(HASH_DIGITS) {
-            host_veth.extend(char::from_digit(u32::from(digit), 16));
-        }
+        let host_veth = hashed_name(&[network, attachment.container_id(), attachment.ifname()]);
         Self { network: network.to_owned(), attachment: attachment.clone(), host_veth }
     }
 
@@ -85,6 +79,37 @@ pub(crate) fn is_marked(alias: &str) -> bool {
     alias.starts_with(MARK)
 }
 
+/// Whether a link with this alias is the host veth of an attachment, to whatever network.
+pub(crate) fn is_attachment(alias: &str) -> bool {
+    is_marked(alias) && alias.contains('/')
+}
+
+/// Whether a link is a host veth of ours that has not got its mark yet: between the two an ADD was killed, or is at it.
+pub(crate) fn is_half_made(name: &str, alias: &str) -> bool {
+    let hash = name.strip_prefix(HOST_VETH);
+    let is_hash = |hash: &str| {
+        hash.len() == HASH_DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    alias.is_empty() && hash.is_some_and(is_hash)
+}
+
+/// The port that carries the gateway interface `link` of a VLAN.
+pub(crate) fn gateway_port(link: &str) -> String {
+    hashed_name(&[link])
+}
+
+/// A link name that is derived from `parts`, none of which contains a NUL, so that no two lists are written alike.
+fn hashed_name(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let digits = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 0xf]).take(HASH_DIGITS);
+    let digits = digits.filter_map(|digit| char::from_digit(u32::from(digit), 16));
+    HOST_VETH.chars().chain(digits).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +142,15 @@ mod tests {
         assert!(identity("net", "id", "eth0").alias().starts_with(&network_mark("net")));
         assert_eq!(identity("net", &"i".repeat(300), "eth0").alias().len(), MAX_ALIAS_LEN);
         assert!(is_marked(&bridge_alias("net")) && !is_marked("uplink"));
+    }
+
+    #[test]
+    fn a_half_made_host_veth_is_told_from_those_of_others() {
+        assert!(is_half_made(identity("n", "c", "eth0").host_veth(), ""));
+        for (name, alias) in
+            [("veth0123456789a", "cni:n/c/eth0"), ("veth01234567", ""), ("vethLocalBridge", "")]
+        {
+            assert!(!is_half_made(name, alias));
+        }
     }
 }

@@ -6,7 +6,7 @@
 use cni_types::Error;
 use nix::errno::Errno;
 
-use crate::attachment::{bridge_alias, is_marked};
+use crate::attachment::{bridge_alias, is_attachment};
 use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::link::{Kind, Link, NewBridge};
@@ -118,9 +118,9 @@ fn remove_unused(home: &Netns, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the bridge has a port of ours, of any network.
+/// Whether a container is attached to the bridge, by whatever network.
 pub(crate) fn has_attachments(host: &mut Netlink, bridge: u32) -> Result<bool, Failure> {
-    Ok(host.ports(bridge)?.iter().any(|port| is_marked(&port.alias)))
+    Ok(host.ports(bridge)?.iter().any(|port| is_attachment(&port.alias)))
 }
 
 fn no_vlan_filtering(bridge: &str) -> Error {

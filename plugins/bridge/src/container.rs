@@ -1,13 +1,21 @@
 //! The container's half of an attachment: addresses, interface up, routes.
 
+use std::time::Duration;
+
 use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
 use crate::config::Settings;
+use crate::netlink::addr::AddressState;
+use crate::netlink::events::Events;
+use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Dad, Plan, PlannedRoute};
 use crate::sysctl::{self, Ipv6Switch};
+
+/// Longest wait for duplicate address detection; it takes one to two seconds.
+const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The container end of the veth pair.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +28,47 @@ pub(crate) struct ContainerEnd<'a> {
     pub(crate) ifname: &'a str,
     /// The interface's index there.
     pub(crate) index: u32,
+    /// Whether packets may come in by it that would be answered by another interface.
+    pub(crate) reverse_path: ReversePath,
+}
+
+/// How the interface judges the source of a packet: loosely, if the container has another network that may hold its
+/// default route.
+pub(crate) fn reverse_path(container: &mut Netlink, plan: &Plan) -> Result<ReversePath, Error> {
+    if !plan.addresses.iter().any(|address| address.network.is_ipv4()) {
+        return Ok(ReversePath::Inherited);
+    }
+    let others = container
+        .links()
+        .map_err(|failure| Error::internal(failure).context("list the container's interfaces"))?
+        .into_iter()
+        .filter(|link| link.kind == Kind::Veth)
+        .count()
+        > 1;
+    Ok(if others { ReversePath::Loose } else { ReversePath::Inherited })
+}
+
+/// Waits until IPv6 addresses are known to be nobody else's (`enabledad`).
+fn await_dad(container: &mut Netlink, end: ContainerEnd<'_>) -> Result<(), Error> {
+    let failed = |failure: Failure| Error::internal(failure).context("read the container's addresses");
+    let subscribe =
+        || Events::subscribe(DAD_PATIENCE).map_err(|error| Error::io("subscribe to addresses", &error));
+    let mut events = end.netns.visit(end.home, subscribe)?;
+    loop {
+        let addresses = container.addresses(end.index).map_err(failed)?;
+        if let Some(taken) = addresses.iter().find(|address| address.state == AddressState::Duplicate) {
+            let text = format!("IPv6 address {} is already in use on the link", taken.network.ip());
+            return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
+        }
+        let Some(tentative) = addresses.iter().find(|address| address.state == AddressState::Tentative)
+        else {
+            return Ok(());
+        };
+        if !events.wait().map_err(|error| Error::io("wait for duplicate address detection", &error))? {
+            let text = format!("IPv6 address {} is still tentative", tentative.network.ip());
+            return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
+        }
+    }
 }
 
 /// Gives the interface its addresses and routes and brings it up.
@@ -49,7 +98,12 @@ pub(crate) fn configure(
         }
         .map_err(failed(format!("add address {network} to \"{ifname}\"")))?;
     }
-    container.set_up(end.index).map_err(failed(format!("set \"{ifname}\" up")))?;
+    container
+        .set_container_up(end.index, end.reverse_path)
+        .map_err(failed(format!("set \"{ifname}\" up")))?;
+    if settings.dad == Dad::Wait && plan.addresses.iter().any(|address| address.network.is_ipv6()) {
+        await_dad(container, end)?;
+    }
     for route in &plan.routes {
         container.add_route(end.index, route).map_err(|failure| unroutable(route, &failure))?;
     }
@@ -66,6 +120,7 @@ fn set_switches(ifname: &str, settings: &Settings, plan: &Plan) -> Result<(), Er
         // A chained plugin may take the interface down to change its hardware address.
         sysctl::set_ipv6(ifname, Ipv6Switch::KeepAddressOnDown, true)?;
         sysctl::set_ipv6(ifname, Ipv6Switch::AcceptDad, settings.dad == Dad::Wait)?;
+        sysctl::set_ipv6(ifname, Ipv6Switch::Announce, true)?;
     }
     Ok(())
 }

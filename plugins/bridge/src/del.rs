@@ -5,11 +5,12 @@
 use cni_types::{DelCall, Delegate, Error};
 
 use crate::attachment::Identity;
-use crate::config;
-use crate::netlink::Netlink;
-use crate::nft::Rules;
+use crate::failures::Failures;
+use crate::netlink::{Failure, Netlink};
+use crate::predecessor::{self, Evidence};
 use crate::signals::Held;
-use crate::veth;
+use crate::veth::{self, Removed};
+use crate::{config, rules};
 
 /// Detaches the container.
 pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
@@ -17,13 +18,11 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let identity = Identity::new(call.conf().name(), call.attachment());
     let mut failures = Failures::default();
 
-    // Closing the socket waits until the kernel has destroyed the rules; the link's own wait covers that.
-    let rules = Rules::open().and_then(|mut rules| rules.remove(&identity.owner()).map(|()| rules));
-    match Netlink::open() {
-        Ok(mut host) => failures.note(veth::remove(&mut host, &identity).map_err(Error::internal)),
-        Err(failure) => failures.note::<()>(Err(Error::internal(failure))),
-    }
-    failures.note(rules.map(drop).map_err(Error::from));
+    // Closing the socket waits until the kernel has destroyed the rules; the wait for the link covers that.
+    let rules = rules::remove(&identity.owner());
+    let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
+    failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
+    failures.note(rules.map(drop));
     if let Some(name) = config::ipam_type(call.conf()) {
         let released =
             Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.del(call.network()));
@@ -32,20 +31,18 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     failures.into_result()
 }
 
-/// The failures of steps that do not depend on each other.
-#[derive(Default)]
-pub(crate) struct Failures(Vec<Error>);
-
-impl Failures {
-    /// Keeps a failure.
-    pub(crate) fn note<T>(&mut self, outcome: Result<T, Error>) {
-        self.0.extend(outcome.err());
+/// Removes the attachment's veth pair: ours, or else the one that the reference plugin made.
+fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<(), Failure> {
+    if veth::remove(host, identity)? == Removed::Link {
+        return Ok(());
     }
-
-    /// The first failure with its code, and the words of all.
-    pub(crate) fn into_result(self) -> Result<(), Error> {
-        let Some(first) = self.0.first() else { return Ok(()) };
-        let words: Vec<&str> = self.0.iter().map(Error::msg).collect();
-        Err(Error::new(first.code(), words.join("; ")).with_details(first.details()))
+    // A result that cannot be read says nothing, as one that the runtime has lost.
+    let prev_result = call.conf().prev_result().ok().flatten();
+    let bridge = config::bridge_of(call.conf());
+    let evidence =
+        Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
+    match predecessor::host_end(host, identity, evidence)? {
+        Some(link) => host.delete_link(link.index),
+        None => Ok(()),
     }
 }

@@ -4,20 +4,87 @@ use std::net::IpAddr;
 
 use cni_types::Error;
 use ipnetwork::IpNetwork;
+use nix::errno::Errno;
 
-use crate::bridge;
+use crate::attachment::{bridge_alias, gateway_port};
 use crate::config::{AddressConflict, GatewayRole, Settings};
+use crate::mac::Mac;
 use crate::netlink::addr::Address;
-use crate::netlink::link::Link;
+use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Dad, Family, Plan};
 use crate::sysctl;
 use crate::undo::Undo;
+use crate::{bridge, veth};
+
+/// The link that carries the gateway addresses: the bridge, or with a VLAN one end of a pair in this namespace whose
+/// other end is a port of the bridge in that VLAN.
+pub(crate) fn ensure_link<'a>(
+    host: &mut Netlink,
+    bridge: &Link,
+    settings: &'a Settings,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<Option<Link>, Error> {
+    let name = settings.gateway_link();
+    if !settings.is_gateway() || name == settings.bridge {
+        return Ok(None);
+    }
+    let failed = |failure: Failure| {
+        Error::internal(failure).context(format_args!("create gateway interface \"{name}\""))
+    };
+    let found = host.link_by_name(&name).map_err(failed)?;
+    if let Some(link) = found.filter(|link| link.up) {
+        return Ok(Some(link));
+    }
+    let port_name = gateway_port(&name);
+    let mac = || Mac::random().map_err(Error::internal);
+    let port = NewVethEnd { name: &port_name, mac: mac()? };
+    let end = NewVethEnd { name: &name, mac: mac()? };
+    match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
+        Ok(()) => {
+            let port = port_name.clone();
+            let bridge = bridge.index;
+            undo.push("remove the new gateway interface", move || {
+                take_back(home, bridge, |host| match host.link_by_name(&port)? {
+                    Some(link) => host.delete_link(link.index),
+                    None => Ok(()),
+                })
+            });
+        }
+        // Another attachment made it, or is about to complete it as we are.
+        Err(failure) if failure.is(Errno::EEXIST) => {}
+        Err(failure) => return Err(failed(failure)),
+    }
+    let absent = || failed(Failure::NoAnswer);
+    let port = host.link_by_name(&port_name).map_err(failed)?.ok_or_else(absent)?;
+    let end = host.link_by_name(&name).map_err(failed)?.ok_or_else(absent)?;
+    veth::set_vlans(host, settings, port.index)?;
+    let setup = PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
+    host.set_up_port(port.index, setup).map_err(failed)?;
+    host.set_up(end.index).map_err(failed)?;
+    Ok(Some(end))
+}
+
+/// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.
+fn take_back(
+    home: &Netns,
+    bridge: u32,
+    back: impl FnOnce(&mut Netlink) -> Result<(), Failure>,
+) -> Result<(), Error> {
+    let _alone = home.exclude()?;
+    let mut host = Netlink::open().map_err(Error::internal)?;
+    match bridge::has_attachments(&mut host, bridge).map_err(Error::internal)? {
+        true => Ok(()),
+        false => back(&mut host).map_err(Error::internal),
+    }
+}
 
 /// Puts the plan's gateway addresses on `link`.
 pub(crate) fn ensure_addresses<'a>(
     host: &mut Netlink,
+    bridge: &Link,
     link: &Link,
     settings: &Settings,
     plan: &Plan,
@@ -57,7 +124,10 @@ pub(crate) fn ensure_addresses<'a>(
         }
         if host.add_address(index, *gateway, Dad::Skip).map_err(failed)? {
             let gateway = *gateway;
-            undo.push("remove the bridge's address", move || remove_unused(home, index, gateway));
+            let bridge = bridge.index;
+            undo.push("remove the bridge's address", move || {
+                take_back(home, bridge, |host| host.delete_address(index, gateway))
+            });
         }
     }
     Ok(())
@@ -76,16 +146,6 @@ fn conflicts(other: &IpNetwork, gateway: &IpNetwork, wished: &[IpNetwork]) -> bo
         }
         _ => false,
     }
-}
-
-/// Takes back a gateway address, unless another attachment has come to rely on it.
-fn remove_unused(home: &Netns, index: u32, gateway: IpNetwork) -> Result<(), Error> {
-    let _alone = home.exclude()?;
-    let mut host = Netlink::open().map_err(Error::internal)?;
-    if bridge::has_attachments(&mut host, index).map_err(Error::internal)? {
-        return Ok(());
-    }
-    host.delete_address(index, gateway).map_err(Error::internal)
 }
 
 /// Lets the host forward the plan's packets.

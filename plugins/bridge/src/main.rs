@@ -7,17 +7,22 @@ use cni_types::{AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, 
 mod add;
 mod attachment;
 mod bridge;
+mod check;
 mod config;
 mod container;
 mod del;
+mod failures;
 mod gateway;
+mod gc;
 mod mac;
 mod netlink;
 mod netns;
 mod nft;
 mod plan;
+mod predecessor;
 mod rules;
 mod signals;
+mod status;
 mod sysctl;
 mod undo;
 mod veth;
@@ -31,20 +36,20 @@ impl Plugin for Bridge {
         add::add(call)
     }
 
-    fn check(&self, _call: &AttachmentCall) -> Result<(), Error> {
-        Ok(())
+    fn check(&self, call: &AttachmentCall) -> Result<(), Error> {
+        check::check(call)
     }
 
     fn del(&self, call: &DelCall) -> Result<(), Error> {
         del::del(call)
     }
 
-    fn gc(&self, _call: &NetworkCall) -> Result<(), Error> {
-        Ok(())
+    fn gc(&self, call: &NetworkCall) -> Result<(), Error> {
+        gc::gc(call)
     }
 
-    fn status(&self, _call: &NetworkCall) -> Result<(), Error> {
-        Ok(())
+    fn status(&self, call: &NetworkCall) -> Result<(), Error> {
+        status::status(call)
     }
 }
 

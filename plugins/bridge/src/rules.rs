@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::mac::Mac;
-use crate::nft::{self, Attached, IngressPolicy, Policy, Rules};
+use crate::nft::{self, Attached, IngressPolicy, Owner, Policy, Rules};
 use crate::plan::Plan;
 use crate::undo::Undo;
 
@@ -74,15 +74,18 @@ pub(crate) fn install<'a>(
     if !subject.needs_rules() {
         return Ok(());
     }
-    undo.push("remove the rules", move || {
-        Rules::open().and_then(|mut rules| rules.remove(&identity.owner())).map_err(Error::from)
-    });
-    Rules::open()?.install(&[subject.attached()])?;
+    undo.push("remove the rules", move || remove(&identity.owner()).map(drop));
+    Rules::open().and_then(|mut rules| rules.install(&[subject.attached()])).map_err(failed)?;
     Ok(())
 }
 
-impl From<nft::Error> for Error {
-    fn from(error: nft::Error) -> Self {
-        Self::new(ErrorCode::INTERNAL, error.to_string())
-    }
+/// Removes the rules of an owner.
+///
+/// Closing what is returned waits until the kernel has destroyed them; to delete a link in between covers that.
+pub(crate) fn remove(owner: &Owner<'_>) -> Result<Rules, Error> {
+    Rules::open().and_then(|mut rules| rules.remove(owner).map(|()| rules)).map_err(failed)
+}
+
+fn failed(error: nft::Error) -> Error {
+    Error::new(ErrorCode::INTERNAL, error.to_string())
 }

@@ -45,6 +45,8 @@ pub(crate) enum Ipv6Switch {
     AcceptRa,
     /// It looks for duplicates of its addresses.
     AcceptDad,
+    /// It advertises its addresses when its hardware address is set.
+    Announce,
     /// It keeps its addresses when it goes down.
     KeepAddressOnDown,
 }
@@ -58,6 +60,7 @@ pub(crate) fn set_ipv6(ifname: &str, switch: Ipv6Switch, on: bool) -> Result<(),
         Ipv6Switch::Disable => "disable_ipv6",
         Ipv6Switch::AcceptRa => "accept_ra",
         Ipv6Switch::AcceptDad => "accept_dad",
+        Ipv6Switch::Announce => "ndisc_notify",
         Ipv6Switch::KeepAddressOnDown => "keep_addr_on_down",
     };
     let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{name}");

@@ -1,16 +1,23 @@
 //! The veth pair of an attachment: its host end a port of the bridge, its container end in place under its final name.
 
+use std::io;
+use std::time::Duration;
+
 use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
 use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::mac::Mac;
-use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
+use crate::netlink::events::Events;
+use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::vlan::{PortVlan, Tagging};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::undo::Undo;
+
+/// Longest wait for a bridge port to come up; it takes some 30 us.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pair as made.
 #[derive(Debug)]
@@ -57,8 +64,7 @@ pub(crate) fn create<'a>(
     let host_end = NewVethEnd { name, mac: host_mac };
     let container_end = NewVethEnd { name: identity.attachment().ifname(), mac: container_mac };
     let mtu = settings.mtu.unwrap_or(bridge.mtu);
-    let mut attempt =
-        |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, mtu);
+    let attempt = |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, mtu);
     match attempt(host) {
         // An attachment of the same identity that lost its container end to another namespace: its container is gone.
         Err(failure)
@@ -85,6 +91,31 @@ pub(crate) fn create<'a>(
     Ok(Veth { host_index: link.index, host_mac, container_index, container_mac })
 }
 
+/// Waits until the bridge lets frames through the host end. The kernel sees to that as soon as both ends are up.
+pub(crate) fn await_port(host: &mut Netlink, identity: &Identity, index: u32) -> Result<(), Error> {
+    let name = identity.host_veth();
+    let mut admitted = || match host.link_by_index(index) {
+        Ok(Some(link)) => {
+            Ok(link.operational && link.port.is_some_and(|port| port.state != Admission::Disabled))
+        }
+        Ok(None) => Err(Error::internal(format_args!("bridge port \"{name}\" was removed"))),
+        Err(failure) => Err(Error::internal(failure).context(format_args!("read bridge port \"{name}\""))),
+    };
+    if admitted()? {
+        return Ok(());
+    }
+    let failed = |error: io::Error| Error::io(format_args!("wait for bridge port \"{name}\""), &error);
+    let mut events = Events::subscribe(PORT_PATIENCE).map_err(failed)?;
+    while !admitted()? {
+        if !events.wait().map_err(failed)? {
+            return Err(Error::internal(format_args!(
+                "bridge port in error state: \"{name}\" has no carrier"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// What [`remove`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removed {
@@ -108,7 +139,7 @@ pub(crate) fn is_of(link: &Link, identity: &Identity) -> bool {
 }
 
 /// Puts a port into its VLANs.
-fn set_vlans(host: &mut Netlink, settings: &Settings, port: u32) -> Result<(), Error> {
+pub(crate) fn set_vlans(host: &mut Netlink, settings: &Settings, port: u32) -> Result<(), Error> {
     let Some(vlans) = &settings.vlans else { return Ok(()) };
     let failed = |failure: Failure| Error::internal(failure).context("set the VLANs of the bridge port");
     if !vlans.keep_default {

@@ -3,16 +3,33 @@
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
+use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
-    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage, State,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage, State,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use super::{Failure, Netlink};
 use crate::mac::Mac;
+
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_RP_FILTER: u16 = 8;
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+
+/// RFC 3704, section 2.4: the source has to be reachable, by whatever link.
+const RP_FILTER_LOOSE: u32 = 2;
+
+/// How the source of a packet is judged by the way back to it (`rp_filter`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReversePath {
+    /// As the namespace has it.
+    Inherited,
+    /// It may lead out of another link.
+    Loose,
+}
 
 /// A link as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +54,8 @@ pub(crate) struct Link {
     pub(crate) controller: Option<u32>,
     /// Index of the other end of a veth pair, in that end's namespace.
     pub(crate) peer: Option<u32>,
+    /// The number by which this namespace knows the one of the other end; `None` if that is here.
+    pub(crate) peer_netns: Option<i32>,
     /// The text that a person or a program put on it.
     pub(crate) alias: String,
     /// How it behaves as a bridge port.
@@ -63,8 +82,19 @@ pub(crate) struct PortState {
     pub(crate) hairpin: bool,
     /// Frames do not pass to other isolated ports.
     pub(crate) isolated: bool,
-    /// It forwards frames.
-    pub(crate) forwarding: bool,
+    /// Whether the bridge lets frames through it.
+    pub(crate) state: Admission,
+}
+
+/// Whether a bridge lets frames through a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// No: the port has no carrier or is down.
+    Disabled,
+    /// Not yet, or not now: the spanning tree protocol holds it.
+    Held,
+    /// Yes.
+    Forwarding,
 }
 
 /// A bridge to be made.
@@ -180,6 +210,37 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).up())
     }
 
+    /// Brings a container's interface up.
+    ///
+    /// Addresses that others knew with another hardware address are announced whenever its own is set
+    /// ([`announce`](Self::announce)); replies that leave by another interface than the request came in by are not
+    /// taken for forged where `reverse_path` is loose.
+    pub(crate) fn set_container_up(&mut self, index: u32, reverse_path: ReversePath) -> Result<(), Failure> {
+        let mut settings = vec![(IPV4_DEVCONF_ARP_NOTIFY, 1)];
+        if reverse_path == ReversePath::Loose {
+            settings.push((IPV4_DEVCONF_RP_FILTER, RP_FILTER_LOOSE));
+        }
+        let mut message = LinkUnspec::new_with_index(index).up().build();
+        message.attributes.push(ipv4_settings(&settings));
+        self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Lets replies come in by the link that would leave by another one.
+    pub(crate) fn loosen_reverse_path(&mut self, index: u32) -> Result<(), Failure> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(ipv4_settings(&[(IPV4_DEVCONF_RP_FILTER, RP_FILTER_LOOSE)]));
+        self.acknowledged(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
+    /// Has the kernel announce the addresses of an interface: gratuitous ARP (RFC 5227), and unsolicited neighbour
+    /// advertisements (RFC 4861) where `ndisc_notify` is set. It does so when the hardware address is set, be it to
+    /// what it was.
+    ///
+    /// A packet socket could say the same, but to close one costs a grace period.
+    pub(crate) fn announce(&mut self, index: u32, mac: Mac) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).address(mac.octets().to_vec()))
+    }
+
     /// Lets a link receive every frame.
     pub(crate) fn set_promiscuous(&mut self, index: u32) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_index(index).promiscuous(true))
@@ -203,13 +264,20 @@ impl Netlink {
         }
     }
 
-    /// Puts links into a group, which can be deleted as one.
-    pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Failure> {
-        self.change(LinkUnspec::new_with_index(index).link_group(group))
-    }
-
-    /// Deletes all links of a group; the kernel waits for its readers once for all of them.
-    pub(crate) fn delete_group(&mut self, group: u32) -> Result<(), Failure> {
+    /// Deletes links; the kernel waits for its readers once for all of them.
+    pub(crate) fn delete_links(&mut self, links: &[&Link]) -> Result<(), Failure> {
+        let [first, rest @ ..] = links else { return Ok(()) };
+        if rest.is_empty() {
+            return self.delete_link(first.index);
+        }
+        // A group of their own, by which they can be deleted as one: their first index, in a range nobody numbers in.
+        let group = 0x636e_0000 | (first.index & 0xffff);
+        for link in links {
+            match self.change(LinkUnspec::new_with_index(link.index).link_group(group)) {
+                Err(failure) if !failure.is_gone() => return Err(failure),
+                _ => {}
+            }
+        }
         let message = LinkMessageBuilder::<LinkUnspec>::new().link_group(group).build();
         match self.acknowledged(RouteNetlinkMessage::DelLink(message), 0) {
             Err(failure) if !failure.is_gone() => Err(failure),
@@ -264,6 +332,21 @@ impl Netlink {
     }
 }
 
+/// Settings of a link's IPv4 half, by their numbers in `include/uapi/linux/ip.h`.
+///
+/// The kernel takes them as a list of attributes where it tells them as an array, and the array is what the message
+/// crate knows.
+fn ipv4_settings(settings: &[(u16, u32)]) -> LinkAttribute {
+    let mut list = Vec::with_capacity(settings.len() * 8);
+    for (number, value) in settings {
+        list.extend(8_u16.to_ne_bytes());
+        list.extend(number.to_ne_bytes());
+        list.extend(value.to_ne_bytes());
+    }
+    let list = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, list));
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![list])])
+}
+
 /// Statistics are the greater part of an answer about a link, and nobody here reads them.
 fn without_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
@@ -293,6 +376,7 @@ fn read(answer: RouteNetlinkMessage) -> Option<Link> {
         promiscuous: flags.contains(LinkFlags::Promisc),
         controller: None,
         peer: None,
+        peer_netns: None,
         alias: String::new(),
         port: None,
         vlan_filtering: false,
@@ -305,6 +389,7 @@ fn read(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::OperState(state) => link.operational = state == State::Up,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::LinkInfo(infos) => read_info(infos, &mut link),
             _ => {}
@@ -325,10 +410,24 @@ fn read_info(infos: Vec<LinkInfo>, link: &mut Link) {
                 link.port = Some(PortState {
                     hairpin: infos.contains(&InfoBridgePort::HairpinMode(true)),
                     isolated: infos.contains(&InfoBridgePort::Isolated(true)),
-                    forwarding: infos.contains(&InfoBridgePort::State(BridgePortState::Forwarding)),
+                    state: admission(&infos),
                 });
             }
             _ => {}
         }
+    }
+}
+
+fn admission(infos: &[InfoBridgePort]) -> Admission {
+    let state = infos.iter().find_map(|info| match info {
+        InfoBridgePort::State(state) => Some(state),
+        _ => None,
+    });
+    match state {
+        Some(BridgePortState::Forwarding) => Admission::Forwarding,
+        Some(BridgePortState::Listening | BridgePortState::Learning | BridgePortState::Blocking) => {
+            Admission::Held
+        }
+        _ => Admission::Disabled,
     }
 }

@@ -3,12 +3,14 @@
 //! The kernel answers a request while it is being sent, so there is nothing to wait for side by side. `rtnetlink` is
 //! written for async sockets; [`Blocking`] is one whose every wait is a plain `recvfrom`.
 //!
-//! Above this folder no message and no attribute is named: [`link`], [`addr`], [`route`], [`neigh`] and [`vlan`]
-//! speak of links, addresses, routes, neighbours and VLANs. Nothing here decides what should exist.
+//! Above this folder no message and no attribute is named: [`link`], [`addr`], [`route`], [`neigh`],
+//! [`nsid`] and [`vlan`] speak of links, addresses, routes, neighbours, namespaces and VLANs. Nothing here decides what should exist.
 
 pub(crate) mod addr;
+pub(crate) mod events;
 pub(crate) mod link;
 pub(crate) mod neigh;
+pub(crate) mod nsid;
 pub(crate) mod route;
 pub(crate) mod vlan;
 

@@ -1,0 +1,338 @@
+//! CHECK: the plan of ADD, made again from prevResult, compared with the kernel. It names each difference.
+//!
+//! What others have put there (sniffers, addresses, rules) does not disturb it, and an attachment that the reference
+//! plugin wired is judged by what that plugin makes.
+
+use std::fmt::Display;
+
+use cni_types::{AttachmentCall, CniResult, Delegate, Error, ErrorCode, Interface};
+use ipnetwork::IpNetwork;
+
+use crate::attachment::Identity;
+use crate::config::Settings;
+use crate::mac::Mac;
+use crate::netlink::addr::AddressState;
+use crate::netlink::link::{Admission, Kind, Link};
+use crate::netlink::vlan::Tagging;
+use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
+use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
+use crate::{predecessor, sysctl, veth};
+
+/// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
+const DIFFERENT: ErrorCode = ErrorCode(100);
+
+/// Compares the attachment with what ADD made.
+pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
+    let find = |name: &str| Delegate::find(name, &call.env().plugin_path());
+    let settings = Settings::new(call.conf(), &call.env().args()?, find)?;
+    let identity = Identity::new(&settings.network, call.attachment());
+    let result = call
+        .conf()
+        .prev_result()?
+        .ok_or_else(|| Error::new(ErrorCode::INVALID_CONFIG, "Required prevResult missing"))?;
+    let home = Netns::own()?;
+    let netns = Netns::open(call.netns())?;
+    if netns.is(&home).map_err(|error| Error::io("compare network namespaces", &error))? {
+        return Err(Error::new(ErrorCode::INVALID_NETNS, "CNI_NETNS is the plugin's own network namespace"));
+    }
+    if let Some(ipam) = &settings.ipam {
+        ipam.check(call.network())?;
+    }
+    let plan = match &settings.ipam {
+        None => Plan::switch(&settings),
+        Some(_) => Plan::new(&settings, of_this_interface(&result, call.attachment().ifname()))?,
+    };
+    let mut comparison = Comparison {
+        settings: &settings,
+        identity: &identity,
+        result: &result,
+        plan: &plan,
+        netns: &netns,
+        home: &home,
+        differences: Vec::new(),
+    };
+    comparison.run()?;
+    comparison.verdict()
+}
+
+/// The addresses of `ifname`, where the chain has given the container others as well, and the routes.
+fn of_this_interface(result: &CniResult, ifname: &str) -> CniResult {
+    let is_ours = |index: Option<usize>| {
+        let interface = index.and_then(|index| result.interfaces.get(index));
+        interface.is_none_or(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+    };
+    CniResult {
+        ips: result.ips.iter().filter(|ip| is_ours(ip.interface)).cloned().collect(),
+        ..result.clone()
+    }
+}
+
+struct Comparison<'a> {
+    settings: &'a Settings,
+    identity: &'a Identity,
+    result: &'a CniResult,
+    plan: &'a Plan,
+    netns: &'a Netns,
+    home: &'a Netns,
+    differences: Vec<String>,
+}
+
+/// Who made the veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    Ours,
+    Reference,
+}
+
+impl Comparison<'_> {
+    fn run(&mut self) -> Result<(), Error> {
+        let mut container = self.netns.netlink(self.home)?;
+        let failed = |failure: Failure| Error::internal(failure).context("read the state of the kernel");
+        let mut host = Netlink::open().map_err(failed)?;
+        let bridge = self.bridge(&mut host).map_err(failed)?;
+        let end = self.container(&mut container).map_err(failed)?;
+        self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
+        if let Some(bridge) = &bridge {
+            self.gateway(&mut host, bridge)?;
+        }
+        Ok(())
+    }
+
+    fn verdict(self) -> Result<(), Error> {
+        let Self { differences, identity, .. } = self;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(DIFFERENT, differences.join("; "))
+            .with_details(format!("attachment {}", identity.alias())))
+    }
+
+    fn differs(&mut self, what: impl Display) {
+        self.differences.push(what.to_string());
+    }
+
+    /// Compares a value with the one that it should have.
+    fn compare<T: PartialEq + Display>(&mut self, what: impl Display, is: T, should: T) {
+        if is != should {
+            self.differs(format_args!("{what} is {is}, not {should}"));
+        }
+    }
+
+    fn bridge(&mut self, host: &mut Netlink) -> Result<Option<Link>, Failure> {
+        let name = &self.settings.bridge;
+        let Some(link) = host.link_by_name(name)? else {
+            self.differs(format_args!("bridge \"{name}\" is missing"));
+            return Ok(None);
+        };
+        if link.kind != Kind::Bridge {
+            self.differs(format_args!("\"{name}\" is not a bridge"));
+            return Ok(None);
+        }
+        if !link.up {
+            self.differs(format_args!("bridge \"{name}\" is down"));
+        }
+        let told = self.told_on_host(name).and_then(|interface| interface.mac.parse::<Mac>().ok());
+        if let (Some(told), Some(mac)) = (told, link.mac) {
+            self.compare(format_args!("hardware address of bridge \"{name}\""), mac, told);
+        }
+        if self.settings.promiscuous && !link.promiscuous {
+            self.differs(format_args!("bridge \"{name}\" is not promiscuous"));
+        }
+        if self.settings.vlans.is_some() && !link.vlan_filtering {
+            self.differs(format_args!("bridge \"{name}\" does not filter by VLAN"));
+        }
+        Ok(Some(link))
+    }
+
+    fn told_on_host(&self, name: &str) -> Option<&Interface> {
+        self.result.interfaces.iter().find(|interface| interface.sandbox.is_empty() && interface.name == name)
+    }
+
+    /// The container's interface with its addresses and routes.
+    fn container(&mut self, container: &mut Netlink) -> Result<Option<Link>, Failure> {
+        let ifname = self.identity.attachment().ifname();
+        let Some(link) = container.link_by_name(ifname)? else {
+            self.differs(format_args!("interface \"{ifname}\" is missing in the container"));
+            return Ok(None);
+        };
+        if link.kind != Kind::Veth {
+            self.differs(format_args!("interface \"{ifname}\" of the container is not a veth"));
+            return Ok(None);
+        }
+        let told = self
+            .result
+            .interfaces
+            .iter()
+            .find(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+            .and_then(|interface| interface.mac.parse::<Mac>().ok());
+        if let (Some(told), Some(mac)) = (told, link.mac) {
+            self.compare(format_args!("hardware address of \"{ifname}\""), mac, told);
+        }
+        if !link.up && !self.settings.leave_container_down {
+            self.differs(format_args!("interface \"{ifname}\" of the container is down"));
+        }
+        let addresses = container.addresses(link.index)?;
+        for wished in self.plan.networks() {
+            match addresses.iter().find(|address| address.network == wished) {
+                None => self.differs(format_args!("address {wished} is missing on \"{ifname}\"")),
+                Some(address) if address.state == AddressState::Duplicate => {
+                    self.differs(format_args!("address {wished} of \"{ifname}\" is a duplicate"));
+                }
+                Some(_) => {}
+            }
+        }
+        if !self.plan.routes.is_empty() {
+            self.routes(container, link.index)?;
+        }
+        Ok(Some(link))
+    }
+
+    fn routes(&mut self, container: &mut Netlink, index: u32) -> Result<(), Failure> {
+        let present = container.routes()?;
+        for wished in &self.plan.routes {
+            let dst = IpNetwork::new(wished.dst.network(), wished.dst.prefix()).unwrap_or(wished.dst);
+            let same = present
+                .iter()
+                .filter(|route| route.dst == dst && route.table == wished.table && route.via == wished.via);
+            let on_link = |route: &&crate::netlink::route::Route| {
+                route.link == Some(index) && (wished.priority == 0 || route.priority == wished.priority)
+            };
+            let Some(route) = same.clone().find(on_link) else {
+                self.differs(format_args!("route {} is missing", shown(wished)));
+                continue;
+            };
+            // A container that the reference wired never got these.
+            if wished.mtu != 0 && route.mtu != 0 {
+                self.compare(format_args!("MTU of route {}", shown(wished)), route.mtu, wished.mtu);
+            }
+            if wished.advmss != 0 && route.advmss != 0 {
+                self.compare(format_args!("advmss of route {}", shown(wished)), route.advmss, wished.advmss);
+            }
+        }
+        Ok(())
+    }
+
+    /// The host end: that it is the container's, on the bridge, up and forwarding, and behaves as asked.
+    fn port(
+        &mut self,
+        host: &mut Netlink,
+        bridge: Option<&Link>,
+        end: Option<&Link>,
+    ) -> Result<Option<Maker>, Failure> {
+        let ifname = self.identity.attachment().ifname();
+        let ours =
+            host.link_by_name(self.identity.host_veth())?.filter(|link| veth::is_of(link, self.identity));
+        let (link, maker) = match ours {
+            Some(link) => (link, Maker::Ours),
+            None => match predecessor::peer_of(host, self.netns, ifname) {
+                Some(link) => (link, Maker::Reference),
+                None => {
+                    let name = self.identity.host_veth();
+                    self.differs(format_args!("host veth \"{name}\" of \"{ifname}\" is missing"));
+                    return Ok(None);
+                }
+            },
+        };
+        let name = link.name.clone();
+        if let Some(end) = end
+            && (link.peer != Some(end.index) || link.peer_netns != host.netns_id(self.netns)?)
+        {
+            self.differs(format_args!("host veth \"{name}\" is not the other end of \"{ifname}\""));
+        }
+        if let Some(told) = self.told_on_host(&name).and_then(|interface| interface.mac.parse::<Mac>().ok())
+            && let Some(mac) = link.mac
+        {
+            self.compare(format_args!("hardware address of host veth \"{name}\""), mac, told);
+        }
+        if !link.up {
+            self.differs(format_args!("host veth \"{name}\" is down"));
+        }
+        if let Some(bridge) = bridge
+            && link.controller != Some(bridge.index)
+        {
+            self.differs(format_args!("host veth \"{name}\" is not a port of bridge \"{}\"", bridge.name));
+            return Ok(Some(maker));
+        }
+        if let Some(end) = end {
+            // Both ends were made alike; a path MTU that somebody lowered on one of them loses packets.
+            self.compare(format_args!("MTU of \"{ifname}\""), end.mtu, self.settings.mtu.unwrap_or(link.mtu));
+        }
+        if let Some(mtu) = self.settings.mtu {
+            self.compare(format_args!("MTU of host veth \"{name}\""), link.mtu, mtu);
+        }
+        if let Some(port) = link.port {
+            let on_off = |on: bool| if on { "on" } else { "off" };
+            let wished = self.settings.port;
+            self.compare(
+                format_args!("hairpin mode of host veth \"{name}\""),
+                on_off(port.hairpin),
+                on_off(wished.hairpin),
+            );
+            self.compare(
+                format_args!("isolation of host veth \"{name}\""),
+                on_off(port.isolated),
+                on_off(wished.isolated),
+            );
+            if link.up && port.state == Admission::Disabled && !self.settings.leave_container_down {
+                self.differs(format_args!("bridge port \"{name}\" does not forward"));
+            }
+        }
+        self.vlans(host, &link)?;
+        Ok(Some(maker))
+    }
+
+    fn vlans(&mut self, host: &mut Netlink, port: &Link) -> Result<(), Failure> {
+        let Some(wished) = &self.settings.vlans else { return Ok(()) };
+        let present = host.vlans(port.index)?;
+        let untagged = wished.untagged.unwrap_or(1);
+        if !present.iter().any(|vlan| vlan.id == untagged && vlan.tagging == Tagging::Untagged) {
+            self.differs(format_args!("VLAN {untagged} is not the untagged one of port \"{}\"", port.name));
+        }
+        for id in &wished.trunk {
+            if !present.iter().any(|vlan| vlan.id == *id) {
+                self.differs(format_args!("VLAN {id} is missing on port \"{}\"", port.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn gateway(&mut self, host: &mut Netlink, bridge: &Link) -> Result<(), Error> {
+        if self.plan.gateways.is_empty() {
+            return Ok(());
+        }
+        let failed = |failure: Failure| Error::internal(failure).context("read the state of the kernel");
+        let name = self.settings.gateway_link();
+        let link = match name == bridge.name {
+            true => Some(bridge.clone()),
+            false => host.link_by_name(&name).map_err(failed)?,
+        };
+        let Some(link) = link else {
+            self.differs(format_args!("gateway interface \"{name}\" is missing"));
+            return Ok(());
+        };
+        let present = host.addresses(link.index).map_err(failed)?;
+        for gateway in &self.plan.gateways {
+            if !present.iter().any(|address| address.network == *gateway) {
+                self.differs(format_args!("gateway address {gateway} is missing on \"{name}\""));
+            }
+        }
+        for (family, what) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+            if self.plan.forwards(family) && !sysctl::is_forwarding(family)? {
+                self.differs(format_args!("the host does not forward {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(route: &PlannedRoute) -> String {
+    let mut text = route.dst.to_string();
+    if let Some(via) = route.via {
+        text.push_str(&format!(" via {via}"));
+    }
+    if route.table != MAIN_TABLE {
+        text.push_str(&format!(" table {}", route.table));
+    }
+    text
+}

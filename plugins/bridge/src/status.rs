@@ -1,0 +1,27 @@
+//! STATUS: whether ADD could be served. Changes nothing, and asks the kernel as little as possible.
+
+use cni_types::{Delegate, Error, ErrorCode, NetworkCall};
+
+use crate::config::Settings;
+use crate::netlink::Netlink;
+
+/// Tells why ADD could not be served.
+pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
+    let find = |name: &str| Delegate::find(name, &call.env().plugin_path()).map_err(unavailable);
+    let settings = Settings::new(call.conf(), &cni_types::CniArgs::default(), find)?;
+    Netlink::open()
+        .and_then(|mut host| host.may_change_links())
+        .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
+    match &settings.ipam {
+        Some(ipam) => ipam.status(call).map_err(unavailable),
+        None => Ok(()),
+    }
+}
+
+/// The same error as STATUS tells it: 50, unless the IPAM plugin itself has chosen between 50 and 51.
+fn unavailable(error: Error) -> Error {
+    match error.code() {
+        ErrorCode::NOT_AVAILABLE | ErrorCode::LIMITED_CONNECTIVITY => error,
+        _ => Error::new(ErrorCode::NOT_AVAILABLE, error.msg()).with_details(error.details()),
+    }
+}
