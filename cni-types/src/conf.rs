@@ -5,12 +5,13 @@ use serde_json::Value;
 
 use crate::command::Command;
 use crate::env::{Attachment, is_identifier};
+use crate::logging::{LogKeys, parse_level};
 use crate::version::VersionNumber;
 use crate::{CniResult, Error, ErrorCode, SpecVersion, json};
 
 /// Keys of the protocol, which no plugin has to know. What is inside the first group is open to anybody.
 const OPEN_KEYS: [&str; 4] = ["args", "capabilities", "runtimeConfig", "prevResult"];
-const PROTOCOL_KEYS: [&str; 10] = [
+const PROTOCOL_KEYS: [&str; 12] = [
     "cni.dev/attachments",
     "cni.dev/valid-attachments",
     "cniVersion",
@@ -19,6 +20,8 @@ const PROTOCOL_KEYS: [&str; 10] = [
     "disableGC",
     "dns",
     "loadOnlyInlinedPlugins",
+    "logFile",
+    "logLevel",
     "name",
     "type",
 ];
@@ -43,6 +46,8 @@ pub struct NetConf {
     version: SpecVersion,
     prev_result: Option<Value>,
     valid_attachments: Option<Vec<ListedAttachment>>,
+    log_level: Option<Value>,
+    log_file: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +57,8 @@ struct Common {
     cni_version: String,
     name: String,
     prev_result: Option<Value>,
+    log_level: Option<Value>,
+    log_file: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ListedAttachment>>,
     #[serde(rename = "cni.dev/attachments")]
@@ -93,6 +100,8 @@ impl NetConf {
             name: common.name,
             version: version_for(command, &common.cni_version)?,
             prev_result: common.prev_result,
+            log_level: common.log_level,
+            log_file: common.log_file,
             valid_attachments: common.valid_attachments.or(common.attachments),
             document,
         })
@@ -140,6 +149,25 @@ impl NetConf {
             })
         });
         attachments.collect::<Result<_, _>>().map(Some)
+    }
+
+    /// What `logLevel` and `logFile` say. They are read here and not with the rest, so that a mistake in them cannot
+    /// keep DEL and GC from cleaning up.
+    ///
+    /// # Errors
+    /// Code 7 names the key and the value.
+    pub(crate) fn log_keys(&self) -> Result<LogKeys, Error> {
+        let text = |key: &str, value: &Option<Value>| match value {
+            None => Ok(None),
+            Some(Value::String(text)) if text.is_empty() => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(other) => Err(Error::invalid_config(key, format!("expected a string, got {other}"))),
+        };
+        let level = text("logLevel", &self.log_level)?.map(|level| parse_level(&level));
+        Ok(LogKeys {
+            level: level.transpose().map_err(|reason| Error::invalid_config("logLevel", reason))?,
+            file: text("logFile", &self.log_file)?.map(Into::into),
+        })
     }
 
     /// Decodes a plugin's own part of the document and says on stderr which keys there it passed over.

@@ -119,6 +119,7 @@ impl Delegate {
             .spawn()
             .and_then(std::process::Child::wait_with_output)
             .map_err(failed)?;
+        log::debug!("ran {} {}", self.program.display(), command.as_str());
         if !output.stderr.is_empty() {
             // Passed on for the person who reads the runtime's log; nothing depends on it.
             let _ = std::io::stderr().write_all(&output.stderr);

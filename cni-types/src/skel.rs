@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use crate::command::Command;
 use crate::conf::{NetConf, VersionAnswer};
@@ -173,8 +174,14 @@ pub fn run<P: Plugin>(
         );
         return u8::from(stderr.write_all(about.as_bytes()).is_err());
     }
+    let start = Instant::now();
     let served = catch_unwind(AssertUnwindSafe(|| serve(plugin, env, stdin)))
         .unwrap_or_else(|panic| Err(internal(panic.as_ref())));
+    let taken = start.elapsed().as_secs_f64() * 1e3;
+    match &served {
+        Ok(_) => log::info!("succeeded after {taken:.3} ms"),
+        Err(error) => log::info!("failed after {taken:.3} ms: code {}: {error}", error.code().0),
+    }
     let (answer, status) = match served {
         Ok(answer) => (answer, 0),
         Err(error) => (json::encode(&error).unwrap_or_default(), 1),
@@ -201,6 +208,8 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
         .map_err(|error| Error::new(ErrorCode::IO_FAILURE, format!("error reading from stdin: {error}")))?;
     let overrides = env.overrides_netns_check();
     let network = NetworkCall::new(NetConf::parse(command, bytes)?, env);
+    follow_log_keys(command, network.conf(), attachment.as_ref())?;
+    log::debug!("read the configuration");
 
     let Some(attachment) = attachment else {
         return match command {
@@ -221,6 +230,26 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
         Command::Check => plugin.check(&call).map(|()| String::new()),
         _ => plugin.add(&call).and_then(|result| result.encode(call.conf().version())),
     }
+}
+
+/// A mistake there must not keep what is to be removed.
+fn follow_log_keys(command: Command, conf: &NetConf, attachment: Option<&Attachment>) -> Result<(), Error> {
+    match conf.log_keys() {
+        Ok(keys) if keys.are_absent() => {}
+        Ok(keys) => {
+            let (verb, network) = (command.as_str(), conf.name());
+            let call = match attachment {
+                Some(attachment) => {
+                    format!("{verb} {network}/{}/{}", attachment.container_id(), attachment.ifname())
+                }
+                None => format!("{verb} {network}"),
+            };
+            logging::follow(keys, call);
+        }
+        Err(mistake) if matches!(command, Command::Del | Command::Gc) => log::warn!("{mistake}"),
+        Err(mistake) => return Err(mistake),
+    }
+    Ok(())
 }
 
 /// A namespace that cannot be looked at is left to the verb: DEL has to succeed when it is gone.

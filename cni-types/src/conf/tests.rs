@@ -117,3 +117,23 @@ fn only_a_plugins_own_unknown_keys_are_reported() {
     assert!(OwnKeys::Ipam.covers("ipam.subnett"));
     assert!(!OwnKeys::Ipam.covers("ipam"));
 }
+
+#[test]
+fn the_log_keys_are_read_in_any_case_and_a_mistake_is_named() {
+    let keys = |document: Value| parse(Command::Add, &document).unwrap().log_keys();
+    assert!(keys(json!({"name": "n", "logLevel": null, "logFile": ""})).unwrap().are_absent());
+    let found = keys(json!({"name": "n", "LOGLEVEL": "Debug", "logfile": "/var/log/cni.log"})).unwrap();
+    assert_eq!(found.level, Some(log::LevelFilter::Debug));
+    assert_eq!(found.file.unwrap().as_os_str(), "/var/log/cni.log");
+    for (document, text) in [
+        (
+            json!({"name": "n", "logLevel": "verbose"}),
+            "logLevel: \"verbose\" is none of off, error, warn, info, debug, trace",
+        ),
+        (json!({"name": "n", "logLevel": 3}), "logLevel: expected a string, got 3"),
+        (json!({"name": "n", "logFile": ["/x"]}), "logFile: expected a string, got [\"/x\"]"),
+    ] {
+        let error = keys(document).unwrap_err();
+        assert_eq!((error.code(), error.msg()), (ErrorCode::INVALID_CONFIG, text));
+    }
+}

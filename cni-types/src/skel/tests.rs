@@ -181,6 +181,20 @@ fn our_own_namespace_is_refused_before_the_verb_unless_overridden() {
 }
 
 #[test]
+fn a_mistake_in_the_log_keys_keeps_nothing_from_being_removed() {
+    let conf: &[u8] = br#"{"cniVersion":"1.1.0","name":"testnet","logLevel":"loud"}"#;
+    for command in ["ADD", "CHECK", "STATUS"] {
+        Outcome::of(Recorder::default(), &env(command, "/no/such/netns"), conf).check_error(
+            "{\n    \"code\": 7,\n    \"msg\": \"logLevel: \\\"loud\\\" is none of off, error, warn, info, debug, trace\"\n}",
+        );
+    }
+    for command in ["DEL", "GC"] {
+        let outcome = Outcome::of(Recorder::default(), &env(command, "/no/such/netns"), conf);
+        assert_eq!((outcome.status, outcome.calls.len()), (0, 1), "{command}");
+    }
+}
+
+#[test]
 fn an_error_keeps_its_code_and_is_escaped_as_go_does() {
     let failure =
         Error::new(ErrorCode::TRY_AGAIN_LATER, "no address <yet>").with_details("172.17.0.0/16 & more");
