@@ -20,7 +20,6 @@ use crate::store::{Era, Holder, Reservation, Store, StoreError};
 pub(crate) enum Order {
     /// After the address leased last, so that a released address rests as long as possible.
     #[default]
-    #[serde(alias = "")]
     RoundRobin,
     /// At the lowest address of the set.
     Lowest,
@@ -32,7 +31,6 @@ pub(crate) enum Order {
 pub(crate) enum RequestableFrom {
     /// The ranges only.
     #[default]
-    #[serde(alias = "")]
     Range,
     /// Anywhere in the ranges' subnets.
     Subnet,

@@ -102,16 +102,18 @@ mod tests {
 
     use super::*;
 
-    pub(super) fn set(ranges: &[&str]) -> Result<RangeSet, RangeSetError> {
+    /// A range is `subnet` or `subnet start end`.
+    fn set(ranges: &[&str]) -> Result<RangeSet, RangeSetError> {
         let specs: Vec<RangeSpec> = ranges
             .iter()
             .map(|text| {
-                let mut words = text.split(' ');
-                let mut address =
-                    || words.next().filter(|word| *word != "-").map(|word| word.parse().unwrap());
-                let subnet = text.split(' ').next().map(|word| word.parse().unwrap());
-                words.next();
-                RangeSpec { subnet, range_start: address(), range_end: address(), gateway: None }
+                let words: Vec<&str> = text.split(' ').collect();
+                RangeSpec {
+                    subnet: Some(words[0].parse().unwrap()),
+                    range_start: words.get(1).map(|word| word.parse().unwrap()),
+                    range_end: words.get(2).map(|word| word.parse().unwrap()),
+                    gateway: None,
+                }
             })
             .collect();
         RangeSet::new(&specs, &[])

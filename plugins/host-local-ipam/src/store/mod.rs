@@ -200,9 +200,7 @@ mod tests {
 
     #[test]
     fn a_file_that_names_nobody_has_no_holder() {
-        for content in
-            [&b""[..], b"\r\n", b"\0\0\0\0", b"a b", b"c1\r\n", b"c1\r\neth0/1", b"c1\neth0", b"\xff\xfe"]
-        {
+        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"a b", b"c1\r\neth0/1", b"c1\neth0", b"\xff\xfe"] {
             assert_eq!(Holder::parse(content), None, "{content:?}");
         }
     }

@@ -23,14 +23,11 @@ impl StickyName {
     pub(crate) fn new(name: &str) -> Self {
         let mut encoded = String::with_capacity(name.len());
         for byte in name.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' => {
-                    encoded.push(char::from(byte))
-                }
-                _ => {
-                    // Writing to a string cannot fail.
-                    let _ = write!(encoded, "%{byte:02x}");
-                }
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') {
+                encoded.push(char::from(byte));
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(encoded, "%{byte:02x}");
             }
         }
         if encoded.len() > Self::MAX_LEN {
