@@ -10,6 +10,7 @@
 //! Sources: `include/uapi/linux/netfilter/nf_tables.h` and `net/netfilter/nf_tables_api.c` of Linux; for what `nft`
 //! shows (comments, data types), libnftnl's `udata.h` and nftables' `datatype.h`.
 
+mod attribute;
 mod batch;
 mod object;
 mod rule;

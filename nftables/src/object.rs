@@ -33,6 +33,23 @@ impl Family {
             Self::Netdev => "netdev",
         }
     }
+
+    pub(crate) fn number(self) -> i32 {
+        match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Ipv4 => libc::NFPROTO_IPV4,
+            Self::Ipv6 => libc::NFPROTO_IPV6,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+            Self::Arp => libc::NFPROTO_ARP,
+            Self::Netdev => libc::NFPROTO_NETDEV,
+        }
+    }
+
+    pub(crate) fn from_number(number: i32) -> Option<Self> {
+        [Self::Inet, Self::Ipv4, Self::Ipv6, Self::Bridge, Self::Arp, Self::Netdev]
+            .into_iter()
+            .find(|family| family.number() == number)
+    }
 }
 
 /// The name of a table.
@@ -59,6 +76,27 @@ pub enum Hook {
     Postrouting,
     /// Any other, by its number.
     Other(u32),
+}
+
+impl Hook {
+    /// `NF_INET_*`; the bridge family numbers its hooks the same way.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Prerouting => 0,
+            Self::Input => 1,
+            Self::Forward => 2,
+            Self::Output => 3,
+            Self::Postrouting => 4,
+            Self::Other(number) => number,
+        }
+    }
+
+    pub(crate) fn from_number(number: u32) -> Self {
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output, Self::Postrouting]
+            .into_iter()
+            .find(|hook| hook.number() == number)
+            .unwrap_or(Self::Other(number))
+    }
 }
 
 /// What a base chain may do.
@@ -217,8 +255,6 @@ impl Element {
 pub struct FoundRule {
     /// Its number within the table, for [`Batch::delete_rule`](crate::Batch::delete_rule).
     pub handle: u64,
-    /// Its comment.
-    pub comment: Option<String>,
     pub(crate) rule: Rule,
 }
 
@@ -228,8 +264,13 @@ impl FoundRule {
         self.rule.includes(rule)
     }
 
+    /// Its comment.
+    pub fn comment(&self) -> Option<&str> {
+        self.rule.comment.as_deref()
+    }
+
     /// The chains that it jumps or goes to.
-    pub fn targets(&self) -> impl Iterator<Item = &str> {
+    pub fn targets(&self) -> impl Iterator<Item = String> {
         self.rule.targets()
     }
 

@@ -3,10 +3,10 @@
 //! Each word appends the expressions that `nft` would generate for it, so that `nft list ruleset` reads the rule back
 //! as a person would write it. A word that tests something ends the rule for packets that fail the test.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_netfilter::nftables::Expressions;
 
 use crate::object::End;
 use crate::{Verdict, wire};
@@ -14,8 +14,15 @@ use crate::{Verdict, wire};
 /// One rule of a chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    pub(crate) expressions: Vec<Expressions>,
+    pub(crate) expressions: Vec<Expression>,
     pub(crate) comment: Option<String>,
+}
+
+/// A step of a rule, as the kernel knows it: its type, and its encoded attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expression {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) data: Vec<u8>,
 }
 
 /// What a rule can look at in a packet.
@@ -129,7 +136,7 @@ impl Rule {
     /// The field has this value.
     #[must_use]
     pub fn is(self, field: Field, value: &[u8]) -> Self {
-        self.load(&[field]).then(wire::equals(value))
+        self.load(&[field]).then(wire::compare(wire::Operator::Equal, value))
     }
 
     /// The interface that the packet came in by has this name.
@@ -151,7 +158,7 @@ impl Rule {
             (IpAddr::V4(address), IpAddr::V4(mask)) => (address.octets().to_vec(), mask.octets().to_vec()),
             (address, mask) => (octets(address), octets(mask)),
         };
-        self.load(&[field]).then(wire::mask(&mask)).then(wire::equals(&address))
+        self.load(&[field]).then(wire::mask(&mask)).then(wire::compare(wire::Operator::Equal, &address))
     }
 
     /// The fields, joined, are an element of the set.
@@ -238,8 +245,11 @@ impl Rule {
                 .all(|(found, wanted)| wire::includes(found, wanted))
     }
 
-    pub(crate) fn targets(&self) -> impl Iterator<Item = &str> {
-        self.expressions.iter().filter_map(wire::target)
+    pub(crate) fn targets(&self) -> impl Iterator<Item = String> {
+        self.expressions.iter().filter_map(|expression| match wire::verdict_of(expression) {
+            Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
+            _ => None,
+        })
     }
 
     pub(crate) fn end(&self) -> Option<End> {
@@ -259,11 +269,11 @@ impl Rule {
     }
 
     /// The expressions without counters and the like.
-    fn telling(&self) -> Vec<&Expressions> {
+    fn telling(&self) -> Vec<&Expression> {
         self.expressions.iter().filter(|expression| !wire::only_counts(expression)).collect()
     }
 
-    fn then(mut self, expression: Expressions) -> Self {
+    fn then(mut self, expression: Expression) -> Self {
         self.expressions.push(expression);
         self
     }
@@ -284,16 +294,17 @@ impl Rule {
     }
 
     fn meta_is(self, field: wire::MetaField, value: &[u8]) -> Self {
-        self.then(wire::meta(field, 0)).then(wire::equals(value))
+        self.then(wire::meta(field, 0)).then(wire::compare(wire::Operator::Equal, value))
     }
 
     fn payload_is(self, base: wire::Header, offset: u32, value: &[u8]) -> Self {
         let len = value.len() as u32;
-        self.then(wire::payload(base, offset, len, 0)).then(wire::equals(value))
+        self.then(wire::payload(base, offset, len, 0)).then(wire::compare(wire::Operator::Equal, value))
     }
 
     fn any_bit(self, bits: u32) -> Self {
-        self.then(wire::mask(&bits.to_ne_bytes())).then(wire::differs(&0_u32.to_ne_bytes()))
+        self.then(wire::mask(&bits.to_ne_bytes()))
+            .then(wire::compare(wire::Operator::Differs, &0_u32.to_ne_bytes()))
     }
 }
 

@@ -5,13 +5,11 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NetlinkPayload};
-use netlink_packet_netfilter::nftables::{GenMessage, NfTablesMessage};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::wire::Object;
-use crate::{Batch, Chain, Element, Family, FoundRule, Table, wire};
+use crate::wire::{self, Request};
+use crate::{Batch, Chain, Element, Family, FoundRule, Table};
 
 /// The kernel's dumps fill at most 32 KiB at a time.
 const RECEIVE_BYTES: usize = 32 * 1024;
@@ -41,8 +39,11 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel's answer made no sense.
-    #[error("nf_tables: unreadable answer: {0}")]
-    Unreadable(String),
+    #[error("nf_tables: unreadable answer")]
+    Unreadable,
+    /// The ruleset changed during every attempt to read it.
+    #[error("nf_tables: the ruleset changed during each of {DUMP_ATTEMPTS} readings")]
+    Restless,
 }
 
 impl Error {
@@ -50,7 +51,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Socket(source) | Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Unreadable(_) => None,
+            Self::Unreadable | Self::Restless => None,
         }
     }
 
@@ -102,7 +103,8 @@ impl Socket {
         if batch.is_empty() {
             return Ok(());
         }
-        let (bytes, last) = batch.encode(self.sequence + 1);
+        let (bytes, last) = batch.into_bytes(self.sequence.wrapping_add(1));
+        // The closing mark has a number as well.
         self.sequence = last + 1;
         if bytes.len() > DEFAULT_SEND_BYTES {
             self.grow_send_buffer(bytes.len())?;
@@ -115,16 +117,15 @@ impl Socket {
                 // A batch that is refused as a whole is answered once, for its opening mark.
                 Err(error) => return Err(refusal.unwrap_or(Error::Socket(error))),
             };
-            for message in messages(&self.received[..len]) {
-                let message = message?;
-                let NetlinkPayload::Error(answer) = message.payload else { continue };
-                if answer.code.is_some() {
-                    refusal.get_or_insert_with(|| Error::Refused {
-                        action: action(&bytes, message.header.sequence_number),
-                        source: answer.to_io(),
-                    });
+            for message in wire::messages(&self.received[..len]) {
+                let (header, body) = message.ok_or(Error::Unreadable)?;
+                if i32::from(header.kind) != libc::NLMSG_ERROR {
+                    continue;
                 }
-                if message.header.sequence_number == last {
+                if let Some(errno) = wire::decode_error(body) {
+                    refusal.get_or_insert_with(|| refused(&bytes, header.sequence, errno));
+                }
+                if header.sequence == last {
                     return refusal.map_or(Ok(()), Err);
                 }
             }
@@ -136,11 +137,8 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> Result<Generation, Error> {
-        let ask = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        match self.get(None, ask)? {
-            Some(Object::Generation(id)) => Ok(Generation(id)),
-            other => Err(Error::Unreadable(format!("{other:?} instead of a generation"))),
-        }
+        let id = self.get(Request::GetGeneration, None, |_| {}, wire::decode_generation)?;
+        id.map(Generation).ok_or(Error::Unreadable)
     }
 
     /// How many chains, sets and other objects a table has; `None` without the table.
@@ -148,11 +146,8 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn table_uses(&mut self, table: Table<'_>) -> Result<Option<u32>, Error> {
-        match self.get(Some(table.family), NfTablesMessage::GetTable(wire::table(table.name, None)))? {
-            None => Ok(None),
-            Some(Object::Table { uses }) => Ok(Some(uses)),
-            Some(other) => Err(Error::Unreadable(format!("{other:?} instead of a table"))),
-        }
+        let name = |bytes: &mut Vec<u8>| wire::put_table(bytes, table.name, None);
+        self.get(Request::GetTable, Some(table.family), name, wire::decode_table_uses)
     }
 
     /// A chain; `None` without it or without the table.
@@ -160,12 +155,8 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn chain(&mut self, table: Table<'_>, name: &str) -> Result<Option<Chain>, Error> {
-        let ask = NfTablesMessage::GetChain(wire::chain(table.name, name, None, None));
-        match self.get(Some(table.family), ask)? {
-            None => Ok(None),
-            Some(Object::Chain(chain)) => Ok(Some(chain)),
-            Some(other) => Err(Error::Unreadable(format!("{other:?} instead of a chain"))),
-        }
+        let name = |bytes: &mut Vec<u8>| wire::put_chain(bytes, table.name, name, None, None);
+        self.get(Request::GetChain, Some(table.family), name, wire::decode_chain)
     }
 
     /// Whether there is such a set or map.
@@ -173,55 +164,8 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn has_set(&mut self, table: Table<'_>, name: &str) -> Result<bool, Error> {
-        let ask = NfTablesMessage::GetSet(wire::set_reference(table.name, name));
-        Ok(self.get(Some(table.family), ask)?.is_some())
-    }
-
-    /// Every chain of every table.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn chains(&mut self) -> Result<Vec<Chain>, Error> {
-        let ask = NfTablesMessage::GetChain(netlink_packet_netfilter::nftables::ChainMessage {
-            attributes: Vec::new(),
-        });
-        let mut chains = Vec::new();
-        self.dump(None, &ask, |object| {
-            if let Object::Chain(chain) = object {
-                chains.push(chain);
-            }
-        })?;
-        Ok(chains)
-    }
-
-    /// The rules of a chain in order; none without the chain or its table.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn rules(&mut self, table: Table<'_>, chain: &str) -> Result<Vec<FoundRule>, Error> {
-        let ask = NfTablesMessage::GetRule(wire::rule_reference(table.name, chain, None));
-        let mut rules = Vec::new();
-        self.dump(Some(table.family), &ask, |object| {
-            if let Object::Rule(rule) = object {
-                rules.push(rule);
-            }
-        })?;
-        Ok(rules)
-    }
-
-    /// The elements of a set or map, in no order; none without the set or its table.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn elements(&mut self, table: Table<'_>, set: &str) -> Result<Vec<Element>, Error> {
-        let ask = NfTablesMessage::GetSetElement(wire::elements(table.name, set, &[]));
-        let mut elements = Vec::new();
-        self.dump(Some(table.family), &ask, |object| {
-            if let Object::Elements(part) = object {
-                elements.extend(part);
-            }
-        })?;
-        Ok(elements)
+        let name = |bytes: &mut Vec<u8>| wire::put_set_reference(bytes, table.name, name);
+        Ok(self.get(Request::GetSet, Some(table.family), name, |_| Some(()))?.is_some())
     }
 
     /// The element with this key; `None` without it, its set or its table.
@@ -229,96 +173,127 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn element(&mut self, table: Table<'_>, set: &str, key: &[u8]) -> Result<Option<Element>, Error> {
-        let wanted = Element::new(key.to_vec());
-        let ask = NfTablesMessage::GetSetElement(wire::elements(table.name, set, &[wanted]));
-        match self.get(Some(table.family), ask)? {
-            None => Ok(None),
-            Some(Object::Elements(elements)) => Ok(elements.into_iter().next()),
-            Some(other) => Err(Error::Unreadable(format!("{other:?} instead of an element"))),
-        }
+        let wanted = [Element::new(key.to_vec())];
+        let name = |bytes: &mut Vec<u8>| wire::put_elements(bytes, table.name, set, &wanted);
+        self.get(Request::GetElements, Some(table.family), name, |body| wire::decode_elements(body).next())
+    }
+
+    /// Every chain of every table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn chains(&mut self) -> Result<Vec<Chain>, Error> {
+        self.dump(Request::GetChain, None, |_| {}, |body, chains| chains.extend(wire::decode_chain(body)))
+    }
+
+    /// The rules of a chain in order; none without the chain or its table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rules(&mut self, table: Table<'_>, chain: &str) -> Result<Vec<FoundRule>, Error> {
+        let name = |bytes: &mut Vec<u8>| wire::put_rule_reference(bytes, table.name, chain, None);
+        self.dump(Request::GetRule, Some(table.family), name, |body, rules| {
+            rules.extend(wire::decode_rule(body));
+        })
+    }
+
+    /// The elements of a set or map, in no order; none without the set or its table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn elements(&mut self, table: Table<'_>, set: &str) -> Result<Vec<Element>, Error> {
+        let name = |bytes: &mut Vec<u8>| wire::put_elements(bytes, table.name, set, &[]);
+        self.dump(Request::GetElements, Some(table.family), name, |body, elements| {
+            elements.extend(wire::decode_elements(body));
+        })
     }
 
     /// One object, by name.
-    fn get(&mut self, family: Option<Family>, ask: NfTablesMessage) -> Result<Option<Object>, Error> {
-        let bytes = self.ask(family, ask, 0)?;
+    fn get<T>(
+        &mut self,
+        request: Request,
+        family: Option<Family>,
+        name: impl Fn(&mut Vec<u8>),
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let sent = self.ask(request, family, 0, name)?;
         loop {
             let len = self.receive().map_err(Error::Socket)?;
-            for message in messages(&self.received[..len]) {
-                let message = message?;
-                if message.header.sequence_number != self.sequence {
+            for message in wire::messages(&self.received[..len]) {
+                let (header, body) = message.ok_or(Error::Unreadable)?;
+                if header.sequence != self.sequence {
                     continue;
                 }
-                return match message.payload {
-                    NetlinkPayload::InnerMessage(inner) => Ok(Some(wire::decode(inner))),
-                    NetlinkPayload::Error(answer) if answer.raw_code() == -libc::ENOENT => Ok(None),
-                    NetlinkPayload::Error(answer) => {
-                        Err(Error::Refused { action: action(&bytes, self.sequence), source: answer.to_io() })
-                    }
-                    other => Err(Error::Unreadable(format!("{other:?}"))),
+                if i32::from(header.kind) != libc::NLMSG_ERROR {
+                    return decode(body).map(Some).ok_or(Error::Unreadable);
+                }
+                return match wire::decode_error(body) {
+                    None => Err(Error::Unreadable),
+                    Some(libc::ENOENT) => Ok(None),
+                    Some(errno) => Err(refused(&sent, self.sequence, errno)),
                 };
             }
         }
     }
 
     /// Many objects; taken again from the start when the ruleset changed under it. An absent container is empty.
-    fn dump(
+    fn dump<T>(
         &mut self,
+        request: Request,
         family: Option<Family>,
-        ask: &NfTablesMessage,
-        mut each: impl FnMut(Object),
-    ) -> Result<(), Error> {
+        name: impl Fn(&mut Vec<u8>),
+        decode: impl Fn(&[u8], &mut Vec<T>),
+    ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let mut objects = Vec::new();
-            if self.dump_once(family, ask, |object| objects.push(object))? == Dump::Whole {
-                objects.into_iter().for_each(&mut each);
-                return Ok(());
+            let sent = self.ask(request, family, libc::NLM_F_DUMP as u16, &name)?;
+            if let Some(objects) = self.receive_dump(&sent, &decode)? {
+                return Ok(objects);
             }
         }
-        Err(Error::Unreadable(format!("the ruleset changed during each of {DUMP_ATTEMPTS} dumps")))
+        Err(Error::Restless)
     }
 
-    fn dump_once(
+    /// The objects of a dump; `None` when the ruleset changed meanwhile.
+    fn receive_dump<T>(
         &mut self,
-        family: Option<Family>,
-        ask: &NfTablesMessage,
-        mut each: impl FnMut(Object),
-    ) -> Result<Dump, Error> {
-        let bytes = self.ask(family, ask.clone(), NLM_F_DUMP)?;
-        let mut state = Dump::Whole;
+        sent: &[u8],
+        decode: impl Fn(&[u8], &mut Vec<T>),
+    ) -> Result<Option<Vec<T>>, Error> {
+        let mut objects = Vec::new();
+        let mut consistent = true;
         loop {
-            let len = match self.receive() {
-                Ok(len) => len,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(state),
-                Err(error) => return Err(Error::Socket(error)),
-            };
-            for message in messages(&self.received[..len]) {
-                let message = message?;
-                if message.header.sequence_number != self.sequence {
+            let len = self.receive().map_err(Error::Socket)?;
+            for message in wire::messages(&self.received[..len]) {
+                let (header, body) = message.ok_or(Error::Unreadable)?;
+                if header.sequence != self.sequence {
                     continue;
                 }
-                if message.header.flags & libc::NLM_F_DUMP_INTR as u16 != 0 {
-                    state = Dump::Interrupted;
-                }
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(state),
-                    NetlinkPayload::InnerMessage(inner) => each(wire::decode(inner)),
-                    NetlinkPayload::Error(answer) if answer.raw_code() == -libc::ENOENT => return Ok(state),
-                    NetlinkPayload::Error(answer) => {
-                        return Err(Error::Refused {
-                            action: action(&bytes, self.sequence),
-                            source: answer.to_io(),
-                        });
+                consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+                match i32::from(header.kind) {
+                    // An error of a dump comes in the message that ends it as well.
+                    libc::NLMSG_DONE | libc::NLMSG_ERROR => {
+                        return match wire::decode_error(body) {
+                            None | Some(libc::ENOENT) => Ok(consistent.then_some(objects)),
+                            Some(errno) => Err(refused(sent, self.sequence, errno)),
+                        };
                     }
-                    _ => {}
+                    _ => decode(body, &mut objects),
                 }
             }
         }
     }
 
-    fn ask(&mut self, family: Option<Family>, ask: NfTablesMessage, flags: u16) -> Result<Vec<u8>, Error> {
-        self.sequence += 1;
+    fn ask(
+        &mut self,
+        request: Request,
+        family: Option<Family>,
+        flags: u16,
+        name: impl Fn(&mut Vec<u8>),
+    ) -> Result<Vec<u8>, Error> {
+        self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(256);
-        wire::append(&mut bytes, family, ask, flags, self.sequence);
+        wire::put_request(&mut bytes, request, family, flags, name);
+        wire::address(&mut bytes, self.sequence, 0);
         self.send(&bytes)?;
         Ok(bytes)
     }
@@ -351,12 +326,6 @@ impl Socket {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dump {
-    Whole,
-    Interrupted,
-}
-
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -366,34 +335,11 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// The messages of a datagram.
-fn messages(
-    mut bytes: &[u8],
-) -> impl Iterator<
-    Item = Result<netlink_packet_core::NetlinkMessage<netlink_packet_netfilter::NetfilterMessage>, Error>,
-> {
-    const HEADER: usize = 16;
-    std::iter::from_fn(move || {
-        let len: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
-        let len = u32::from_ne_bytes(len) as usize;
-        if len < HEADER || len > bytes.len() {
-            bytes = &[];
-            return Some(Err(Error::Unreadable(format!("a message of {len} bytes"))));
-        }
-        let message = wire::parse(&bytes[..len]).map_err(|error| Error::Unreadable(format!("{error}")));
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-/// What the message with this sequence number asked.
-fn action(sent: &[u8], sequence: u32) -> String {
-    messages(sent)
-        .filter_map(Result::ok)
-        .find(|message| message.header.sequence_number == sequence)
-        .and_then(|message| match message.payload {
-            NetlinkPayload::InnerMessage(inner) => Some(wire::describe(&inner)),
-            _ => None,
-        })
-        .unwrap_or_else(|| "transaction".to_owned())
+/// What the kernel refused: the message of those sent that has this sequence number.
+fn refused(sent: &[u8], sequence: u32, errno: i32) -> Error {
+    let action = wire::messages(sent)
+        .flatten()
+        .find(|(header, _)| header.sequence == sequence)
+        .map_or_else(|| "transaction".to_owned(), |(header, body)| wire::describe(header, body));
+    Error::Refused { action, source: io::Error::from_raw_os_error(errno) }
 }

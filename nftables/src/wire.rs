@@ -1,25 +1,13 @@
-//! Objects and rule words as netlink attributes, and back: the one place that knows their layout.
+//! Objects and rule words as netlink bytes, and back: the one place that knows their layout.
 //!
-//! What `netlink-packet-netfilter` has types for goes through them; `masq`, `redir` and `ct` are written here. Text in
-//! user data follows libnftnl: type, length, bytes, NUL.
+//! Names of constants are those of `nf_tables.h` and `nfnetlink.h`, shortened. Text in user data follows libnftnl:
+//! type, length, bytes, NUL.
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NlasIterator,
-};
-use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
-    Hook as HookAttribute, HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup as LookupAttribute,
-    Meta, MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute,
-    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
-    TableMessage, Verdict as VerdictCode, VerdictAttribute,
-};
-use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
+use std::borrow::Cow;
 
+use crate::attribute::{find, find_text, find_u32, find_u64, nest, put, put_text, put_u32, put_u64, walk};
 use crate::object::{End, Holds};
+use crate::rule::Expression;
 use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set, Verdict};
 
 /// Longest text of a comment in bytes: user data of rules and elements ends at 256, of which three are its frame.
@@ -31,38 +19,107 @@ const UDATA_SET_COMMENT: u8 = 7;
 const BYTE_ORDER_HOST: u32 = 1;
 const BYTE_ORDER_BIG: u32 = 2;
 
-const DATA_VERDICT: u32 = 0xffff_ff00;
-const LOOKUP_INVERTED: u32 = 1;
+const LIST_ELEM: u16 = 1;
+
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+const NFT_CONTINUE: u32 = libc::NFT_CONTINUE.cast_unsigned();
+const NFT_JUMP: u32 = libc::NFT_JUMP.cast_unsigned();
+const NFT_GOTO: u32 = libc::NFT_GOTO.cast_unsigned();
+const NFT_RETURN: u32 = libc::NFT_RETURN.cast_unsigned();
+
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+const META_DREG: u16 = 1;
+const META_KEY: u16 = 2;
+const PAYLOAD_DREG: u16 = 1;
+const PAYLOAD_BASE: u16 = 2;
+const PAYLOAD_OFFSET: u16 = 3;
+const PAYLOAD_LEN: u16 = 4;
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
+const BITWISE_SREG: u16 = 1;
+const BITWISE_DREG: u16 = 2;
+const BITWISE_LEN: u16 = 3;
+const BITWISE_MASK: u16 = 4;
+const BITWISE_XOR: u16 = 5;
+const CMP_SREG: u16 = 1;
+const CMP_OP: u16 = 2;
+const CMP_DATA: u16 = 3;
+const LOOKUP_SET: u16 = 1;
+const LOOKUP_SREG: u16 = 2;
+const LOOKUP_DREG: u16 = 3;
+const LOOKUP_FLAGS: u16 = 5;
+const LOOKUP_F_INV: u32 = 1;
+const IMMEDIATE_DREG: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
 const REDIR_REG_PROTO_MIN: u16 = 1;
+const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
+const REG_1: u32 = libc::NFT_REG_1 as u32;
+
+const TABLE_NAME: u16 = 1;
+const TABLE_USE: u16 = 3;
+const TABLE_USERDATA: u16 = 6;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_USE: u16 = 6;
+const CHAIN_TYPE: u16 = 7;
+const CHAIN_USERDATA: u16 = 12;
+const HOOK_HOOKNUM: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LEN: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
+const SET_F_MAP: u32 = libc::NFT_SET_MAP as u32;
+const SET_DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
+const ELEM_LIST_TABLE: u16 = 1;
+const ELEM_LIST_SET: u16 = 2;
+const ELEM_LIST_ELEMENTS: u16 = 3;
+const ELEM_KEY: u16 = 1;
+const ELEM_DATA: u16 = 2;
+const ELEM_USERDATA: u16 = 6;
+const GEN_ID: u16 = 1;
 const BATCH_GENID: u16 = 1;
 
 // Words of rules.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MetaField {
-    EtherType,
-    Nfproto,
-    L4Proto,
-    PacketType,
-    Iifname,
-    Oifname,
+    EtherType = libc::NFT_META_PROTOCOL as isize,
+    Iifname = libc::NFT_META_IIFNAME as isize,
+    Oifname = libc::NFT_META_OIFNAME as isize,
+    Nfproto = libc::NFT_META_NFPROTO as isize,
+    L4Proto = libc::NFT_META_L4PROTO as isize,
+    PacketType = libc::NFT_META_PKTTYPE as isize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Header {
-    Link,
-    Network,
-    Transport,
+    Link = libc::NFT_PAYLOAD_LL_HEADER as isize,
+    Network = libc::NFT_PAYLOAD_NETWORK_HEADER as isize,
+    Transport = libc::NFT_PAYLOAD_TRANSPORT_HEADER as isize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CtField {
-    State,
-    Status,
+    State = libc::NFT_CT_STATE as isize,
+    Status = libc::NFT_CT_STATUS as isize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,574 +129,542 @@ pub(crate) enum Lookup {
     Verdict,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operator {
+    Equal = libc::NFT_CMP_EQ as isize,
+    Differs = libc::NFT_CMP_NEQ as isize,
+}
+
+fn expression(name: &'static str, data: impl FnOnce(&mut Vec<u8>)) -> Expression {
+    let mut bytes = Vec::with_capacity(64);
+    data(&mut bytes);
+    Expression { name: Cow::Borrowed(name), data: bytes }
+}
+
 /// The register at `offset` bytes into the joined key. The kernel names the sixteen-byte registers where it can, so
 /// the same choice here lets rules be compared.
-fn register(offset: u32) -> Register {
+fn register(offset: u32) -> u32 {
     const SIXTEEN_BYTES: u32 = 16;
-    const FIRST_FOUR_BYTE_REGISTER: u32 = 8;
+    const FIRST_FOUR_BYTES: u32 = libc::NFT_REG32_00 as u32;
     if offset.is_multiple_of(SIXTEEN_BYTES) {
-        Register::from(1 + offset / SIXTEEN_BYTES)
+        REG_1 + offset / SIXTEEN_BYTES
     } else {
-        Register::from(FIRST_FOUR_BYTE_REGISTER + offset / 4)
+        FIRST_FOUR_BYTES + offset / 4
     }
 }
 
-pub(crate) fn meta(field: MetaField, offset: u32) -> Expressions {
-    let key = match field {
-        MetaField::EtherType => MetaKey::EtherTypeProtocol,
-        MetaField::Nfproto => MetaKey::Nfproto,
-        MetaField::L4Proto => MetaKey::L4Proto,
-        MetaField::PacketType => MetaKey::PacketType,
-        MetaField::Iifname => MetaKey::Iifname,
-        MetaField::Oifname => MetaKey::Oifname,
-    };
-    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(register(offset))])
-}
-
-pub(crate) fn payload(header: Header, at: u32, len: u32, offset: u32) -> Expressions {
-    let base = match header {
-        Header::Link => 0,
-        Header::Network => 1,
-        Header::Transport => 2,
-    };
-    Expressions::Payload(vec![
-        Payload::DestinationRegister(register(offset)),
-        Payload::Base(base),
-        Payload::Offset(at),
-        Payload::Len(len),
-    ])
-}
-
-pub(crate) fn ct(field: CtField) -> Expressions {
-    let key: u32 = match field {
-        CtField::State => 0,
-        CtField::Status => 2,
-    };
-    Expressions::Other {
-        expression_type: "ct".to_owned(),
-        attributes: vec![
-            DefaultNla::new(CT_KEY, key.to_be_bytes().to_vec()),
-            DefaultNla::new(CT_DREG, u32::from(Register::Reg1).to_be_bytes().to_vec()),
-        ],
-    }
-}
-
-pub(crate) fn mask(mask: &[u8]) -> Expressions {
-    Expressions::Bitwise(vec![
-        Bitwise::SourceRegister(Register::Reg1),
-        Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(mask.len() as u32),
-        Bitwise::Mask(DataAttribute::Value(mask.to_vec())),
-        Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
-    ])
-}
-
-pub(crate) fn equals(value: &[u8]) -> Expressions {
-    compare(Operator::Equal, value)
-}
-
-pub(crate) fn differs(value: &[u8]) -> Expressions {
-    compare(Operator::NotEqual, value)
-}
-
-fn compare(operator: Operator, value: &[u8]) -> Expressions {
-    Expressions::Cmp(vec![
-        Cmp::SourceRegister(Register::Reg1),
-        Cmp::Op(operator),
-        Cmp::Data(DataAttribute::Value(value.to_vec())),
-    ])
-}
-
-pub(crate) fn lookup(set: &str, lookup: Lookup) -> Expressions {
-    let mut attributes =
-        vec![LookupAttribute::Set(set.to_owned()), LookupAttribute::SourceRegister(Register::Reg1)];
-    match lookup {
-        Lookup::Present => {}
-        Lookup::Absent => attributes.push(LookupAttribute::Flags(LOOKUP_INVERTED)),
-        Lookup::Verdict => attributes.push(LookupAttribute::DestinationRegister(Register::Verdict)),
-    }
-    Expressions::Lookup(attributes)
-}
-
-pub(crate) fn immediate(value: &[u8]) -> Expressions {
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Reg1),
-        Immediate::Data(DataAttribute::Value(value.to_vec())),
-    ])
-}
-
-pub(crate) fn verdict(verdict: &Verdict) -> Expressions {
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Verdict),
-        Immediate::Data(DataAttribute::Verdict(verdict_attributes(verdict))),
-    ])
-}
-
-pub(crate) fn masquerade() -> Expressions {
-    Expressions::Other { expression_type: "masq".to_owned(), attributes: Vec::new() }
-}
-
-pub(crate) fn redirect() -> Expressions {
-    let port = u32::from(Register::Reg1).to_be_bytes().to_vec();
-    Expressions::Other {
-        expression_type: "redir".to_owned(),
-        attributes: vec![DefaultNla::new(REDIR_REG_PROTO_MIN, port)],
-    }
-}
-
-/// Whether `found`, as the kernel shows it, has every attribute of `wanted`. It shows more than was sent: flags that
-/// are zero, defaults.
-pub(crate) fn includes(found: &Expressions, wanted: &Expressions) -> bool {
-    fn attributes(expression: &Expressions) -> Vec<(u16, Vec<u8>)> {
-        let mut bytes = vec![0; expression.buffer_len()];
-        expression.emit(&mut bytes);
-        NlasIterator::new(bytes.as_slice())
-            .filter_map(Result::ok)
-            .map(|attribute| (attribute.kind(), attribute.value().to_vec()))
-            .collect()
-    }
-    let found_attributes = attributes(found);
-    expression_name(found) == expression_name(wanted)
-        && attributes(wanted).iter().all(|attribute| found_attributes.contains(attribute))
-        && inverts(found) == inverts(wanted)
-}
-
-/// An inverted lookup has every attribute of the plain one.
-fn inverts(expression: &Expressions) -> bool {
-    matches!(expression, Expressions::Lookup(attributes)
-        if attributes.contains(&LookupAttribute::Flags(LOOKUP_INVERTED)))
-}
-
-fn expression_name(expression: &Expressions) -> &str {
-    match expression {
-        Expressions::Bitwise(_) => "bitwise",
-        Expressions::Cmp(_) => "cmp",
-        Expressions::Immediate(_) => "immediate",
-        Expressions::Lookup(_) => "lookup",
-        Expressions::Meta(_) => "meta",
-        Expressions::Payload(_) => "payload",
-        Expressions::Other { expression_type, .. } => expression_type,
-        _ => "",
-    }
-}
-
-/// The chain that an expression jumps or goes to.
-pub(crate) fn target(expression: &Expressions) -> Option<&str> {
-    let Expressions::Immediate(attributes) = expression else { return None };
-    attributes.iter().find_map(|attribute| match attribute {
-        Immediate::Data(DataAttribute::Verdict(verdict)) => verdict.iter().find_map(|part| match part {
-            VerdictAttribute::Chain(chain) => Some(chain.as_str()),
-            _ => None,
-        }),
-        _ => None,
+pub(crate) fn meta(field: MetaField, offset: u32) -> Expression {
+    expression("meta", |data| {
+        put_u32(data, META_KEY, field as u32);
+        put_u32(data, META_DREG, register(offset));
     })
+}
+
+pub(crate) fn payload(header: Header, at: u32, len: u32, offset: u32) -> Expression {
+    expression("payload", |data| {
+        put_u32(data, PAYLOAD_DREG, register(offset));
+        put_u32(data, PAYLOAD_BASE, header as u32);
+        put_u32(data, PAYLOAD_OFFSET, at);
+        put_u32(data, PAYLOAD_LEN, len);
+    })
+}
+
+pub(crate) fn ct(field: CtField) -> Expression {
+    expression("ct", |data| {
+        put_u32(data, CT_KEY, field as u32);
+        put_u32(data, CT_DREG, REG_1);
+    })
+}
+
+pub(crate) fn mask(mask: &[u8]) -> Expression {
+    expression("bitwise", |data| {
+        put_u32(data, BITWISE_SREG, REG_1);
+        put_u32(data, BITWISE_DREG, REG_1);
+        put_u32(data, BITWISE_LEN, mask.len() as u32);
+        nest(data, BITWISE_MASK, |data| put(data, DATA_VALUE, mask));
+        nest(data, BITWISE_XOR, |data| put(data, DATA_VALUE, &vec![0; mask.len()]));
+    })
+}
+
+pub(crate) fn compare(operator: Operator, value: &[u8]) -> Expression {
+    expression("cmp", |data| {
+        put_u32(data, CMP_SREG, REG_1);
+        put_u32(data, CMP_OP, operator as u32);
+        nest(data, CMP_DATA, |data| put(data, DATA_VALUE, value));
+    })
+}
+
+pub(crate) fn lookup(set: &str, lookup: Lookup) -> Expression {
+    expression("lookup", |data| {
+        put_text(data, LOOKUP_SET, set);
+        put_u32(data, LOOKUP_SREG, REG_1);
+        if lookup == Lookup::Verdict {
+            put_u32(data, LOOKUP_DREG, REG_VERDICT);
+        }
+        // Always told, since the kernel always shows it: a lookup must not pass for its opposite.
+        put_u32(data, LOOKUP_FLAGS, if lookup == Lookup::Absent { LOOKUP_F_INV } else { 0 });
+    })
+}
+
+pub(crate) fn immediate(value: &[u8]) -> Expression {
+    expression("immediate", |data| {
+        put_u32(data, IMMEDIATE_DREG, REG_1);
+        nest(data, IMMEDIATE_DATA, |data| put(data, DATA_VALUE, value));
+    })
+}
+
+pub(crate) fn verdict(verdict: &Verdict) -> Expression {
+    expression("immediate", |data| {
+        put_u32(data, IMMEDIATE_DREG, REG_VERDICT);
+        nest(data, IMMEDIATE_DATA, |data| put_verdict(data, verdict));
+    })
+}
+
+pub(crate) fn masquerade() -> Expression {
+    expression("masq", |_| {})
+}
+
+pub(crate) fn redirect() -> Expression {
+    expression("redir", |data| put_u32(data, REDIR_REG_PROTO_MIN, REG_1))
+}
+
+fn put_verdict(buffer: &mut Vec<u8>, verdict: &Verdict) {
+    let (code, chain) = match verdict {
+        Verdict::Accept => (NF_ACCEPT, None),
+        Verdict::Drop => (NF_DROP, None),
+        Verdict::Return => (NFT_RETURN, None),
+        Verdict::Continue => (NFT_CONTINUE, None),
+        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
+        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
+        Verdict::Other(code) => (*code, None),
+    };
+    nest(buffer, DATA_VERDICT, |buffer| {
+        put_u32(buffer, VERDICT_CODE, code);
+        if let Some(chain) = chain {
+            put_text(buffer, VERDICT_CHAIN, chain);
+        }
+    });
+}
+
+fn decode_verdict(data: &[u8]) -> Option<Verdict> {
+    let verdict = find(data, DATA_VERDICT)?;
+    let chain = || find_text(verdict, VERDICT_CHAIN).unwrap_or_default();
+    Some(match find_u32(verdict, VERDICT_CODE)? {
+        NF_ACCEPT => Verdict::Accept,
+        NF_DROP => Verdict::Drop,
+        NFT_RETURN => Verdict::Return,
+        NFT_CONTINUE => Verdict::Continue,
+        NFT_JUMP => Verdict::Jump(chain()),
+        NFT_GOTO => Verdict::Goto(chain()),
+        other => Verdict::Other(other),
+    })
+}
+
+// What the words of a rule that was read say.
+
+/// Whether `found`, as the kernel shows it, has every attribute of `wanted`. It shows more than was sent: defaults.
+pub(crate) fn includes(found: &Expression, wanted: &Expression) -> bool {
+    found.name == wanted.name
+        && walk(&wanted.data).all(|attribute| walk(&found.data).any(|candidate| candidate == attribute))
 }
 
 /// The verdict that an expression is.
-pub(crate) fn verdict_of(expression: &Expressions) -> Option<Verdict> {
-    let Expressions::Immediate(attributes) = expression else { return None };
-    attributes.iter().find_map(|attribute| match attribute {
-        Immediate::Data(DataAttribute::Verdict(parts)) => Some(decode_verdict(parts)),
-        _ => None,
-    })
+pub(crate) fn verdict_of(expression: &Expression) -> Option<Verdict> {
+    if expression.name != "immediate" {
+        return None;
+    }
+    decode_verdict(find(&expression.data, IMMEDIATE_DATA)?)
 }
 
 /// What an expression does to every packet, when that is the end of it.
-pub(crate) fn end_of(expression: &Expressions) -> Option<End> {
+pub(crate) fn end_of(expression: &Expression) -> Option<End> {
     match verdict_of(expression) {
         Some(Verdict::Drop) => Some(End::Drop),
-        None if expression_name(expression) == "reject" => Some(End::Reject),
+        None if expression.name == "reject" => Some(End::Reject),
         _ => None,
     }
 }
 
 /// Whether an expression neither tests nor decides anything.
-pub(crate) fn only_counts(expression: &Expressions) -> bool {
-    matches!(expression_name(expression), "counter" | "log")
+pub(crate) fn only_counts(expression: &Expression) -> bool {
+    matches!(expression.name.as_ref(), "counter" | "log")
 }
 
 /// Whether two expressions together test that the packet's interface is `link`, or starts like it.
-pub(crate) fn tests_link(load: &Expressions, compare: &Expressions, link: &str) -> bool {
-    let (Expressions::Meta(load), Expressions::Cmp(compare)) = (load, compare) else { return false };
-    let loads_name = [MetaKey::Iifname, MetaKey::Oifname].iter().any(|key| load.contains(&Meta::Key(*key)));
-    loads_name
-        && compare.contains(&Cmp::Op(Operator::Equal))
-        && compare.iter().any(|attribute| match attribute {
-            // A name in full ends with a NUL; without one it is the start of a name.
-            Cmp::Data(DataAttribute::Value(value)) => match value.iter().position(|byte| *byte == 0) {
-                Some(end) => &value[..end] == link.as_bytes(),
-                None => link.as_bytes().starts_with(value),
-            },
-            _ => false,
-        })
-}
-
-fn verdict_attributes(verdict: &Verdict) -> Vec<VerdictAttribute> {
-    let (code, chain) = match verdict {
-        Verdict::Accept => (VerdictCode::Other(NF_ACCEPT), None),
-        Verdict::Drop => (VerdictCode::Other(NF_DROP), None),
-        Verdict::Return => (VerdictCode::Return, None),
-        Verdict::Continue => (VerdictCode::Continue, None),
-        Verdict::Jump(chain) => (VerdictCode::Jump, Some(chain)),
-        Verdict::Goto(chain) => (VerdictCode::Goto, Some(chain)),
-        Verdict::Other(code) => (VerdictCode::from(*code), None),
+pub(crate) fn tests_link(load: &Expression, compare: &Expression, link: &str) -> bool {
+    let loads_name = load.name == "meta"
+        && find_u32(&load.data, META_KEY)
+            .is_some_and(|key| [MetaField::Iifname as u32, MetaField::Oifname as u32].contains(&key));
+    let compares = compare.name == "cmp" && find_u32(&compare.data, CMP_OP) == Some(Operator::Equal as u32);
+    let Some(value) = find(&compare.data, CMP_DATA).and_then(|data| find(data, DATA_VALUE)) else {
+        return false;
     };
-    let mut attributes = vec![VerdictAttribute::Code(code)];
-    attributes.extend(chain.cloned().map(VerdictAttribute::Chain));
-    attributes
-}
-
-fn decode_verdict(parts: &[VerdictAttribute]) -> Verdict {
-    let mut code = VerdictCode::Continue;
-    let mut chain = String::new();
-    for part in parts {
-        match part {
-            VerdictAttribute::Code(value) => code = *value,
-            VerdictAttribute::Chain(name) => chain.clone_from(name),
-            _ => {}
-        }
-    }
-    match code {
-        VerdictCode::Jump => Verdict::Jump(chain),
-        VerdictCode::Goto => Verdict::Goto(chain),
-        VerdictCode::Return => Verdict::Return,
-        VerdictCode::Continue => Verdict::Continue,
-        other => match u32::from(other) {
-            NF_ACCEPT => Verdict::Accept,
-            NF_DROP => Verdict::Drop,
-            number => Verdict::Other(number),
-        },
-    }
+    // A name in full ends with a NUL; without one it is the start of a name.
+    let is_link = match value.iter().position(|byte| *byte == 0) {
+        Some(end) => &value[..end] == link.as_bytes(),
+        None => link.as_bytes().starts_with(value),
+    };
+    loads_name && compares && is_link
 }
 
 // Messages.
 
-/// Appends one message to `buffer`.
-pub(crate) fn append(
+/// What a message asks of nf_tables, by its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    NewTable = libc::NFT_MSG_NEWTABLE as isize,
+    GetTable = libc::NFT_MSG_GETTABLE as isize,
+    DeleteTable = libc::NFT_MSG_DELTABLE as isize,
+    NewChain = libc::NFT_MSG_NEWCHAIN as isize,
+    GetChain = libc::NFT_MSG_GETCHAIN as isize,
+    DeleteChain = libc::NFT_MSG_DELCHAIN as isize,
+    NewRule = libc::NFT_MSG_NEWRULE as isize,
+    GetRule = libc::NFT_MSG_GETRULE as isize,
+    DeleteRule = libc::NFT_MSG_DELRULE as isize,
+    NewSet = libc::NFT_MSG_NEWSET as isize,
+    GetSet = libc::NFT_MSG_GETSET as isize,
+    DeleteSet = libc::NFT_MSG_DELSET as isize,
+    NewElements = libc::NFT_MSG_NEWSETELEM as isize,
+    GetElements = libc::NFT_MSG_GETSETELEM as isize,
+    DeleteElements = libc::NFT_MSG_DELSETELEM as isize,
+    GetGeneration = libc::NFT_MSG_GETGEN as isize,
+}
+
+/// Bytes of `struct nlmsghdr`.
+pub(crate) const MESSAGE_HEADER: usize = 16;
+/// Bytes of `struct nfgenmsg`.
+const FAMILY_HEADER: usize = 4;
+
+/// The fixed part of a message that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MessageHeader {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+}
+
+/// Appends a request; its sequence number and further flags are set when it is sent.
+pub(crate) fn put_request(
     buffer: &mut Vec<u8>,
+    request: Request,
     family: Option<Family>,
-    message: impl Into<NetfilterMessageInner>,
     flags: u16,
-    sequence: u32,
+    attributes: impl FnOnce(&mut Vec<u8>),
 ) {
-    const NFNETLINK_V0: u8 = 0;
-    // Only the marks of a batch carry the subsystem here; for other messages it is part of their type.
-    let message = message.into();
-    let resource =
-        if matches!(message, NetfilterMessageInner::None(_)) { libc::NFNL_SUBSYS_NFTABLES as u16 } else { 0 };
-    let family = family.map_or(NetfilterProtoFamily::Unspec, proto_family);
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    header.sequence_number = sequence;
-    let mut packet = NetlinkMessage::new(
-        header,
-        NetfilterMessage::new(NetfilterHeader::new(family, NFNETLINK_V0, resource), message).into(),
-    );
-    packet.finalize();
-    let start = buffer.len();
-    buffer.resize(start + packet.buffer_len(), 0);
-    packet.serialize(&mut buffer[start..]);
-}
-
-fn proto_family(family: Family) -> NetfilterProtoFamily {
-    match family {
-        Family::Inet => NetfilterProtoFamily::Inet,
-        Family::Ipv4 => NetfilterProtoFamily::IPv4,
-        Family::Ipv6 => NetfilterProtoFamily::IPv6,
-        Family::Bridge => NetfilterProtoFamily::Bridge,
-        Family::Arp => NetfilterProtoFamily::ARP,
-        Family::Netdev => NetfilterProtoFamily::NetDev,
-    }
-}
-
-fn decode_family(family: NetfilterProtoFamily) -> Option<Family> {
-    match family {
-        NetfilterProtoFamily::Inet => Some(Family::Inet),
-        NetfilterProtoFamily::IPv4 => Some(Family::Ipv4),
-        NetfilterProtoFamily::IPv6 => Some(Family::Ipv6),
-        NetfilterProtoFamily::Bridge => Some(Family::Bridge),
-        NetfilterProtoFamily::ARP => Some(Family::Arp),
-        NetfilterProtoFamily::NetDev => Some(Family::Netdev),
-        _ => None,
-    }
+    let kind = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | request as u16;
+    let family = family.map_or(libc::NFPROTO_UNSPEC, Family::number) as u8;
+    put_message(buffer, kind, flags, [family, 0, 0, 0], attributes);
 }
 
 /// The mark that opens a batch; with a generation, the kernel refuses the batch when the ruleset has changed since.
-pub(crate) fn batch_begin(generation: Option<u32>) -> ControlMessage {
-    match generation {
-        None => ControlMessage::BatchBegin,
-        Some(id) => ControlMessage::Other {
-            message_type: libc::NFNL_MSG_BATCH_BEGIN as u8,
-            attributes: vec![DefaultNla::new(BATCH_GENID, id.to_be_bytes().to_vec())],
-        },
+pub(crate) fn put_batch_begin(buffer: &mut Vec<u8>, generation: Option<u32>) {
+    put_mark(buffer, libc::NFNL_MSG_BATCH_BEGIN as u16, |buffer| {
+        if let Some(id) = generation {
+            put_u32(buffer, BATCH_GENID, id);
+        }
+    });
+}
+
+/// The mark that ends a batch.
+pub(crate) fn put_batch_end(buffer: &mut Vec<u8>) {
+    put_mark(buffer, libc::NFNL_MSG_BATCH_END as u16, |_| {});
+}
+
+fn put_mark(buffer: &mut Vec<u8>, kind: u16, attributes: impl FnOnce(&mut Vec<u8>)) {
+    // The marks have no subsystem in their type; it stands in the resource id.
+    let [high, low] = (libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes();
+    put_message(buffer, kind, 0, [libc::NFPROTO_UNSPEC as u8, 0, high, low], attributes);
+}
+
+fn put_message(
+    buffer: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    family: [u8; FAMILY_HEADER],
+    attributes: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = buffer.len();
+    buffer.extend([0; 4]);
+    buffer.extend(kind.to_ne_bytes());
+    buffer.extend((flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    // Sequence number, and the port that the kernel fills in.
+    buffer.extend([0; 8]);
+    buffer.extend(family);
+    attributes(buffer);
+    let len = (buffer.len() - start) as u32;
+    buffer[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+}
+
+/// Sets a message's sequence number, and adds flags to its own.
+pub(crate) fn address(message: &mut [u8], sequence: u32, flags: u16) {
+    let own = u16::from_ne_bytes([message[6], message[7]]);
+    message[6..8].copy_from_slice(&(own | flags).to_ne_bytes());
+    message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+/// The messages of a datagram, each with its header and what follows that; `None` in the place of a malformed one.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Option<(MessageHeader, &[u8])>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let Some(len) = message_len(bytes) else {
+            bytes = &[];
+            return Some(None);
+        };
+        let (message, rest) = bytes.split_at(len);
+        bytes = rest.get(len.next_multiple_of(4) - len..).unwrap_or_default();
+        let header = MessageHeader {
+            kind: u16::from_ne_bytes([message[4], message[5]]),
+            flags: u16::from_ne_bytes([message[6], message[7]]),
+            sequence: u32::from_ne_bytes([message[8], message[9], message[10], message[11]]),
+        };
+        Some(Some((header, &message[MESSAGE_HEADER..])))
+    })
+}
+
+/// The length of the message that `bytes` starts with.
+pub(crate) fn message_len(bytes: &[u8]) -> Option<usize> {
+    let len = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    (MESSAGE_HEADER..=bytes.len()).contains(&len).then_some(len)
+}
+
+pub(crate) fn put_table(buffer: &mut Vec<u8>, name: &str, comment: Option<&str>) {
+    put_text(buffer, TABLE_NAME, name);
+    if let Some(text) = comment {
+        put(buffer, TABLE_USERDATA, &user_text(UDATA_COMMENT, text));
     }
 }
 
-pub(crate) fn table(name: &str, comment: Option<&str>) -> TableMessage {
-    let mut attributes = vec![TableAttribute::Name(name.to_owned())];
-    attributes.extend(comment.map(|text| TableAttribute::UserData(user_text(UDATA_COMMENT, text))));
-    TableMessage { attributes }
-}
-
-pub(crate) fn chain(table: &str, name: &str, base: Option<&Base>, comment: Option<&str>) -> ChainMessage {
-    let mut attributes = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(name.to_owned())];
+pub(crate) fn put_chain(
+    buffer: &mut Vec<u8>,
+    table: &str,
+    name: &str,
+    base: Option<&Base>,
+    comment: Option<&str>,
+) {
+    put_text(buffer, CHAIN_TABLE, table);
+    put_text(buffer, CHAIN_NAME, name);
     if let Some(base) = base {
-        let hook = match base.hook {
-            Hook::Prerouting => InetHookNumber::PreRouting,
-            Hook::Input => InetHookNumber::LocalIn,
-            Hook::Forward => InetHookNumber::Forward,
-            Hook::Output => InetHookNumber::LocalOut,
-            Hook::Postrouting => InetHookNumber::PostRouting,
-            Hook::Other(number) => InetHookNumber::Other(number),
-        };
-        let kind = match &base.kind {
-            ChainKind::Filter => "filter",
-            ChainKind::Nat => "nat",
-            ChainKind::Other(name) => name,
-        };
-        let policy = match base.policy {
-            Policy::Accept => NF_ACCEPT,
-            Policy::Drop => NF_DROP,
-        };
-        attributes.push(ChainAttribute::Hook(vec![
-            HookAttribute::Number(HookNumber::Inet(hook)),
-            HookAttribute::Priority(base.priority.cast_unsigned()),
-        ]));
-        attributes.push(ChainAttribute::Policy(policy));
-        attributes.push(ChainAttribute::Type(kind.to_owned()));
+        nest(buffer, CHAIN_HOOK, |buffer| {
+            put_u32(buffer, HOOK_HOOKNUM, base.hook.number());
+            put_u32(buffer, HOOK_PRIORITY, base.priority.cast_unsigned());
+        });
+        put_u32(
+            buffer,
+            CHAIN_POLICY,
+            match base.policy {
+                Policy::Accept => NF_ACCEPT,
+                Policy::Drop => NF_DROP,
+            },
+        );
+        put_text(
+            buffer,
+            CHAIN_TYPE,
+            match &base.kind {
+                ChainKind::Filter => "filter",
+                ChainKind::Nat => "nat",
+                ChainKind::Other(name) => name,
+            },
+        );
     }
-    attributes.extend(comment.map(|text| ChainAttribute::UserData(user_text(UDATA_COMMENT, text))));
-    ChainMessage { attributes }
+    if let Some(text) = comment {
+        put(buffer, CHAIN_USERDATA, &user_text(UDATA_COMMENT, text));
+    }
 }
 
-pub(crate) fn rule(table: &str, chain: &str, rule: &Rule) -> RuleMessage {
-    let expressions = rule.expressions.iter().cloned().map(ListAttribute::from).collect();
-    let mut attributes = vec![
-        RuleAttribute::Table(table.to_owned()),
-        RuleAttribute::Chain(chain.to_owned()),
-        RuleAttribute::Expressions(expressions),
-    ];
-    attributes
-        .extend(rule.comment.as_deref().map(|text| RuleAttribute::UserData(user_text(UDATA_COMMENT, text))));
-    RuleMessage { attributes }
+pub(crate) fn put_rule(buffer: &mut Vec<u8>, table: &str, chain: &str, rule: &Rule) {
+    put_rule_reference(buffer, table, chain, None);
+    nest(buffer, RULE_EXPRESSIONS, |buffer| {
+        for expression in &rule.expressions {
+            nest(buffer, LIST_ELEM, |buffer| {
+                put_text(buffer, EXPR_NAME, &expression.name);
+                put(buffer, EXPR_DATA, &expression.data);
+            });
+        }
+    });
+    if let Some(text) = &rule.comment {
+        put(buffer, RULE_USERDATA, &user_text(UDATA_COMMENT, text));
+    }
 }
 
 /// All rules of a chain, or (with a handle) one of them.
-pub(crate) fn rule_reference(table: &str, chain: &str, handle: Option<u64>) -> RuleMessage {
-    let mut attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
-    attributes.extend(handle.map(RuleAttribute::Handle));
-    RuleMessage { attributes }
+pub(crate) fn put_rule_reference(buffer: &mut Vec<u8>, table: &str, chain: &str, handle: Option<u64>) {
+    put_text(buffer, RULE_TABLE, table);
+    put_text(buffer, RULE_CHAIN, chain);
+    if let Some(handle) = handle {
+        put_u64(buffer, RULE_HANDLE, handle);
+    }
 }
 
-pub(crate) fn set(table: &str, set: &Set<'_>, id: u32, comment: Option<&str>) -> SetMessage {
+pub(crate) fn put_set(buffer: &mut Vec<u8>, table: &str, set: &Set<'_>, id: u32, comment: &str) {
     /// Bits that `nft` has for each part's type in the number of a joined type.
     const TYPE_BITS: u32 = 6;
     let number = set.key.iter().fold(0, |number, part| number << TYPE_BITS | part.number());
-    let len: usize = set.key.iter().map(|part| part.len().next_multiple_of(4)).sum();
     // A single part is not padded.
-    let len = if let [part] = set.key { part.len() } else { len };
-    let mut flags = SetFlags::empty();
-    flags.set(SetFlags::Map, set.holds == Holds::Verdicts);
+    let len = match set.key {
+        [part] => part.len(),
+        parts => parts.iter().map(|part| part.len().next_multiple_of(4)).sum(),
+    };
+    put_set_reference(buffer, table, set.name);
+    put_u32(buffer, SET_FLAGS, if set.holds == Holds::Verdicts { SET_F_MAP } else { 0 });
+    put_u32(buffer, SET_KEY_TYPE, number);
+    put_u32(buffer, SET_KEY_LEN, len as u32);
+    if set.holds == Holds::Verdicts {
+        put_u32(buffer, SET_DATA_TYPE, SET_DATA_TYPE_VERDICT);
+    }
+    put_u32(buffer, SET_ID, id);
     let byte_order = if set.key == [KeyType::Ifname] { BYTE_ORDER_HOST } else { BYTE_ORDER_BIG };
     let mut user_data = vec![UDATA_SET_KEY_BYTE_ORDER, 4];
     user_data.extend(byte_order.to_ne_bytes());
-    user_data.extend(comment.map(|text| user_text(UDATA_SET_COMMENT, text)).unwrap_or_default());
-    let mut attributes = vec![
-        SetAttribute::Table(table.to_owned()),
-        SetAttribute::Name(set.name.to_owned()),
-        SetAttribute::Flags(flags),
-        SetAttribute::KeyType(number),
-        SetAttribute::KeyLen(len as u32),
-        SetAttribute::Id(id),
-        SetAttribute::UserData(user_data),
-    ];
-    if set.holds == Holds::Verdicts {
-        attributes.push(SetAttribute::DataType(DATA_VERDICT));
+    user_data.extend(user_text(UDATA_SET_COMMENT, comment));
+    put(buffer, SET_USERDATA, &user_data);
+}
+
+pub(crate) fn put_set_reference(buffer: &mut Vec<u8>, table: &str, set: &str) {
+    put_text(buffer, SET_TABLE, table);
+    put_text(buffer, SET_NAME, set);
+}
+
+/// Elements of a set; a request to read with none of them means all.
+pub(crate) fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &str, elements: &[Element]) {
+    put_text(buffer, ELEM_LIST_TABLE, table);
+    put_text(buffer, ELEM_LIST_SET, set);
+    if elements.is_empty() {
+        return;
     }
-    SetMessage { attributes }
+    nest(buffer, ELEM_LIST_ELEMENTS, |buffer| {
+        for element in elements {
+            nest(buffer, LIST_ELEM, |buffer| put_element(buffer, element));
+        }
+    });
 }
 
-/// A set by its name.
-pub(crate) fn set_reference(table: &str, set: &str) -> SetMessage {
-    SetMessage { attributes: vec![SetAttribute::Table(table.to_owned()), SetAttribute::Name(set.to_owned())] }
-}
-
-pub(crate) fn elements(table: &str, set: &str, elements: &[Element]) -> SetElementMessage {
-    let mut attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
-    if !elements.is_empty() {
-        attributes.push(SetElementList::Elements(elements.iter().map(element).collect()));
-    }
-    SetElementMessage { attributes }
-}
-
-fn element(element: &Element) -> ListAttribute<SetElementAttribute> {
-    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
+fn put_element(buffer: &mut Vec<u8>, element: &Element) {
+    nest(buffer, ELEM_KEY, |buffer| put(buffer, DATA_VALUE, &element.key));
     if let Some(verdict) = &element.verdict {
-        attributes.push(SetElementAttribute::Data(DataAttribute::Verdict(verdict_attributes(verdict))));
+        nest(buffer, ELEM_DATA, |buffer| put_verdict(buffer, verdict));
     }
     if let Some(text) = &element.comment {
-        attributes.push(SetElementAttribute::UserData(user_text(UDATA_COMMENT, text)));
-    }
-    ListAttribute::Element(attributes)
-}
-
-// Reading back.
-
-/// What the kernel said, as far as this crate asks.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Object {
-    Generation(u32),
-    Table {
-        uses: u32,
-    },
-    Chain(Chain),
-    Rule(FoundRule),
-    Elements(Vec<Element>),
-    /// Something that nobody asked for.
-    Unknown,
-}
-
-pub(crate) fn decode(message: NetfilterMessage) -> Object {
-    let NetfilterMessageInner::NfTables(inner) = message.inner else { return Object::Unknown };
-    match inner {
-        NfTablesMessage::NewGen(message) => generation(&message.attributes),
-        NfTablesMessage::NewTable(message) => Object::Table {
-            uses: message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    TableAttribute::Use(uses) => Some(*uses),
-                    _ => None,
-                })
-                .unwrap_or_default(),
-        },
-        NfTablesMessage::NewChain(chain) => {
-            Object::Chain(decode_chain(decode_family(message.header.family), chain.attributes))
-        }
-        NfTablesMessage::NewRule(rule) => Object::Rule(decode_rule(rule.attributes)),
-        NfTablesMessage::NewSetElement(list) => Object::Elements(
-            list.attributes
-                .into_iter()
-                .filter_map(|attribute| match attribute {
-                    SetElementList::Elements(elements) => Some(elements),
-                    _ => None,
-                })
-                .flatten()
-                .filter_map(|element| match element {
-                    ListAttribute::Element(attributes) => Some(decode_element(attributes)),
-                    _ => None,
-                })
-                .collect(),
-        ),
-        _ => Object::Unknown,
+        put(buffer, ELEM_USERDATA, &user_text(UDATA_COMMENT, text));
     }
 }
 
-fn generation(attributes: &[netlink_packet_netfilter::nftables::GenAttribute]) -> Object {
-    attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            netlink_packet_netfilter::nftables::GenAttribute::Id(id) => Some(Object::Generation(*id)),
-            _ => None,
+// Reading back. Each takes what follows a message's header.
+
+/// The family of a message's object.
+fn split_family(body: &[u8]) -> (Option<Family>, &[u8]) {
+    match body.split_first_chunk::<FAMILY_HEADER>() {
+        Some(([family, ..], attributes)) => (Family::from_number(i32::from(*family)), attributes),
+        None => (None, &[]),
+    }
+}
+
+pub(crate) fn decode_generation(body: &[u8]) -> Option<u32> {
+    find_u32(split_family(body).1, GEN_ID)
+}
+
+pub(crate) fn decode_table_uses(body: &[u8]) -> Option<u32> {
+    find_u32(split_family(body).1, TABLE_USE)
+}
+
+pub(crate) fn decode_chain(body: &[u8]) -> Option<Chain> {
+    let (family, attributes) = split_family(body);
+    let base = find(attributes, CHAIN_HOOK).and_then(|hook| {
+        Some(Base {
+            kind: match find_text(attributes, CHAIN_TYPE)?.as_str() {
+                "filter" => ChainKind::Filter,
+                "nat" => ChainKind::Nat,
+                name => ChainKind::Other(name.to_owned()),
+            },
+            hook: Hook::from_number(find_u32(hook, HOOK_HOOKNUM)?),
+            priority: find_u32(hook, HOOK_PRIORITY)?.cast_signed(),
+            policy: match find_u32(attributes, CHAIN_POLICY) {
+                Some(NF_DROP) => Policy::Drop,
+                _ => Policy::Accept,
+            },
         })
-        .unwrap_or(Object::Unknown)
+    });
+    Some(Chain {
+        family,
+        table: find_text(attributes, CHAIN_TABLE)?,
+        name: find_text(attributes, CHAIN_NAME)?,
+        base,
+        uses: find_u32(attributes, CHAIN_USE)?,
+    })
 }
 
-fn decode_chain(family: Option<Family>, attributes: Vec<ChainAttribute>) -> Chain {
-    let mut chain = Chain { family, table: String::new(), name: String::new(), base: None, uses: 0 };
-    let mut hook = None;
-    let mut priority = 0;
-    let mut policy = Policy::Accept;
-    let mut kind = ChainKind::Filter;
-    for attribute in attributes {
-        match attribute {
-            ChainAttribute::Table(name) => chain.table = name,
-            ChainAttribute::Name(name) => chain.name = name,
-            ChainAttribute::Use(uses) => chain.uses = uses,
-            ChainAttribute::Policy(NF_DROP) => policy = Policy::Drop,
-            ChainAttribute::Type(name) => {
-                kind = match name.as_str() {
-                    "filter" => ChainKind::Filter,
-                    "nat" => ChainKind::Nat,
-                    _ => ChainKind::Other(name),
-                }
-            }
-            ChainAttribute::Hook(parts) => {
-                for part in parts {
-                    match part {
-                        HookAttribute::Number(number) => hook = Some(decode_hook(number)),
-                        HookAttribute::Priority(value) => priority = value.cast_signed(),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    chain.base = hook.map(|hook| Base { kind, hook, priority, policy });
-    chain
+pub(crate) fn decode_rule(body: &[u8]) -> Option<FoundRule> {
+    let (_, attributes) = split_family(body);
+    let expressions = find(attributes, RULE_EXPRESSIONS).unwrap_or_default();
+    let expressions = walk(expressions).map(|(_, expression)| {
+        Some(Expression {
+            name: Cow::Owned(find_text(expression, EXPR_NAME)?),
+            data: find(expression, EXPR_DATA).unwrap_or_default().to_vec(),
+        })
+    });
+    let comment = find(attributes, RULE_USERDATA).and_then(|bytes| text_of(UDATA_COMMENT, bytes));
+    Some(FoundRule {
+        handle: find_u64(attributes, RULE_HANDLE)?,
+        rule: Rule { expressions: expressions.collect::<Option<_>>()?, comment },
+    })
 }
 
-fn decode_hook(number: HookNumber) -> Hook {
-    match number {
-        HookNumber::Inet(InetHookNumber::PreRouting) => Hook::Prerouting,
-        HookNumber::Inet(InetHookNumber::LocalIn) => Hook::Input,
-        HookNumber::Inet(InetHookNumber::Forward) => Hook::Forward,
-        HookNumber::Inet(InetHookNumber::LocalOut) => Hook::Output,
-        HookNumber::Inet(InetHookNumber::PostRouting) => Hook::Postrouting,
-        other => Hook::Other(other.into()),
-    }
+pub(crate) fn decode_elements(body: &[u8]) -> impl Iterator<Item = Element> {
+    let (_, attributes) = split_family(body);
+    walk(find(attributes, ELEM_LIST_ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| {
+        Some(Element {
+            key: find(find(element, ELEM_KEY)?, DATA_VALUE)?.to_vec(),
+            verdict: find(element, ELEM_DATA).and_then(decode_verdict),
+            comment: find(element, ELEM_USERDATA).and_then(|bytes| text_of(UDATA_COMMENT, bytes)),
+        })
+    })
 }
 
-fn decode_rule(attributes: Vec<RuleAttribute>) -> FoundRule {
-    let mut found = FoundRule { handle: 0, comment: None, rule: Rule::new() };
-    for attribute in attributes {
-        match attribute {
-            RuleAttribute::Handle(handle) => found.handle = handle,
-            RuleAttribute::UserData(bytes) => found.comment = text_of(UDATA_COMMENT, &bytes),
-            RuleAttribute::Expressions(expressions) => {
-                found.rule.expressions = expressions.into_iter().filter_map(decode_expression).collect();
-            }
-            _ => {}
-        }
-    }
-    found
+/// The error number of an error message (positive), or `None` of an acknowledgement.
+pub(crate) fn decode_error(body: &[u8]) -> Option<i32> {
+    let code = i32::from_ne_bytes(*body.first_chunk()?);
+    (code != 0).then_some(code.wrapping_neg())
 }
 
-fn decode_expression(attribute: ListAttribute<ExpressionAttribute>) -> Option<Expressions> {
-    let ListAttribute::Element(parts) = attribute else { return None };
-    let mut name = None;
-    for part in parts {
-        match part {
-            ExpressionAttribute::Name(text) => name = Some(text),
-            ExpressionAttribute::Data(expression) => return Some(expression),
-            _ => {}
-        }
-    }
-    // An expression without settings, such as a plain `masq`, can come without data.
-    name.map(|expression_type| Expressions::Other { expression_type, attributes: Vec::new() })
-}
-
-fn decode_element(attributes: Vec<SetElementAttribute>) -> Element {
-    let mut element = Element::new(Vec::new());
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(key)) => element.key = key,
-            SetElementAttribute::Data(DataAttribute::Verdict(parts)) => {
-                element.verdict = Some(decode_verdict(&parts));
-            }
-            SetElementAttribute::UserData(bytes) => element.comment = text_of(UDATA_COMMENT, &bytes),
-            _ => {}
-        }
-    }
-    element
+/// What a request was about, in `nft`'s words, for an error's text.
+pub(crate) fn describe(header: MessageHeader, body: &[u8]) -> String {
+    let (family, attributes) = split_family(body);
+    let names = |kinds: &[u16]| -> String {
+        kinds.iter().filter_map(|kind| find_text(attributes, *kind)).map(|name| format!(" {name}")).collect()
+    };
+    let family = family.map(|family| format!(" {}", family.name())).unwrap_or_default();
+    let is = |request: Request| header.kind & 0xff == request as u16;
+    let verb = [
+        (Request::NewTable, "create table", &[TABLE_NAME][..]),
+        (Request::GetTable, "read table", &[TABLE_NAME]),
+        (Request::DeleteTable, "delete table", &[TABLE_NAME]),
+        (Request::NewChain, "create chain", &[CHAIN_TABLE, CHAIN_NAME]),
+        (Request::GetChain, "read chain", &[CHAIN_TABLE, CHAIN_NAME]),
+        (Request::DeleteChain, "delete chain", &[CHAIN_TABLE, CHAIN_NAME]),
+        (Request::NewRule, "add a rule to chain", &[RULE_TABLE, RULE_CHAIN]),
+        (Request::GetRule, "read the rules of chain", &[RULE_TABLE, RULE_CHAIN]),
+        (Request::DeleteRule, "delete rules of chain", &[RULE_TABLE, RULE_CHAIN]),
+        (Request::NewSet, "create set", &[SET_TABLE, SET_NAME]),
+        (Request::GetSet, "read set", &[SET_TABLE, SET_NAME]),
+        (Request::DeleteSet, "delete set", &[SET_TABLE, SET_NAME]),
+        (Request::NewElements, "add to set", &[ELEM_LIST_TABLE, ELEM_LIST_SET]),
+        (Request::GetElements, "read set", &[ELEM_LIST_TABLE, ELEM_LIST_SET]),
+        (Request::DeleteElements, "delete from set", &[ELEM_LIST_TABLE, ELEM_LIST_SET]),
+        (Request::GetGeneration, "read the ruleset's generation", &[]),
+    ];
+    verb.iter().find(|(request, ..)| is(*request)).map_or_else(
+        || "transaction".to_owned(),
+        |(_, verb, kinds)| format!("{verb}{family}{}", names(kinds)),
+    )
 }
 
 // User data.
 
 fn user_text(kind: u8, text: &str) -> Vec<u8> {
     let text = &text[..text.floor_char_boundary(MAX_COMMENT)];
-    let mut bytes = vec![kind, text.len() as u8 + 1];
+    let mut bytes = Vec::with_capacity(text.len() + 3);
+    bytes.extend([kind, text.len() as u8 + 1]);
     bytes.extend(text.as_bytes());
     bytes.push(0);
     bytes
@@ -657,80 +682,5 @@ fn text_of(kind: u8, mut bytes: &[u8]) -> Option<String> {
     None
 }
 
-/// The object that a message of a batch was about, in `nft`'s words, for an error's text.
-pub(crate) fn describe(message: &NetfilterMessage) -> String {
-    let family = decode_family(message.header.family).map_or("", Family::name);
-    let NetfilterMessageInner::NfTables(inner) = &message.inner else { return "transaction".to_owned() };
-    let (verb, object, names) = match inner {
-        NfTablesMessage::NewTable(message) => ("create", "table", table_names(&message.attributes)),
-        NfTablesMessage::DeleteTable(message) => ("delete", "table", table_names(&message.attributes)),
-        NfTablesMessage::GetTable(message) => ("read", "table", table_names(&message.attributes)),
-        NfTablesMessage::NewChain(message) => ("create", "chain", chain_names(&message.attributes)),
-        NfTablesMessage::DeleteChain(message) => ("delete", "chain", chain_names(&message.attributes)),
-        NfTablesMessage::GetChain(message) => ("read", "chain", chain_names(&message.attributes)),
-        NfTablesMessage::NewRule(message) => ("add a rule to", "chain", rule_names(&message.attributes)),
-        NfTablesMessage::DeleteRule(message) => ("delete rules of", "chain", rule_names(&message.attributes)),
-        NfTablesMessage::GetRule(message) => ("read rules of", "chain", rule_names(&message.attributes)),
-        NfTablesMessage::NewSet(message) => ("create", "set", set_names(&message.attributes)),
-        NfTablesMessage::DeleteSet(message) => ("delete", "set", set_names(&message.attributes)),
-        NfTablesMessage::NewSetElement(message) => ("add to", "set", element_names(&message.attributes)),
-        NfTablesMessage::DeleteSetElement(message) => {
-            ("delete from", "set", element_names(&message.attributes))
-        }
-        NfTablesMessage::GetSet(message) => ("read", "set", set_names(&message.attributes)),
-        NfTablesMessage::GetSetElement(message) => ("read", "set", element_names(&message.attributes)),
-        _ => ("read", "ruleset", String::new()),
-    };
-    [verb, object, family, names.as_str()]
-        .into_iter()
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-fn table_names(attributes: &[TableAttribute]) -> String {
-    join(attributes.iter().filter_map(|attribute| match attribute {
-        TableAttribute::Name(name) => Some(name.as_str()),
-        _ => None,
-    }))
-}
-
-fn chain_names(attributes: &[ChainAttribute]) -> String {
-    join(attributes.iter().filter_map(|attribute| match attribute {
-        ChainAttribute::Table(name) | ChainAttribute::Name(name) => Some(name.as_str()),
-        _ => None,
-    }))
-}
-
-fn rule_names(attributes: &[RuleAttribute]) -> String {
-    join(attributes.iter().filter_map(|attribute| match attribute {
-        RuleAttribute::Table(name) | RuleAttribute::Chain(name) => Some(name.as_str()),
-        _ => None,
-    }))
-}
-
-fn set_names(attributes: &[SetAttribute]) -> String {
-    join(attributes.iter().filter_map(|attribute| match attribute {
-        SetAttribute::Table(name) | SetAttribute::Name(name) => Some(name.as_str()),
-        _ => None,
-    }))
-}
-
-fn element_names(attributes: &[SetElementList]) -> String {
-    join(attributes.iter().filter_map(|attribute| match attribute {
-        SetElementList::Table(name) | SetElementList::Set(name) => Some(name.as_str()),
-        _ => None,
-    }))
-}
-
-fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(" ")
-}
-
-/// Reads one netlink message of this subsystem.
-pub(crate) fn parse(bytes: &[u8]) -> Result<NetlinkMessage<NetfilterMessage>, DecodeError> {
-    NetlinkMessage::deserialize(bytes)
-}
-
-// The crate's own attribute types set the flag themselves; it is named here so that a change of theirs is noticed.
-const _: () = assert!(NLA_F_NESTED == 1 << 15);
+#[cfg(test)]
+mod tests;

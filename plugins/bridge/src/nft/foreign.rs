@@ -63,7 +63,7 @@ fn accepts(socket: &mut Socket, table: Table<'_>, chain: &str, link: &str) -> Re
             if rule.accepts_link(link) {
                 return Ok(true);
             }
-            open.extend(rule.targets().map(str::to_owned));
+            open.extend(rule.targets());
         }
     }
     Ok(false)
