@@ -12,4 +12,7 @@ mod links;
 mod protocol;
 mod real_cnitool;
 mod recorded_cnitool;
+mod recorded_containerd;
+mod recorded_podman;
+mod replay;
 mod virtual_ips;
