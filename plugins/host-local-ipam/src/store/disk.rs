@@ -575,7 +575,7 @@ fn link_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
     if let Err(error) = removed {
         log::warn!("remove {}: {error}", aside.display());
     }
-    file.metadata().map(|metadata| Changed::of(&metadata))
+    Ok(file.metadata().map_or(Changed::UNKNOWN, |metadata| Changed::of(&metadata)))
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -588,6 +588,3 @@ fn remove_file(path: &Path) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

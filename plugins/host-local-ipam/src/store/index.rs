@@ -97,6 +97,9 @@ impl Stamp {
 pub(super) struct Changed(i64);
 
 impl Changed {
+    /// No file's.
+    pub(super) const UNKNOWN: Self = Self(i64::MIN);
+
     pub(super) fn of(file: &Metadata) -> Self {
         Self(file.ctime().wrapping_mul(1_000_000_000).wrapping_add(file.ctime_nsec()))
     }

@@ -1,0 +1,170 @@
+//! Killed before any of its system calls, and at random moments: what is left is a whole lease or none, and DEL, GC and
+//! ADD go on as if nothing had been.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::calls::{Network, content, ours, reference};
+
+/// Six addresses to lease; three of them are.
+fn prepared() -> Network {
+    let network =
+        Network::with(json!({"subnet": "10.8.0.0/29", "rangeEnd": "10.8.0.7", "stickyByName": true}));
+    for id in ["a", "b"] {
+        network.ask("ADD", id).ok();
+    }
+    network
+}
+
+fn strace(network: &Network, verb: &str, options: &[&str]) -> (bool, String) {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new("strace");
+    command.args(["-qq", "-o"]).arg(trace.path()).args(options).arg(ours());
+    network.prepare(&mut command, verb, "victim");
+    command.env("CNI_ARGS", "CONTAINER_NAME=victim");
+    let output = command.output().expect("strace has to be installed");
+    (output.status.success(), std::fs::read_to_string(trace.path()).unwrap())
+}
+
+/// Name and count so far of each system call that `verb` makes after it has started to read its input.
+fn moments(network: &Network, verb: &str) -> Vec<(String, usize)> {
+    let (success, trace) = strace(network, verb, &[]);
+    assert!(success, "{trace}");
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut moments = Vec::new();
+    let mut started = false;
+    for line in trace.lines() {
+        let Some((name, _)) = line.split_once('(') else { continue };
+        let count = seen.entry(name.to_owned()).or_default();
+        *count += 1;
+        started |= line.contains("/lock");
+        if started {
+            moments.push((name.to_owned(), *count));
+        }
+    }
+    assert!(moments.len() > 20, "{trace}");
+    moments
+}
+
+/// Whatever a kill left behind, the others' leases are whole, and everything can be had and given back.
+fn check_recovery(network: &Network, moment: &str, step: usize) {
+    for (address, holder) in network.leases() {
+        let known = [content("a"), content("b"), content("victim")].contains(&holder);
+        assert!(known, "{moment}: {address} holds {holder:?}");
+    }
+    match step % 3 {
+        0 => network.ask("DEL", "victim").ok(),
+        1 => network.call(&reference(), "DEL", "victim").ok(),
+        _ => network.gc(&["a", "b"]).ok(),
+    }
+    let holders: Vec<String> = network.leases().into_values().collect();
+    assert_eq!(holders, [content("a"), content("b")], "{moment}");
+    for id in ["c", "d", "e"] {
+        network.ask("ADD", id).ok();
+    }
+    network.ask("ADD", "f").exhausted();
+    for id in ["c", "d", "e"] {
+        network.ask("DEL", id).ok();
+    }
+    assert_eq!(network.leases().len(), 2, "{moment}");
+    let own: Vec<_> = std::fs::read_dir(network.data_dir().join(".host-local-ipam"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "net1.index" && name != "net1.names")
+        .collect();
+    assert!(own.is_empty(), "{moment}: {own:?} left");
+}
+
+fn kill_everywhere(verb: &str, ready: impl Fn() -> Network) {
+    for (step, (call, count)) in moments(&ready(), verb).into_iter().enumerate() {
+        let network = ready();
+        let moment = format!("{verb} killed at {call} {count}");
+        let inject = format!("inject={call}:signal=KILL:when={count}");
+        let (success, trace) = strace(&network, verb, &["-e", &inject]);
+        assert!(!success, "{moment}: {trace}");
+        check_recovery(&network, &moment, step);
+    }
+}
+
+#[test]
+fn an_add_killed_at_any_system_call_is_recovered() {
+    kill_everywhere("ADD", prepared);
+}
+
+#[test]
+fn the_first_add_of_a_network_killed_at_any_system_call_is_recovered() {
+    let ready = || Network::with(json!({"subnet": "10.8.0.0/29", "stickyByName": true}));
+    for (call, count) in moments(&ready(), "ADD") {
+        let network = ready();
+        let (success, _) =
+            strace(&network, "ADD", &["-e", &format!("inject={call}:signal=KILL:when={count}")]);
+        assert!(!success);
+        network.ask("DEL", "victim").ok();
+        assert!(network.leases().is_empty(), "{call} {count}");
+        let addresses: Vec<String> =
+            (0..5).map(|number| network.ask("ADD", &format!("c{number}")).address()).collect();
+        assert_eq!(addresses.len(), 5);
+        network.ask("ADD", "late").exhausted();
+    }
+}
+
+#[test]
+fn a_del_killed_at_any_system_call_is_recovered() {
+    kill_everywhere("DEL", || {
+        let network = prepared();
+        network.add_with_args("victim", "CONTAINER_NAME=victim").ok();
+        network
+    });
+}
+
+#[test]
+fn a_system_call_that_fails_fails_the_add_and_leaves_nothing() {
+    // Without memory there is no error message either.
+    let is_memory = |call: &str| matches!(call, "mmap" | "munmap" | "mremap" | "brk");
+    let mut failed = 0;
+    for (call, count) in moments(&prepared(), "ADD").into_iter().filter(|(call, _)| !is_memory(call)) {
+        for errno in ["EIO", "ENOSPC"] {
+            let network = prepared();
+            let before = network.leases();
+            let inject = format!("inject={call}:error={errno}:when={count}");
+            let (success, trace) = strace(&network, "ADD", &["-e", &inject]);
+            let held = network.leases().into_values().any(|holder| holder == content("victim"));
+            // Only the answer itself may get lost: then the runtime calls DEL.
+            let answering = call == "write" && trace.contains("utimensat");
+            if success || answering {
+                assert!(held, "{call} {count} {errno}: {trace}");
+            } else {
+                failed += 1;
+                // An unlink that fails while giving back is reported, and is all that can be done.
+                assert_eq!(network.leases(), before, "{call} {count} {errno}: {trace}");
+            }
+            network.ask("DEL", "victim").ok();
+            assert_eq!(network.leases(), before, "{call} {count} {errno}: {trace}");
+        }
+    }
+    assert!(failed > 5, "only {failed} failures injected");
+}
+
+#[test]
+fn adds_killed_at_random_moments_lose_no_address() {
+    let network = Network::new("10.8.0.0/26");
+    for round in 0..60u64 {
+        let mut child = network.command(ours(), "ADD", &format!("k{round}")).spawn().unwrap();
+        // Not to wait for anything: the length of the pause is what is tried out.
+        std::thread::sleep(Duration::from_micros(round * 37 % 2500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if round % 4 == 0 {
+            network.ask("DEL", &format!("k{round}")).ok();
+        }
+    }
+    network.gc(&[]).ok();
+    assert!(network.leases().is_empty());
+    let addresses: std::collections::BTreeSet<String> =
+        (0..61).map(|number| network.ask("ADD", &format!("c{number}")).address()).collect();
+    assert_eq!(addresses.len(), 61);
+    network.ask("ADD", "late").exhausted();
+}

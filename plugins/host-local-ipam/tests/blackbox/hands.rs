@@ -1,0 +1,71 @@
+//! What a person types.
+
+use serde_json::{Value, json};
+
+use crate::calls::{Network, ours};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn list_shows_every_lease_and_whose_it_is() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    network.write("10.8.0.10", "legacy");
+    network.write("10.8.0.9", "");
+    let printed = network.type_words(&["list", "net1", "--json"]);
+    let mut rows: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    for row in rows.as_array_mut().unwrap() {
+        assert!(row["ageSeconds"].take().as_u64().unwrap() < 60);
+    }
+    let row = |address, id, ifname, state| json!({"network": "net1", "address": address, "containerID": id, "ifname": ifname, "ageSeconds": null, "state": state});
+    let wanted = [
+        row("10.8.0.2", json!("c1"), json!("eth0"), "live"),
+        row("10.8.0.9", Value::Null, Value::Null, "leftover"),
+        row("10.8.0.10", json!("legacy"), Value::Null, "live"),
+    ];
+    assert_eq!(rows, json!(wanted));
+    let table = text(&network.type_words(&["list"]).stdout);
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "AGE", "STATE"]);
+    assert_eq!(
+        [lines[1][..4].to_vec(), lines[1][5..].to_vec()].concat(),
+        ["net1", "10.8.0.2", "c1", "eth0", "live"]
+    );
+    assert_eq!(lines.len(), 4);
+    assert_eq!(text(&network.type_words(&["list", "other", "--json"]).stdout), "[]\n");
+}
+
+#[test]
+fn release_gives_one_address_back_and_names_its_holder() {
+    let network = Network::new("10.8.0.0/30");
+    network.ask("ADD", "c1").ok();
+    let printed = network.type_words(&["release", "net1", "10.8.0.2"]);
+    assert_eq!(text(&printed.stdout), "released 10.8.0.2 of c1 (eth0)\n");
+    assert!(printed.status.success());
+    network.ask("ADD", "c2").ok();
+    for (words, message) in [
+        (["release", "net1", "10.8.0.77"], "host-local-ipam: 10.8.0.77 is not leased in network net1\n"),
+        (
+            ["release", "net1", "lock"],
+            "host-local-ipam: invalid IP address lock: invalid IP address syntax\n",
+        ),
+    ] {
+        let printed = network.type_words(&words);
+        assert!(!printed.status.success() && printed.stdout.is_empty());
+        assert_eq!(text(&printed.stderr), message);
+    }
+    assert_eq!(network.leases().len(), 1);
+}
+
+#[test]
+fn help_and_version_are_told_and_a_bare_call_says_what_it_is() {
+    let run = |words: &[&str]| std::process::Command::new(ours()).env_clear().args(words).output().unwrap();
+    assert!(text(&run(&["--help"]).stdout).contains("host-local-ipam release NETWORK ADDRESS"));
+    assert!(text(&run(&["--version"]).stdout).starts_with("host-local-ipam "));
+    let bare = run(&[]);
+    assert!(bare.status.success() && bare.stdout.is_empty());
+    assert!(text(&bare.stderr).starts_with("CNI host-local-ipam plugin "));
+    assert!(!run(&["lst"]).status.success());
+}
