@@ -1,0 +1,366 @@
+//! The server as plugins and a person's commands see it. Every step has its time, so that a server that hangs never
+//! hangs a runtime.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cni_types::ErrorCode;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::channel::{Channel, Kept};
+use super::control::{Asked, Build, Explained, MAX_TOLD, Status, Told, Wanted, decode, encode};
+use super::detach;
+use super::seqpacket::Seqpacket;
+use super::worker::{CONTROL_SOCKET, wanted};
+use crate::records::RecordKey;
+use crate::serve::listen::{self, PORT};
+use crate::state_dir::StateDir;
+use crate::zone::Listener;
+
+/// What a call may take, a start of the server included.
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// What is left for one more look while another client starts the server.
+const LOOK_AGAIN: u16 = 20;
+
+const START_LOCK: &str = "start.lock";
+
+/// Why the server could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is none, and none could be started.
+    #[error("start the DNS server: {0}")]
+    Start(String),
+    /// It does not answer.
+    #[error("the DNS server does not answer within {} ms", PATIENCE.as_millis())]
+    Silent,
+    /// It went away again and again.
+    #[error("ask the DNS server: {0}")]
+    Lost(#[source] Error),
+    /// It said that it could not.
+    #[error("the DNS server: {0}")]
+    Refused(String),
+    /// A gateway address could not be opened.
+    #[error("listen on {gateway} port {PORT} by {bridge}: {source}")]
+    Listen {
+        /// The bridge.
+        bridge: String,
+        /// The gateway address.
+        gateway: IpAddr,
+        /// Why.
+        source: Error,
+    },
+}
+
+impl From<ClientError> for cni_types::Error {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            ClientError::Start(_) | ClientError::Silent | ClientError::Lost(_) | ClientError::Refused(_) => {
+                ErrorCode::TRY_AGAIN_LATER
+            }
+            ClientError::Listen { .. } => ErrorCode::IO_FAILURE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// A connection to the server of a state directory.
+#[derive(Debug)]
+pub struct Client {
+    state: StateDir,
+    socket: Seqpacket,
+    deadline: Instant,
+}
+
+impl Client {
+    /// The server of `state`; it is started when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not come up in time.
+    pub fn ensure(state: &StateDir) -> Result<Self, ClientError> {
+        let deadline = Instant::now() + PATIENCE;
+        Ok(Self { state: state.clone(), socket: reach(state, deadline)?, deadline })
+    }
+
+    /// The server of `state`, if there is one.
+    ///
+    /// # Errors
+    /// When the control socket cannot be reached for another reason.
+    pub fn connect_existing(state: &StateDir) -> Result<Option<Self>, ClientError> {
+        let deadline = Instant::now() + PATIENCE;
+        let socket = connect(state, deadline).map_err(ClientError::Lost)?;
+        Ok(socket.map(|socket| Self { state: state.clone(), socket, deadline }))
+    }
+
+    /// Has the server answer by the record of `key`, which is on disk, from `listeners`. From the return on every query
+    /// is answered by it. Tells whose address the record has taken over.
+    ///
+    /// # Errors
+    /// When the server does not, or a listener cannot be opened.
+    pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
+        let mut all = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            all.push(wanted(listener).map_err(|source| cannot_listen(listener, source))?);
+        }
+        loop {
+            match self.ask(&Asked::Apply { key: key.clone(), wanted: all.clone() }, true)? {
+                Told::Applied { displaced, missing, build } => {
+                    for wanted in missing {
+                        self.open(&wanted)?;
+                    }
+                    let own = Build::own();
+                    if own.supersedes(&build)
+                        && let Err(error) = self.replace()
+                    {
+                        // The old server goes on, so nothing is lost but the newer one's improvements.
+                        log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
+                    }
+                    return Ok(displaced);
+                }
+                Told::Failed(reason) => return Err(ClientError::Refused(reason)),
+                told => return Err(unexpected(&told)),
+            }
+        }
+    }
+
+    /// Has the server forget `keys`, whose records are gone from the disk. From the return on no query is answered by
+    /// them.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn remove(&mut self, keys: &[RecordKey]) -> Result<(), ClientError> {
+        match self.ask(&Asked::Remove { keys: keys.to_vec() }, false)? {
+            Told::Done => Ok(()),
+            told => Err(unexpected(&told)),
+        }
+    }
+
+    /// Whether the server answers by the record of `key`.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn contains(&mut self, key: &RecordKey) -> Result<bool, ClientError> {
+        match self.ask(&Asked::Contains { key: key.clone() }, false)? {
+            Told::Contains(contains) => Ok(contains),
+            told => Err(unexpected(&told)),
+        }
+    }
+
+    /// What `source`, or without one the host itself, would be answered to `name` and `rtype`, and why.
+    ///
+    /// # Errors
+    /// When the server does not answer, or one of the texts cannot be read.
+    pub fn query(
+        &mut self,
+        name: &str,
+        rtype: &str,
+        source: Option<IpAddr>,
+    ) -> Result<Vec<Explained>, ClientError> {
+        let asked = Asked::Query { name: name.to_owned(), rtype: rtype.to_owned(), source };
+        match self.ask(&asked, false)? {
+            Told::Explained(explained) => Ok(explained),
+            told => Err(unexpected(&told)),
+        }
+    }
+
+    /// How the server does.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        match self.ask(&Asked::Status, false)? {
+            Told::Status(status) => Ok(*status),
+            told => Err(unexpected(&told)),
+        }
+    }
+
+    /// Asks, and again when the server died meanwhile: another one reads the same records. `start` tells whether one is
+    /// started when there is none any more.
+    fn ask(&mut self, asked: &Asked, start: bool) -> Result<Told, ClientError> {
+        loop {
+            match self.say(asked) {
+                Ok(told) => return Ok(told),
+                Err(error) if is_silence(&error) => return Err(ClientError::Silent),
+                Err(error) if Instant::now() >= self.deadline => return Err(ClientError::Lost(error)),
+                Err(_) if start => self.socket = reach(&self.state, self.deadline)?,
+                Err(error) => match connect(&self.state, self.deadline).map_err(ClientError::Lost)? {
+                    Some(socket) => self.socket = socket,
+                    None => return Err(ClientError::Lost(error)),
+                },
+            }
+        }
+    }
+
+    fn say(&self, asked: &Asked) -> Result<Told, Error> {
+        self.socket.limit(self.deadline.saturating_duration_since(Instant::now()))?;
+        self.socket.send(&encode(asked)?, &[])?;
+        self.hear().map(|(told, _)| told)
+    }
+
+    fn hear(&self) -> Result<(Told, Vec<std::os::fd::OwnedFd>), Error> {
+        let mut buffer = vec![0; MAX_TOLD];
+        match self.socket.receive(&mut buffer)? {
+            Some((octets, fds)) => Ok((decode(octets)?, fds)),
+            None => Err(ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    /// Opens a listener and hands it over.
+    fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
+        let listener = wanted.listener();
+        let sockets = listen::open(&listener, PORT).map_err(|source| cannot_listen(&listener, source))?;
+        let asked =
+            encode(&Asked::Listen { wanted: wanted.clone(), port: PORT }).map_err(ClientError::Lost)?;
+        self.socket.limit(self.left()).map_err(ClientError::Lost)?;
+        let told = self
+            .socket
+            .send(&asked, &[sockets.udp.as_fd(), sockets.tcp.as_fd()])
+            .and_then(|()| self.hear())
+            .map_err(
+                |error| if is_silence(&error) { ClientError::Silent } else { ClientError::Lost(error) },
+            )?;
+        match told.0 {
+            Told::Done => Ok(()),
+            told => Err(unexpected(&told)),
+        }
+    }
+
+    /// Has a server of this build take over everything that the running one has, sockets included, so that no query
+    /// goes unanswered meanwhile.
+    fn replace(&self) -> Result<(), ClientError> {
+        let lost = ClientError::Lost;
+        self.socket.limit(self.left()).map_err(lost)?;
+        self.socket.send(&encode(&Asked::HandOver).map_err(lost)?, &[]).map_err(lost)?;
+        let mut kept = Kept::new();
+        loop {
+            match self.hear().map_err(lost)? {
+                (Told::Kept(label), fds) => {
+                    kept.insert(label, fds);
+                }
+                (Told::Done, _) => break,
+                (told, _) => return Err(unexpected(&told)),
+            }
+        }
+        start(&kept, self.deadline).map_err(|error| match error {
+            NotStarted::Held => ClientError::Start("another one has the lock".to_owned()),
+            NotStarted::Failed(reason) => ClientError::Start(reason),
+        })?;
+        // It ends without an answer.
+        self.socket.send(&encode(&Asked::Retire).map_err(lost)?, &[]).map_err(lost)
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+fn cannot_listen(listener: &Listener, source: Error) -> ClientError {
+    ClientError::Listen { bridge: listener.bridge.clone(), gateway: listener.gateway, source }
+}
+
+fn unexpected(told: &Told) -> ClientError {
+    match told {
+        Told::Failed(reason) => ClientError::Refused(reason.clone()),
+        told => ClientError::Refused(format!("unexpected answer {told:?}")),
+    }
+}
+
+fn is_silence(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// Connects to the server of `state`; `None` when nobody listens.
+fn connect(state: &StateDir, deadline: Instant) -> Result<Option<Seqpacket>, Error> {
+    match Seqpacket::connect(
+        &state.path().join(CONTROL_SOCKET),
+        deadline.saturating_duration_since(Instant::now()),
+    ) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Connects to the server of `state`, which one of all the clients that find none starts.
+fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> {
+    let failed = |error: Error| ClientError::Start(error.to_string());
+    if let Some(socket) = connect(state, deadline).map_err(failed)? {
+        return Ok(socket);
+    }
+    state.create().map_err(|error| ClientError::Start(format!("{}: {error}", state.path().display())))?;
+    let path = state.path().join(START_LOCK);
+    let at_path = |error: Error| ClientError::Start(format!("{}: {error}", path.display()));
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(at_path)?;
+    let arrival = Arrival::watch(state.path()).map_err(failed)?;
+    loop {
+        let first = lock.try_lock();
+        if let Some(socket) = connect(state, deadline).map_err(failed)? {
+            return Ok(socket);
+        }
+        match first {
+            // The lock is held while this client waits for the server, and given back with the file.
+            Ok(()) => match start(&Kept::new(), deadline) {
+                Ok(()) | Err(NotStarted::Held) => {}
+                Err(NotStarted::Failed(reason)) => return Err(ClientError::Start(reason)),
+            },
+            Err(std::fs::TryLockError::WouldBlock) => {}
+            Err(std::fs::TryLockError::Error(error)) => return Err(at_path(error)),
+        }
+        if let Some(socket) = connect(state, deadline).map_err(failed)? {
+            return Ok(socket);
+        }
+        if Instant::now() >= deadline {
+            return Err(ClientError::Silent);
+        }
+        arrival.wait();
+    }
+}
+
+enum NotStarted {
+    /// Another server has the lock: it is just coming, or just going.
+    Held,
+    Failed(String),
+}
+
+/// Starts a server that takes over `kept`, and waits until it serves.
+fn start(kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
+    let failed = |error: Error| NotStarted::Failed(error.to_string());
+    let socket = detach::start_server().map_err(failed)?;
+    socket.limit(deadline.saturating_duration_since(Instant::now())).map_err(failed)?;
+    let channel = Channel::from(socket);
+    channel.keep_all(kept).and_then(|()| channel.go()).map_err(failed)?;
+    let socket = channel.into_socket();
+    let mut buffer = [0; 1024];
+    match socket.receive(&mut buffer) {
+        Ok(Some((b"ready", _))) => Ok(()),
+        Ok(Some((b"held", _))) => Err(NotStarted::Held),
+        Ok(Some((reason, _))) => Err(NotStarted::Failed(String::from_utf8_lossy(reason).into_owned())),
+        Ok(None) => Err(NotStarted::Failed("it ended without a word".to_owned())),
+        Err(error) if is_silence(&error) => Err(NotStarted::Failed("it did not come up in time".to_owned())),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Waits for a control socket to appear.
+struct Arrival(Inotify);
+
+impl Arrival {
+    fn watch(directory: &Path) -> Result<Self, Error> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
+        Ok(Self(inotify))
+    }
+
+    /// Returns when one has, or when it is time to look whether the client that starts the server has given up.
+    fn wait(&self) {
+        let _ = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK_AGAIN));
+        let _ = self.0.read_events();
+    }
+}

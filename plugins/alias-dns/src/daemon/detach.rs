@@ -1,0 +1,100 @@
+//! Leaving the caller: a runtime waits for the end of its plugin's pipes, and stops everything in its session and its
+//! control group, so that the server must hold none of them.
+
+use std::io::Result;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{ForkResult, fork, setsid};
+
+use super::image;
+use super::seqpacket::Seqpacket;
+
+/// Names the descriptor by which whoever starts a server hears how it went.
+pub(crate) const STARTER_VARIABLE: &str = "ALIAS_DNS_STARTER";
+
+/// Where the members of the topmost control group are listed, and joined (cgroups(7), version 2).
+const TOP_CGROUP: &str = "/sys/fs/cgroup/cgroup.procs";
+
+/// The first descriptor behind the standard ones.
+const FIRST: u32 = 3;
+
+/// Descriptors that a server of many networks and connections needs.
+const MAX_FILES: u64 = 16_384;
+
+/// Starts this binary as a server that has nothing in common with the caller but the returned channel.
+pub(crate) fn start_server() -> Result<Seqpacket> {
+    let (near, far) = Seqpacket::pair()?;
+    let far = far.into_fd();
+    // The image will stand where the first free descriptor may be.
+    let inherited = fcntl(&far, FcntlArg::F_DUPFD_CLOEXEC(image::IMAGE_FD + 1))?;
+    drop(far);
+    // SAFETY: fcntl has just made this descriptor, so nobody else owns it.
+    #[allow(unsafe_code, reason = "nix returns duplicated descriptors raw")]
+    let inherited = unsafe { OwnedFd::from_raw_fd(inherited) };
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("alias-dns")
+        .arg("serve")
+        .env_clear()
+        .env(STARTER_VARIABLE, inherited.as_raw_fd().to_string());
+    if let Some(level) = std::env::var_os("CNI_LOG") {
+        command.env("CNI_LOG", level);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // SAFETY: between fork and exec only system calls are made, on values that exist already.
+    #[allow(unsafe_code, reason = "what happens between fork and exec cannot be checked by the compiler")]
+    unsafe {
+        command.pre_exec(move || {
+            close_range(FIRST, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
+            fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            setsid()?;
+            umask(Mode::from_bits_truncate(0o022));
+            // A session's leader could get a terminal again; its child cannot, and nobody waits for it.
+            match fork()? {
+                ForkResult::Parent { .. } => nix::libc::_exit(0),
+                ForkResult::Child => Ok(()),
+            }
+        });
+    }
+    // This waits for the exec of the grandchild, and then for the end of the child.
+    let _ = command.spawn()?.wait();
+    Ok(near)
+}
+
+/// The channel to whoever started this server by [`start_server`]; `None` for a person.
+pub(crate) fn inherited_starter() -> Option<Seqpacket> {
+    let number = std::env::var(STARTER_VARIABLE).ok()?.parse().ok()?;
+    image::inherited(number).map(Seqpacket::from)
+}
+
+/// What a new server does first: everything inherited but `keep` is closed, and the control group left.
+pub(crate) fn settle(keep: Option<RawFd>) {
+    match keep.and_then(|keep| u32::try_from(keep).ok()) {
+        Some(keep) => {
+            close_range(FIRST, keep - 1, 0);
+            close_range(keep + 1, u32::MAX, 0);
+        }
+        None => close_range(FIRST, u32::MAX, 0),
+    }
+    // Where the hierarchy cannot be written, the server stays where it is and is started again by the next ADD.
+    let _ = std::fs::write(TOP_CGROUP, "0");
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let wanted = hard.min(MAX_FILES);
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+    }
+}
+
+/// close_range(2). Before Linux 5.9 there is none: then what is open stays open, and only what the caller itself left
+/// open for its children is concerned.
+fn close_range(first: u32, last: u32, flags: u32) {
+    // SAFETY: called before anything of this process owns a descriptor in the range, or only to mark it.
+    #[allow(unsafe_code, reason = "nix does not know close_range")]
+    unsafe {
+        nix::libc::syscall(nix::libc::SYS_close_range, first, last, flags);
+    }
+}

@@ -1,0 +1,663 @@
+//! The worker: loads the records, serves queries, takes what the control socket asks, and follows the record directory.
+//!
+//! It starts in one of three ways: by a plugin that found no server, and then it takes the lock and opens everything as
+//! the user that it was started by; by the supervisor after an earlier worker died, with everything that one had; or by
+//! a plugin of a later build, with everything that the earlier build had. After that all are the same.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Error, Result};
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use slab::Slab;
+
+use super::channel::{Channel, Kept, Message};
+use super::control::{
+    Asked, Build, ListenerStatus, MAX_ASKED, NetworkStatus, Status, Told, UpstreamStatus, Wanted, decode,
+    encode,
+};
+use super::image::{self, Part};
+use super::seqpacket::{self, Seqpacket};
+use super::{detach, explain, privileges};
+use crate::forward::ResolvConf;
+use crate::poller::{Interest, Kind, Poller, Token};
+use crate::records::RecordKey;
+use crate::records::disk::Store;
+use crate::records::watch::{Change, Watch};
+use crate::serve::Server;
+use crate::serve::listen::{self, PORT, Sockets};
+use crate::state_dir::StateDir;
+use crate::zone::{Listener, Zones};
+
+/// How long a server without records waits for the next one.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long after a failed attempt another supervisor is started.
+const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
+
+const LOCK: &str = "lock";
+const CONTROL: &str = "control";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What the lock file and the control socket are called in the state directory.
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const CONTROL_SOCKET: &str = "control";
+
+/// How a start ended that did not lead to serving.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Another server has the lock.
+    #[error("another server is running")]
+    Held,
+    /// It could not get what it needs.
+    #[error("{0}: {1}")]
+    Io(String, #[source] Error),
+}
+
+fn io(what: impl std::fmt::Display) -> impl FnOnce(Error) -> StartError {
+    move |error| StartError::Io(what.to_string(), error)
+}
+
+/// What every worker has from its start on.
+struct Possession {
+    lock: OwnedFd,
+    control: OwnedFd,
+    gateways: Vec<(Wanted, u16, Sockets)>,
+}
+
+/// Runs a worker until it has nothing to do any more. `state` is where a first one settles.
+pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
+    if let Some(supervisor) = image::inherited_channel().map_err(io("supervisor"))? {
+        let channel = Channel::from(supervisor);
+        let kept = channel.receive_all().map_err(io("supervisor"))?;
+        // The supervisor is gone already: so is everything that it had.
+        let Some(kept) = kept else { return Ok(()) };
+        return Worker::new(possession(kept)?, Some(channel))?.serve();
+    }
+    let starter = detach::inherited_starter();
+    detach::settle(starter.as_ref().map(|starter| starter.as_fd().as_raw_fd()));
+    let outcome = first(state, starter.as_ref());
+    match outcome {
+        Ok(Some(worker)) => {
+            if let Some(starter) = starter {
+                let _ = starter.send(b"ready", &[]);
+            }
+            worker.serve()
+        }
+        Ok(None) => Ok(()),
+        Err(error) => {
+            if let Some(starter) = starter {
+                let reason = match &error {
+                    StartError::Held => "held".to_owned(),
+                    StartError::Io(..) => error.to_string(),
+                };
+                let _ = starter.send(reason.as_bytes(), &[]);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The first worker of its image, that a plugin or a person starts.
+fn first(state: &StateDir, starter: Option<&Seqpacket>) -> std::result::Result<Option<Worker>, StartError> {
+    image::open_own().map_err(io("open the binary"))?;
+    let kept = match starter {
+        None => Kept::new(),
+        Some(starter) => {
+            let channel =
+                Channel::from(Seqpacket::from(starter.as_fd().try_clone_to_owned().map_err(io("starter"))?));
+            let Some(kept) = channel.receive_all().map_err(io("starter"))? else { return Ok(None) };
+            kept
+        }
+    };
+    let records = state.records();
+    crate::records::disk::create_readable(&records).map_err(io(records.display()))?;
+    // From here on the records are found wherever the path leads, and whoever may walk it.
+    std::env::set_current_dir(&records).map_err(io(records.display()))?;
+    let possession = if kept.is_empty() { found(state)? } else { possession(kept)? };
+    Worker::new(possession, None).map(Some)
+}
+
+/// Takes the lock and opens everything that the records need.
+fn found(state: &StateDir) -> std::result::Result<Possession, StartError> {
+    let path = state.path().join(LOCK_FILE);
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(io(path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(StartError::Held),
+        Err(std::fs::TryLockError::Error(error)) => return Err(io(path.display())(error)),
+    }
+    let path = state.path().join(CONTROL_SOCKET);
+    let control = seqpacket::listen_at(&path).map_err(io(path.display()))?;
+    let mut gateways = Vec::new();
+    let records = store().load().records;
+    let listeners: BTreeSet<Listener> = Zones::load(records).listeners().into_iter().collect();
+    for listener in listeners {
+        // The bridge may be gone, or the port be taken: whoever attaches the next container to it is told.
+        let Ok(wanted) = wanted(&listener) else { continue };
+        if let Ok(sockets) = listen::open(&listener, PORT) {
+            gateways.push((wanted, PORT, sockets));
+        }
+    }
+    Ok(Possession { lock: lock.into(), control, gateways })
+}
+
+/// What an earlier worker had.
+fn possession(kept: Kept) -> std::result::Result<Possession, StartError> {
+    let (mut lock, mut control, mut gateways) = (None, None, Vec::new());
+    for (label, fds) in kept {
+        let mut fds = fds.into_iter();
+        match (label.as_str(), fds.next(), fds.next()) {
+            (LOCK, Some(fd), None) => lock = Some(fd),
+            (CONTROL, Some(fd), None) => control = Some(fd),
+            (label, Some(udp), Some(tcp)) => {
+                gateways.extend(gateway_of(label).map(|(wanted, port)| (wanted, port, Sockets { udp, tcp })));
+            }
+            _ => {}
+        }
+    }
+    match (lock, control) {
+        (Some(lock), Some(control)) => Ok(Possession { lock, control, gateways }),
+        _ => Err(StartError::Io(
+            "what was handed over".to_owned(),
+            Error::other("lock or control socket is missing"),
+        )),
+    }
+}
+
+/// `wanted` with the index that its bridge has now.
+pub(crate) fn wanted(listener: &Listener) -> Result<Wanted> {
+    let ifindex = nix::net::if_::if_nametoindex(listener.bridge.as_str())?;
+    Ok(Wanted { bridge: listener.bridge.clone(), gateway: listener.gateway, ifindex })
+}
+
+/// What a gateway's sockets are kept under. A device name has no space.
+fn label_of(wanted: &Wanted, port: u16) -> String {
+    format!("gateway {} {port} {} {}", wanted.ifindex, wanted.gateway, wanted.bridge)
+}
+
+fn gateway_of(label: &str) -> Option<(Wanted, u16)> {
+    let mut words = label.strip_prefix("gateway ")?.splitn(4, ' ');
+    let ifindex = words.next()?.parse().ok()?;
+    let port = words.next()?.parse().ok()?;
+    let gateway: IpAddr = words.next()?.parse().ok()?;
+    Some((Wanted { bridge: words.next()?.to_owned(), gateway, ifindex }, port))
+}
+
+/// The records: the working directory of every worker.
+fn store() -> Store {
+    Store::at(Path::new("."))
+}
+
+/// Who is connected to the control socket.
+struct Client {
+    socket: Seqpacket,
+    generation: u16,
+}
+
+struct Worker {
+    poller: Poller,
+    server: Server,
+    store: Store,
+    watch: Watch,
+    lock: OwnedFd,
+    control: OwnedFd,
+    wanted: Vec<(Wanted, u16)>,
+    supervisor: Option<Channel>,
+    supervisor_tried: Instant,
+    clients: Slab<Client>,
+    generation: u16,
+    /// The client that has got everything and whose own worker takes over.
+    successor: Option<Token>,
+    unreadable: Vec<String>,
+    unconfined: String,
+    owner: u32,
+    started: Instant,
+    empty_since: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+/// Whether the worker goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    On,
+    Over,
+}
+
+impl Worker {
+    /// A worker that is ready to serve, without rights that it no longer needs.
+    fn new(possession: Possession, supervisor: Option<Channel>) -> std::result::Result<Self, StartError> {
+        let Possession { lock, control, gateways } = possession;
+        // SAFETY: ignoring a signal installs no function.
+        #[allow(unsafe_code, reason = "nix cannot tell a harmless disposition from a function")]
+        let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+        ignored.map_err(|errno| io("signals")(errno.into()))?;
+        let poller = Poller::new().map_err(io("epoll"))?;
+        let store = store();
+        let owner = std::fs::metadata(store.root()).map_err(io("records"))?.uid();
+        // Watched first: what changes while the records are read is looked at again.
+        let watch = Watch::new(store.clone()).map_err(io("watch the records"))?;
+        let loaded = store.load();
+        let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
+        // A file that only its owner may read is read once at least.
+        resolv_conf.refresh();
+        let mut worker = Self {
+            server: Server::new(Zones::load(loaded.records), resolv_conf),
+            unreadable: loaded.unreadable.iter().map(ToString::to_string).collect(),
+            poller,
+            store,
+            watch,
+            lock,
+            control,
+            wanted: Vec::new(),
+            supervisor,
+            supervisor_tried: Instant::now(),
+            clients: Slab::new(),
+            generation: 0,
+            successor: None,
+            unconfined: String::new(),
+            owner,
+            started: Instant::now(),
+            empty_since: None,
+            buffer: vec![0; MAX_ASKED],
+        };
+        worker.watch_all().map_err(io("epoll"))?;
+        for (wanted, port, sockets) in gateways {
+            worker.open(wanted, port, sockets).map_err(io("epoll"))?;
+        }
+        if worker.supervisor.is_none() {
+            worker.start_supervisor();
+        }
+        let dropped = privileges::drop_rights().and_then(|()| privileges::confine());
+        worker.unconfined = dropped.err().unwrap_or_default();
+        worker.note_records();
+        Ok(worker)
+    }
+
+    fn watch_all(&self) -> Result<()> {
+        self.poller.add(&self.watch, Token::only(Kind::Records), Interest::Read)?;
+        self.poller.add(&self.control, Token::only(Kind::Control), Interest::Read)?;
+        match &self.supervisor {
+            Some(supervisor) => {
+                self.poller.add(supervisor.as_fd(), Token::only(Kind::Supervisor), Interest::Read)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn serve(mut self) -> std::result::Result<(), StartError> {
+        let mut ready = Vec::new();
+        loop {
+            let now = Instant::now();
+            let limit = self.deadline().map(|deadline| deadline.saturating_duration_since(now));
+            self.poller.wait(limit, &mut ready).map_err(io("epoll"))?;
+            // What has changed counts for every query that is answered from now on.
+            if ready.contains(&Token::only(Kind::Records)) && self.follow() == Life::Over {
+                return self.leave();
+            }
+            for token in ready.drain(..) {
+                let life = match token.kind {
+                    Kind::Control => self.accept(),
+                    Kind::ControlConnection => self.converse(token),
+                    Kind::Supervisor => self.supervisor_lost(),
+                    Kind::Records => Life::On,
+                    Kind::Datagrams | Kind::Connections | Kind::Connection | Kind::Upstream => {
+                        self.server.ready(&self.poller, token);
+                        Life::On
+                    }
+                };
+                if life == Life::Over {
+                    return self.leave();
+                }
+            }
+            self.server.expire(&self.poller);
+            if self.supervisor.is_none() && self.supervisor_tried.elapsed() >= SUPERVISOR_PAUSE {
+                self.start_supervisor();
+            }
+            if self.empty_since.is_some_and(|since| since.elapsed() >= GRACE) && self.is_unneeded() {
+                return self.leave();
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let grace = self.empty_since.map(|since| since + GRACE);
+        let supervisor = self.supervisor.is_none().then(|| self.supervisor_tried + SUPERVISOR_PAUSE);
+        [self.server.deadline(), grace, supervisor].into_iter().flatten().min()
+    }
+
+    /// Whether really nobody needs this server: no record, and no client that is about to bring one.
+    ///
+    /// A client that connects after this finds that nobody answers, and starts a server itself.
+    fn is_unneeded(&mut self) -> bool {
+        if let Ok(Some(socket)) = Seqpacket::accept(self.control.as_fd()) {
+            self.welcome(socket);
+        }
+        self.empty_since = Some(Instant::now());
+        self.clients.is_empty() && self.store.load().records.is_empty()
+    }
+
+    fn leave(self) -> std::result::Result<(), StartError> {
+        if let Some(supervisor) = &self.supervisor {
+            let _ = supervisor.quit();
+        }
+        Ok(())
+    }
+
+    // ---- The supervisor ----
+
+    fn start_supervisor(&mut self) {
+        self.supervisor_tried = Instant::now();
+        let started = image::start(Part::Supervisor).map(Channel::from).and_then(|channel| {
+            self.keep_all(|label, fds| channel.keep(label, fds))?;
+            self.poller.add(channel.as_fd(), Token::only(Kind::Supervisor), Interest::Read)?;
+            Ok(channel)
+        });
+        match started {
+            Ok(channel) => self.supervisor = Some(channel),
+            Err(error) => log::warn!("start a supervisor: {error}"),
+        }
+    }
+
+    fn supervisor_lost(&mut self) -> Life {
+        let Some(supervisor) = &self.supervisor else { return Life::On };
+        match supervisor.receive() {
+            // It has nothing to say but by its end.
+            Ok(Some(Message::Keep(..) | Message::Drop(_) | Message::Go | Message::Quit)) => {}
+            Ok(None) | Err(_) => {
+                self.supervisor = None;
+                self.start_supervisor();
+            }
+        }
+        Life::On
+    }
+
+    /// Hands every descriptor with its label to `keep`.
+    fn keep_all(&self, keep: impl Fn(&str, &[BorrowedFd<'_>]) -> Result<()>) -> Result<()> {
+        keep(LOCK, &[self.lock.as_fd()])?;
+        keep(CONTROL, &[self.control.as_fd()])?;
+        for (wanted, port) in &self.wanted {
+            if let Some(sockets) = self.server.sockets(&wanted.listener()) {
+                keep(&label_of(wanted, *port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()])?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- Listeners ----
+
+    fn open(&mut self, wanted: Wanted, port: u16, sockets: Sockets) -> Result<()> {
+        let listener = wanted.listener();
+        self.forget(&listener);
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()])?;
+        }
+        self.server.open(&self.poller, listener, port, sockets)?;
+        self.wanted.push((wanted, port));
+        Ok(())
+    }
+
+    fn forget(&mut self, listener: &Listener) {
+        self.server.close(&self.poller, listener);
+        let supervisor = &self.supervisor;
+        self.wanted.retain(|(wanted, port)| {
+            let stays = wanted.listener() != *listener;
+            if let (false, Some(supervisor)) = (stays, supervisor) {
+                // A supervisor that is gone has dropped it already.
+                let _ = supervisor.drop(&label_of(wanted, *port));
+            }
+            stays
+        });
+    }
+
+    /// Closes what no record needs any more, and notes when the last record went.
+    fn note_records(&mut self) {
+        let needed: BTreeSet<Listener> = self.server.desk().zones.listeners().into_iter().collect();
+        let unneeded: Vec<Listener> = self
+            .wanted
+            .iter()
+            .map(|(wanted, _)| wanted.listener())
+            .filter(|open| !needed.contains(open))
+            .collect();
+        for listener in &unneeded {
+            self.forget(listener);
+        }
+        if !self.server.desk().zones.is_empty() {
+            self.empty_since = None;
+        } else if self.empty_since.is_none() {
+            self.empty_since = Some(Instant::now());
+        }
+    }
+
+    // ---- Records ----
+
+    /// Looks at what has changed in the directory.
+    fn follow(&mut self) -> Life {
+        for change in self.watch.changes() {
+            match change {
+                Change::Record(key) => {
+                    let _ = self.look_at(&key);
+                }
+                Change::Network(network) => self.look_at_network(&network),
+                Change::Everything => self.look_at_everything(),
+                Change::Gone => return Life::Over,
+            }
+        }
+        self.note_records();
+        Life::On
+    }
+
+    /// Answers by what the file of `key` says now; tells whose address the record has taken over, `None` when there is
+    /// no record.
+    fn look_at(&mut self, key: &RecordKey) -> std::result::Result<Option<Vec<RecordKey>>, String> {
+        let zones = &mut self.server.desk().zones;
+        match self.store.read(key) {
+            Ok(Some(record)) => Ok(Some(zones.apply(record).displaced)),
+            Ok(None) => {
+                zones.remove(key);
+                Ok(None)
+            }
+            // What was known before stays: a broken edit shall not take a name away.
+            Err(unreadable) => {
+                let unreadable = unreadable.to_string();
+                if !self.unreadable.contains(&unreadable) {
+                    self.unreadable.push(unreadable.clone());
+                }
+                Err(unreadable)
+            }
+        }
+    }
+
+    fn look_at_network(&mut self, network: &str) {
+        let known: Vec<RecordKey> =
+            self.server.desk().zones.keys().filter(|key| key.network() == network).collect();
+        let loaded = self.store.load_network(network);
+        for record in loaded.records {
+            self.server.desk().zones.apply(record);
+        }
+        for key in known {
+            let _ = self.look_at(&key);
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        let loaded = self.store.load();
+        self.unreadable = loaded.unreadable.iter().map(ToString::to_string).collect();
+        self.server.desk().zones = Zones::load(loaded.records);
+    }
+
+    // ---- Clients of the control socket ----
+
+    fn accept(&mut self) -> Life {
+        if self.successor.is_none()
+            && let Ok(Some(socket)) = Seqpacket::accept(self.control.as_fd())
+        {
+            self.welcome(socket);
+        }
+        Life::On
+    }
+
+    fn welcome(&mut self, socket: Seqpacket) {
+        // The file's mode says the same; a connection may have been passed on.
+        if !socket.peer_uid().is_ok_and(|uid| uid == self.owner || uid == 0) {
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.clients.vacant_entry();
+        let token =
+            Token { kind: Kind::ControlConnection, slot: entry.key() as u32, generation: self.generation };
+        if self.poller.add(&socket, token, Interest::Read).is_ok() {
+            entry.insert(Client { socket, generation: self.generation });
+        }
+    }
+
+    /// Takes what a client says, and answers it.
+    fn converse(&mut self, token: Token) -> Life {
+        let slot = token.slot as usize;
+        let Some(client) = self.clients.get(slot).filter(|client| client.generation == token.generation)
+        else {
+            return Life::On;
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let received = client.socket.receive(&mut buffer);
+        let asked = match &received {
+            Ok(Some((octets, _))) => decode::<Asked>(octets).map_err(|error| error.to_string()),
+            Ok(None) => Err(String::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                self.buffer = buffer;
+                return Life::On;
+            }
+            Err(_) => Err(String::new()),
+        };
+        let fds = received.ok().flatten().map(|(_, fds)| fds);
+        self.buffer = buffer;
+        let Some(fds) = fds else {
+            self.clients.remove(slot);
+            if self.successor == Some(token) {
+                // It did not come to that.
+                self.successor = None;
+            }
+            return Life::On;
+        };
+        let told = match asked {
+            Ok(Asked::Retire) if self.successor == Some(token) => return Life::Over,
+            Ok(Asked::HandOver) => self.hand_over(token),
+            Ok(asked) => self.comply(asked, fds),
+            Err(error) => Told::Failed(format!("not understood: {error}")),
+        };
+        let sent = encode(&told).and_then(|octets| self.clients[slot].socket.send(&octets, &[]));
+        if sent.is_err() {
+            self.clients.remove(slot);
+        }
+        Life::On
+    }
+
+    fn comply(&mut self, asked: Asked, fds: Vec<OwnedFd>) -> Told {
+        match asked {
+            Asked::Apply { key, wanted } => {
+                let looked = self.look_at(&key);
+                let missing = wanted
+                    .into_iter()
+                    .filter(|one| !self.wanted.iter().any(|(open, _)| open == one))
+                    .collect();
+                self.note_records();
+                match looked {
+                    Ok(Some(displaced)) => Told::Applied { displaced, missing, build: Build::own() },
+                    Ok(None) => Told::Failed("there is no such record".to_owned()),
+                    Err(unreadable) => Told::Failed(unreadable),
+                }
+            }
+            Asked::Remove { keys } => {
+                for key in keys {
+                    let _ = self.look_at(&key);
+                }
+                self.note_records();
+                Told::Done
+            }
+            Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
+            Asked::Listen { wanted, port } => {
+                let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
+                    return Told::Failed("two sockets belong to it".to_owned());
+                };
+                match self.open(wanted, port, Sockets { udp, tcp }) {
+                    Ok(()) => Told::Done,
+                    Err(error) => Told::Failed(error.to_string()),
+                }
+            }
+            Asked::Query { name, rtype, source } => {
+                match explain::explain(&self.server.desk().zones, &name, &rtype, source) {
+                    Ok(explained) => Told::Explained(explained),
+                    Err(reason) => Told::Failed(reason),
+                }
+            }
+            Asked::Status => Told::Status(Box::new(self.status())),
+            Asked::HandOver | Asked::Retire => Told::Failed("nothing was handed over".to_owned()),
+        }
+    }
+
+    /// Gives a client everything that a worker of its own needs. Until it is gone, or retires this one, no other client
+    /// is taken: it could tell this worker what the other one has to know.
+    fn hand_over(&mut self, token: Token) -> Told {
+        let client = &self.clients[token.slot as usize];
+        let sent =
+            self.keep_all(|label, fds| client.socket.send(&encode(&Told::Kept(label.to_owned()))?, fds));
+        match sent {
+            Ok(()) => {
+                self.successor = Some(token);
+                Told::Done
+            }
+            Err(error) => Told::Failed(error.to_string()),
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let now = Instant::now();
+        let open = self
+            .server
+            .listeners()
+            .into_iter()
+            .map(|(listener, port)| (listener.clone(), port))
+            .collect::<Vec<_>>();
+        let (queries, connections) = (self.server.counters(), self.server.connections());
+        let desk = self.server.desk();
+        let (in_flight, cached) = desk.forwarder.counts();
+        let listeners = desk.zones.listeners().into_iter().map(|listener| ListenerStatus {
+            port: open.iter().find(|(other, _)| *other == listener).map(|(_, port)| *port),
+            bridge: listener.bridge,
+            gateway: listener.gateway,
+        });
+        Status {
+            build: Build::own(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            supervised: self.supervisor.is_some(),
+            uid: nix::unistd::geteuid().as_raw(),
+            unconfined: self.unconfined.clone(),
+            records: desk.zones.len(),
+            unreadable: self.unreadable.clone(),
+            networks: desk
+                .zones
+                .networks()
+                .map(|(name, records)| NetworkStatus { name: name.to_owned(), records })
+                .collect(),
+            listeners: listeners.collect(),
+            queries,
+            in_flight,
+            cached,
+            connections,
+            host_servers: desk.forwarder.host_servers().to_vec(),
+            upstreams: desk
+                .forwarder
+                .health(now)
+                .into_iter()
+                .map(|(server, health)| UpstreamStatus { server, health })
+                .collect(),
+        }
+    }
+}

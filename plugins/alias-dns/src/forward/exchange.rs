@@ -1,0 +1,196 @@
+//! One question to one server: a datagram, and a connection when the answer does not fit into one. Owns the socket and
+//! how far the exchange has come; knows no patience and no other server.
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, send, socket,
+};
+
+use super::reply::{Rejected, Reply};
+use crate::poller::{Interest, Poller, Token};
+use crate::serve::edns::{Edns, PAYLOAD, opt_octets};
+use crate::serve::query::HEADER_LEN;
+
+/// The longest message (its length stands in two octets before it over TCP: RFC 1035, section 4.2.2).
+const MAX_MESSAGE: usize = 65_535;
+
+/// Octets before a message over TCP.
+const PREFIX_LEN: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// The query over TCP, length first.
+    framed: Vec<u8>,
+    question_len: usize,
+    transport: Option<Transport>,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Datagram(OwnedFd),
+    Connection { socket: OwnedFd, sent: usize, received: Vec<u8> },
+}
+
+/// How far an exchange has come.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// It goes on.
+    Pending,
+    /// The server does not know EDNS: to be begun again, without.
+    WithoutEdns,
+    /// The server answered.
+    Reply(Reply),
+    /// Nothing more will come of it.
+    Broken,
+}
+
+impl Exchange {
+    /// An exchange about `question` (name, type, class), not begun yet.
+    pub(super) fn new(question: &[u8], dnssec_ok: bool, checking_disabled: bool) -> Self {
+        let opt = opt_octets(Edns { payload: PAYLOAD, version: 0, dnssec_ok });
+        let mut framed =
+            vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 1];
+        framed.extend_from_slice(question);
+        framed.extend_from_slice(&opt);
+        Self { framed, question_len: question.len(), transport: None }
+    }
+
+    /// Name, type, class.
+    pub(super) fn question(&self) -> &[u8] {
+        let start = PREFIX_LEN + HEADER_LEN;
+        &self.framed[start..start + self.question_len]
+    }
+
+    /// Asks `server`, from a new port and with a new id. An exchange that is under way is dropped.
+    pub(super) fn begin(&mut self, poller: &Poller, token: Token, server: SocketAddr) -> Result<()> {
+        self.transport = None;
+        let mut id = [0; 2];
+        getrandom::fill(&mut id).map_err(|error| Error::other(error.to_string()))?;
+        self.framed[PREFIX_LEN..PREFIX_LEN + 2].copy_from_slice(&id);
+        let socket = open(server, SockType::Datagram)?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(server))?;
+        send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
+        poller.add(&socket, token, Interest::Read)?;
+        self.transport = Some(Transport::Datagram(socket));
+        Ok(())
+    }
+
+    /// Goes on after `server`'s socket has become ready.
+    pub(super) fn proceed(&mut self, poller: &Poller, token: Token, server: SocketAddr) -> Progress {
+        let step = match self.transport.take() {
+            Some(Transport::Datagram(socket)) => self.datagram(socket, poller, token, server),
+            Some(Transport::Connection { socket, sent, received }) => {
+                self.connection(socket, sent, received, poller, token)
+            }
+            None => Ok(Progress::Broken),
+        };
+        step.unwrap_or(Progress::Broken)
+    }
+
+    fn query(&self) -> &[u8] {
+        &self.framed[PREFIX_LEN..]
+    }
+
+    fn datagram(
+        &mut self,
+        socket: OwnedFd,
+        poller: &Poller,
+        token: Token,
+        server: SocketAddr,
+    ) -> Result<Progress> {
+        let mut buffer = [0; 4096];
+        let message = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(len) => &buffer[..len],
+            Err(Errno::EAGAIN | Errno::EINTR) => &[],
+            Err(errno) => return Err(errno.into()),
+        };
+        match self.read(message) {
+            Err(Rejected::Truncated) => {
+                let socket = open(server, SockType::Stream)?;
+                match connect(socket.as_raw_fd(), &SockaddrStorage::from(server)) {
+                    Ok(()) | Err(Errno::EINPROGRESS) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                poller.add(&socket, token, Interest::Write)?;
+                self.transport = Some(Transport::Connection { socket, sent: 0, received: Vec::new() });
+                Ok(Progress::Pending)
+            }
+            // The right answer may still come.
+            Err(Rejected::Foreign) => {
+                self.transport = Some(Transport::Datagram(socket));
+                Ok(Progress::Pending)
+            }
+            Err(Rejected::Malformed) => Ok(Progress::Broken),
+            Ok(reply) => Ok(self.judged(reply)),
+        }
+    }
+
+    fn connection(
+        &mut self,
+        socket: OwnedFd,
+        mut sent: usize,
+        mut received: Vec<u8>,
+        poller: &Poller,
+        token: Token,
+    ) -> Result<Progress> {
+        if sent < self.framed.len() {
+            let len = (self.framed.len() - PREFIX_LEN) as u16;
+            self.framed[..PREFIX_LEN].copy_from_slice(&len.to_be_bytes());
+            match send(
+                socket.as_raw_fd(),
+                &self.framed[sent..],
+                MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(len) => sent += len,
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if sent == self.framed.len() {
+                poller.change(&socket, token, Interest::Read)?;
+            }
+        } else {
+            let mut buffer = [0; 4096];
+            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => received.extend_from_slice(&buffer[..len]),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if let Some((prefix, rest)) = received.split_first_chunk::<PREFIX_LEN>()
+                && let Some(message) = rest.get(..usize::from(u16::from_be_bytes(*prefix)))
+            {
+                return Ok(self.read(message).map_or(Progress::Broken, |reply| self.judged(reply)));
+            }
+            if received.len() > PREFIX_LEN + MAX_MESSAGE {
+                return Ok(Progress::Broken);
+            }
+        }
+        self.transport = Some(Transport::Connection { socket, sent, received });
+        Ok(Progress::Pending)
+    }
+
+    fn read(&self, message: &[u8]) -> std::result::Result<Reply, Rejected> {
+        let query = self.query();
+        Reply::read(message, u16::from_be_bytes([query[0], query[1]]), self.question())
+    }
+
+    /// RFC 6891, section 6.2.2: a server that answers FORMERR is asked without EDNS.
+    fn judged(&mut self, reply: Reply) -> Progress {
+        let end = PREFIX_LEN + HEADER_LEN + self.question_len;
+        if !reply.refuses_edns() || self.framed.len() == end {
+            return Progress::Reply(reply);
+        }
+        self.framed.truncate(end);
+        self.framed[PREFIX_LEN + 11] = 0;
+        Progress::WithoutEdns
+    }
+}
+
+fn open(server: SocketAddr, kind: SockType) -> Result<OwnedFd> {
+    let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
+}

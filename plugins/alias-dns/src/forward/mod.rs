@@ -1,0 +1,424 @@
+//! Questions that are not ours, asked of upstream servers.
+//!
+//! Each question goes out once however many clients wait for it, from a socket of its own: a random id and a random
+//! port, connected, so that the kernel drops what others send, and the question compared when something comes back
+//! (RFC 5452). A server that is silent or fails is followed by the next one; all together take less time than a stub
+//! resolver waits. What comes back is passed on as it is.
+//!
+//! It never asks one of our own addresses, and knows neither zones nor who may ask.
+
+mod cache;
+mod exchange;
+mod reply;
+mod resolv_conf;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use slab::Slab;
+
+use self::cache::Cache;
+use self::exchange::{Exchange, Progress};
+use self::reply::{Client, Reply};
+pub(crate) use self::resolv_conf::ResolvConf;
+use crate::poller::{Kind, Poller, Token};
+use crate::serve::edns::Edns;
+use crate::serve::query::{HEADER_LEN, Query};
+
+/// How long a server may take before the next one is asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a question may take altogether: the C libraries give up after five seconds.
+const TOTAL: Duration = Duration::from_millis(4500);
+
+/// Times that servers are asked for one question at most, refusals that come at once included.
+const MAX_ATTEMPTS: usize = 8;
+
+/// Questions on their way at once.
+const MAX_FLIGHTS: usize = 1024;
+
+/// Of these, questions that clients at one address brought up: one container cannot use up all.
+const MAX_FLIGHTS_OF_SOURCE: u32 = 256;
+
+/// Clients that wait for one question at once.
+const MAX_WAITING: usize = 256;
+
+/// A server that was silent this short a time ago is asked last.
+const GRUDGE: Duration = Duration::from_secs(30);
+
+/// Where a response goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipient {
+    /// A datagram from the gateway socket in this slot.
+    Datagram { socket: Token, peer: SocketAddr },
+    /// A message on this connection.
+    Connection { connection: Token, peer: SocketAddr },
+}
+
+impl Recipient {
+    /// The client's address.
+    pub(crate) fn source(self) -> IpAddr {
+        match self {
+            Self::Datagram { peer, .. } | Self::Connection { peer, .. } => peer.ip(),
+        }
+    }
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The response has been written.
+    Answered,
+    /// The response comes later.
+    Waiting,
+    /// Nobody can be asked: SERVFAIL.
+    Failed,
+}
+
+/// How an upstream server does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Health {
+    /// Questions sent to it.
+    pub asked: u64,
+    /// Answers that were taken.
+    pub answered: u64,
+    /// Times that it was silent, unreachable or failed.
+    pub failed: u64,
+    /// Whether it is passed over while another one answers.
+    pub avoided: bool,
+}
+
+#[derive(Debug, Default)]
+struct Server {
+    health: Health,
+    failed_last: Option<Instant>,
+}
+
+/// The forwarder.
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    resolv_conf: ResolvConf,
+    cache: Cache,
+    flights: Slab<Flight>,
+    by_question: HashMap<Box<[u8]>, usize>,
+    of_source: HashMap<IpAddr, u32>,
+    /// When to lose patience, in order; what no longer counts is told by its generation.
+    deadlines: VecDeque<(Instant, Token)>,
+    generation: u16,
+    servers: HashMap<SocketAddr, Server>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Flight {
+    key: Box<[u8]>,
+    servers: Box<[SocketAddr]>,
+    attempt: usize,
+    exchange: Exchange,
+    generation: u16,
+    began: Instant,
+    source: IpAddr,
+    waiting: Vec<Waiting>,
+    /// A failure that some server has told, for the case that no other one knows better.
+    failure: Option<Reply>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    recipient: Recipient,
+    id: u16,
+    flags: [u8; 2],
+    question: Box<[u8]>,
+    edns: Option<Edns>,
+    limit: usize,
+}
+
+impl Waiting {
+    fn client(&self) -> Client<'_> {
+        let Self { id, flags, ref question, edns, limit, .. } = *self;
+        Client { id, flags, question, edns, limit }
+    }
+}
+
+impl Forwarder {
+    /// A forwarder that asks the servers of `resolv_conf` where a network names none.
+    pub(crate) fn new(resolv_conf: ResolvConf) -> Self {
+        Self {
+            resolv_conf,
+            cache: Cache::default(),
+            flights: Slab::new(),
+            by_question: HashMap::new(),
+            of_source: HashMap::new(),
+            deadlines: VecDeque::new(),
+            generation: 0,
+            servers: HashMap::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Asks `query`, whose octets are `packet`, at `upstreams`, the host's own when there are none; never at an address
+    /// that `is_own`. A response that is there already is written to `out`, within `limit` octets.
+    #[allow(clippy::too_many_arguments, reason = "each is of another type, and all belong to one question")]
+    pub(crate) fn ask(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        query: &Query<'_>,
+        packet: &[u8],
+        upstreams: &[SocketAddr],
+        is_own: impl Fn(SocketAddr) -> bool,
+        (recipient, limit): (Recipient, usize),
+        out: &mut Vec<u8>,
+    ) -> Asked {
+        let question = &packet[HEADER_LEN..HEADER_LEN + query.asked.name.len() + 4];
+        let upstreams = if upstreams.is_empty() {
+            if self.resolv_conf.refresh() {
+                self.cache.clear();
+            }
+            self.resolv_conf.servers()
+        } else {
+            upstreams
+        };
+        let mut servers: Vec<SocketAddr> =
+            upstreams.iter().copied().filter(|server| !is_own(*server)).collect();
+        if servers.is_empty() {
+            return Asked::Failed;
+        }
+        let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
+        let flags = [packet[2], packet[3]];
+        let key = self.key(question, dnssec_ok, query.header.cd(), &servers);
+        let waiting = Waiting {
+            recipient,
+            id: query.header.id(),
+            flags,
+            question: question.into(),
+            edns: query.edns,
+            limit,
+        };
+        if let Some((reply, age)) = self.cache.get(&key, now) {
+            reply.compose(out, &waiting.client(), age);
+            return Asked::Answered;
+        }
+        if let Some(slot) = self.by_question.get(&key) {
+            let flight = &mut self.flights[*slot];
+            // A client that asks again what it still waits for gets one response.
+            if flight.waiting.contains(&waiting) {
+                return Asked::Waiting;
+            }
+            if flight.waiting.len() >= MAX_WAITING {
+                return Asked::Failed;
+            }
+            flight.waiting.push(waiting);
+            return Asked::Waiting;
+        }
+        let of_source = self.of_source.get(&recipient.source()).copied().unwrap_or(0);
+        if self.flights.len() >= MAX_FLIGHTS || of_source >= MAX_FLIGHTS_OF_SOURCE {
+            return Asked::Failed;
+        }
+        servers.sort_by_key(|server| self.avoids(*server, now));
+        let exchange = Exchange::new(question, dnssec_ok, query.header.cd());
+        let slot = self.flights.insert(Flight {
+            key: key.clone(),
+            servers: servers.into(),
+            attempt: 0,
+            exchange,
+            generation: 0,
+            began: now,
+            source: recipient.source(),
+            waiting: vec![waiting],
+            failure: None,
+        });
+        self.by_question.insert(key, slot);
+        *self.of_source.entry(recipient.source()).or_default() += 1;
+        while !self.attempt(poller, slot, now) {
+            self.blame(slot, now);
+            let flight = &mut self.flights[slot];
+            flight.attempt += 1;
+            if flight.attempt >= flight.servers.len() {
+                self.land(slot);
+                return Asked::Failed;
+            }
+        }
+        Asked::Waiting
+    }
+
+    /// Goes on with the question that `token` is for; `deliver` gets the responses that are ready.
+    pub(crate) fn ready(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        token: Token,
+        deliver: &mut dyn FnMut(Recipient, &[u8]),
+    ) {
+        let slot = token.slot as usize;
+        let Some(flight) = self.flights.get_mut(slot).filter(|flight| flight.generation == token.generation)
+        else {
+            return;
+        };
+        let server = flight.servers[flight.attempt % flight.servers.len()];
+        match flight.exchange.proceed(poller, token, server) {
+            Progress::Pending => {}
+            Progress::Broken => self.next(poller, slot, now, deliver),
+            Progress::WithoutEdns => {
+                if !self.attempt(poller, slot, now) {
+                    self.next(poller, slot, now, deliver);
+                }
+            }
+            Progress::Reply(reply) if reply.is_failure() => {
+                flight.failure = Some(reply);
+                self.next(poller, slot, now, deliver);
+            }
+            Progress::Reply(reply) => {
+                let server = self.servers.entry(server).or_default();
+                server.health.answered += 1;
+                server.failed_last = None;
+                let flight = self.land(slot);
+                self.cache.put(&flight.key, &reply, now);
+                respond(&flight, &reply, deliver);
+            }
+        }
+    }
+
+    /// Loses patience with the servers that have been silent for too long.
+    pub(crate) fn expire(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        deliver: &mut dyn FnMut(Recipient, &[u8]),
+    ) {
+        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now) {
+            let Some((_, token)) = self.deadlines.pop_front() else { return };
+            let slot = token.slot as usize;
+            if self.flights.get(slot).is_some_and(|flight| flight.generation == token.generation) {
+                self.next(poller, slot, now, deliver);
+            }
+        }
+    }
+
+    /// When [`expire`](Self::expire) has to be called next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// How every server does that was ever asked.
+    pub(crate) fn health(&self, now: Instant) -> Vec<(SocketAddr, Health)> {
+        let mut all: Vec<_> = self
+            .servers
+            .keys()
+            .map(|server| {
+                (
+                    *server,
+                    Health { avoided: self.avoids(*server, now), ..self.servers[server].health.clone() },
+                )
+            })
+            .collect();
+        all.sort_by_key(|(server, _)| *server);
+        all
+    }
+
+    /// Questions on their way, and replies that are kept.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.flights.len(), self.cache.len())
+    }
+
+    /// The host's own servers as they are now.
+    pub(crate) fn host_servers(&mut self) -> &[SocketAddr] {
+        if self.resolv_conf.refresh() {
+            self.cache.clear();
+        }
+        self.resolv_conf.servers()
+    }
+
+    /// What makes two questions the same: name in any case, type, class, what is wanted with the answer, and who is
+    /// asked, for networks with other servers may get other answers.
+    fn key(
+        &self,
+        question: &[u8],
+        dnssec_ok: bool,
+        checking_disabled: bool,
+        servers: &[SocketAddr],
+    ) -> Box<[u8]> {
+        let mut key = Vec::with_capacity(question.len() + 9);
+        key.extend(question.iter().map(u8::to_ascii_lowercase));
+        key.push(u8::from(dnssec_ok) | u8::from(checking_disabled) << 1);
+        key.extend(self.hasher.hash_one(servers).to_be_bytes());
+        key.into()
+    }
+
+    fn avoids(&self, server: SocketAddr, now: Instant) -> bool {
+        let failed_last = self.servers.get(&server).and_then(|server| server.failed_last);
+        failed_last.is_some_and(|failed| now.saturating_duration_since(failed) < GRUDGE)
+    }
+
+    /// Blames the server that is being asked and asks the next one, or tells everybody that none knows.
+    fn next(
+        &mut self,
+        poller: &Poller,
+        slot: usize,
+        now: Instant,
+        deliver: &mut dyn FnMut(Recipient, &[u8]),
+    ) {
+        loop {
+            self.blame(slot, now);
+            let flight = &mut self.flights[slot];
+            flight.attempt += 1;
+            let over = flight.attempt >= MAX_ATTEMPTS
+                || now.saturating_duration_since(flight.began) + PATIENCE > TOTAL
+                // Whoever told its failure would tell it again.
+                || flight.failure.is_some() && flight.attempt >= flight.servers.len();
+            if over {
+                let mut flight = self.land(slot);
+                let failure =
+                    flight.failure.take().unwrap_or_else(|| Reply::failure(flight.exchange.question()));
+                return respond(&flight, &failure, deliver);
+            }
+            if self.attempt(poller, slot, now) {
+                return;
+            }
+        }
+    }
+
+    fn blame(&mut self, slot: usize, now: Instant) {
+        let flight = &self.flights[slot];
+        let blamed = self.servers.entry(flight.servers[flight.attempt % flight.servers.len()]).or_default();
+        blamed.health.failed += 1;
+        blamed.failed_last = Some(now);
+    }
+
+    /// Asks the server whose turn it is. Tells whether the question went out.
+    fn attempt(&mut self, poller: &Poller, slot: usize, now: Instant) -> bool {
+        self.generation = self.generation.wrapping_add(1);
+        let token = Token { kind: Kind::Upstream, slot: slot as u32, generation: self.generation };
+        let flight = &mut self.flights[slot];
+        flight.generation = self.generation;
+        let server = flight.servers[flight.attempt % flight.servers.len()];
+        self.servers.entry(server).or_default().health.asked += 1;
+        self.deadlines.push_back((now + PATIENCE, token));
+        flight.exchange.begin(poller, token, server).is_ok()
+    }
+
+    /// Takes a question that is over out of every book.
+    fn land(&mut self, slot: usize) -> Flight {
+        let flight = self.flights.remove(slot);
+        self.by_question.remove(&flight.key);
+        if let Some(count) = self.of_source.get_mut(&flight.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_source.remove(&flight.source);
+            }
+        }
+        flight
+    }
+}
+
+fn respond(flight: &Flight, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[u8])) {
+    let mut out = Vec::new();
+    for waiting in &flight.waiting {
+        reply.compose(&mut out, &waiting.client(), 0);
+        deliver(waiting.recipient, &out);
+    }
+}

@@ -1,0 +1,360 @@
+//! An upstream server's message: whether it answers our question, how long it may be kept, and the octets that a client
+//! gets of it. The records pass through as they are; no input makes it panic.
+
+use crate::serve::edns::{Edns, OPT_LEN, opt_octets};
+use crate::serve::query::HEADER_LEN;
+
+const TYPE_SOA: u16 = 6;
+const TYPE_OPT: u16 = 41;
+
+const RCODE_NOERROR: u8 = 0;
+const RCODE_FORMERR: u8 = 1;
+const RCODE_SERVFAIL: u8 = 2;
+const RCODE_NXDOMAIN: u8 = 3;
+const RCODE_NOTIMP: u8 = 4;
+
+/// A message without its OPT record, and where its TTLs stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    octets: Box<[u8]>,
+    question_len: usize,
+    ttls: Box<[usize]>,
+    rcode: u8,
+    /// Seconds; `None` for what must not be kept.
+    lifetime: Option<u32>,
+}
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    /// It does not belong to the question: a stray or a forgery.
+    Foreign,
+    /// It belongs to it, but is cut off and has to be asked for over TCP.
+    Truncated,
+    /// It belongs to it, but cannot be read.
+    Malformed,
+}
+
+impl Reply {
+    /// Reads `message`, an answer to the query with `id` and `question` (name, type, class; in any case).
+    pub(crate) fn read(message: &[u8], id: u16, question: &[u8]) -> Result<Self, Rejected> {
+        let header: &[u8; HEADER_LEN] = message.first_chunk().ok_or(Rejected::Foreign)?;
+        let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let body = &message[HEADER_LEN..];
+        let asked = body.get(..question.len());
+        let response = header[2] & 0x80 != 0;
+        // An error may come without the question, but then nothing but the id would tell a forgery.
+        if count(0) != id
+            || !response
+            || count(4) != 1
+            || !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(question))
+        {
+            return Err(Rejected::Foreign);
+        }
+        if header[2] & 0x02 != 0 {
+            return Err(Rejected::Truncated);
+        }
+        let mut rcode = header[3] & 0x0f;
+        let mut walk = Walk { message, at: HEADER_LEN + question.len() };
+        let mut ttls = Vec::new();
+        let mut shortest: Option<u32> = None;
+        let mut negative: Option<u32> = None;
+        for _ in 0..count(6) {
+            let record = walk.record().ok_or(Rejected::Malformed)?;
+            shortest = Some(shortest.map_or(record.ttl, |ttl| ttl.min(record.ttl)));
+            ttls.push(record.ttl_at);
+        }
+        for _ in 0..count(8) {
+            let record = walk.record().ok_or(Rejected::Malformed)?;
+            if record.rtype == TYPE_SOA {
+                // RFC 2308, section 5.
+                negative = Some(record.ttl.min(record.soa_minimum));
+            }
+            ttls.push(record.ttl_at);
+        }
+        let mut additional = 0;
+        let mut end = walk.at;
+        for _ in 0..count(10) {
+            let record = walk.record().ok_or(Rejected::Malformed)?;
+            if record.rtype == TYPE_OPT {
+                if record.extended_rcode > 0 {
+                    rcode = RCODE_SERVFAIL;
+                }
+                // What follows it, if anything, is left out as well: that section only saves questions.
+                break;
+            }
+            ttls.push(record.ttl_at);
+            additional += 1;
+            end = walk.at;
+        }
+        let mut octets: Box<[u8]> = message[..end].into();
+        octets[3] = octets[3] & 0xf0 | rcode;
+        octets[10..HEADER_LEN].copy_from_slice(&u16::to_be_bytes(additional));
+        let lifetime = match (rcode, count(6)) {
+            (RCODE_NOERROR, 1..) => shortest,
+            (RCODE_NOERROR | RCODE_NXDOMAIN, _) => negative,
+            _ => None,
+        };
+        Ok(Self {
+            octets,
+            question_len: question.len(),
+            ttls: ttls.into(),
+            rcode,
+            lifetime: lifetime.filter(|ttl| *ttl > 0),
+        })
+    }
+
+    /// SERVFAIL for `question`, of our own making.
+    pub(crate) fn failure(question: &[u8]) -> Self {
+        let mut octets = vec![0, 0, 0x80, 0x80 | RCODE_SERVFAIL, 0, 1, 0, 0, 0, 0, 0, 0];
+        octets.extend_from_slice(question);
+        let octets = octets.into();
+        Self {
+            octets,
+            question_len: question.len(),
+            ttls: Box::default(),
+            rcode: RCODE_SERVFAIL,
+            lifetime: None,
+        }
+    }
+
+    /// Whether another server may know better: this one failed or refused.
+    pub(crate) fn is_failure(&self) -> bool {
+        !matches!(self.rcode, RCODE_NOERROR | RCODE_NXDOMAIN)
+    }
+
+    /// Whether the server may be one that does not know EDNS (RFC 6891, section 7).
+    pub(crate) fn refuses_edns(&self) -> bool {
+        matches!(self.rcode, RCODE_FORMERR | RCODE_NOTIMP)
+    }
+
+    /// Seconds that the answer may be kept; `None` when it must not.
+    pub(crate) fn lifetime(&self) -> Option<u32> {
+        self.lifetime
+    }
+
+    /// Octets that the reply holds.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.octets.len() + size_of_val(&*self.ttls)
+    }
+
+    /// Replaces what is in `out` by the response to `client`, `age` seconds after the reply came.
+    pub(crate) fn compose(&self, out: &mut Vec<u8>, client: &Client<'_>, age: u32) {
+        let opt_len = client.edns.map_or(0, |_| OPT_LEN);
+        let question_end = HEADER_LEN + self.question_len;
+        out.clear();
+        if self.octets.len() + opt_len > client.limit {
+            out.extend_from_slice(&self.octets[..question_end]);
+            out[2] |= 0x02;
+            out[6..HEADER_LEN].fill(0);
+        } else {
+            out.extend_from_slice(&self.octets);
+            for at in &self.ttls {
+                if let Some(ttl) = out.get_mut(*at..at + 4) {
+                    let left = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age);
+                    ttl.copy_from_slice(&left.to_be_bytes());
+                }
+            }
+        }
+        out[..2].copy_from_slice(&client.id.to_be_bytes());
+        // AA is the upstream's, not ours; AD only for those who can make use of it.
+        let ad = if client.edns.is_some_and(|edns| edns.dnssec_ok) { 0x20 } else { 0 };
+        out[2] = out[2] & 0xfa | client.flags[0] & 0x01;
+        out[3] = out[3] & (0x0f | ad) | 0x80 | client.flags[1] & 0x10;
+        out[HEADER_LEN..question_end].copy_from_slice(client.question);
+        if let Some(edns) = client.edns {
+            out.extend_from_slice(&opt_octets(edns));
+            let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
+            out[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
+        }
+    }
+}
+
+/// What makes one client's response differ from another's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client<'a> {
+    pub(crate) id: u16,
+    /// The third and fourth octet of the query's header: RD and CD go back.
+    pub(crate) flags: [u8; 2],
+    /// Name, type, class as the client wrote them; as long as the reply's.
+    pub(crate) question: &'a [u8],
+    pub(crate) edns: Option<Edns>,
+    pub(crate) limit: usize,
+}
+
+struct Walk<'m> {
+    message: &'m [u8],
+    at: usize,
+}
+
+struct WalkedRecord {
+    rtype: u16,
+    ttl_at: usize,
+    ttl: u32,
+    /// Of an OPT record, which has no TTL.
+    extended_rcode: u8,
+    /// The last field of the data, which is the minimum of a SOA.
+    soa_minimum: u32,
+}
+
+impl Walk<'_> {
+    fn record(&mut self) -> Option<WalkedRecord> {
+        self.skip_name()?;
+        let fixed: &[u8; 10] = self.message.get(self.at..)?.first_chunk()?;
+        let [t1, t2, _, _, a, b, c, d, l1, l2] = *fixed;
+        let ttl_at = self.at + 4;
+        let data_at = self.at + fixed.len();
+        let data = self.message.get(data_at..data_at + usize::from(u16::from_be_bytes([l1, l2])))?;
+        self.at = data_at + data.len();
+        let ttl = u32::from_be_bytes([a, b, c, d]);
+        Some(WalkedRecord {
+            rtype: u16::from_be_bytes([t1, t2]),
+            ttl_at,
+            // RFC 2181, section 8: with the highest bit set it means zero.
+            ttl: if ttl > i32::MAX as u32 { 0 } else { ttl },
+            extended_rcode: a,
+            soa_minimum: data.last_chunk().map_or(0, |minimum| u32::from_be_bytes(*minimum)),
+        })
+    }
+
+    fn skip_name(&mut self) -> Option<()> {
+        loop {
+            match *self.message.get(self.at)? {
+                0 => {
+                    self.at += 1;
+                    return Some(());
+                }
+                label @ 1..=63 => self.at += usize::from(label) + 1,
+                0xc0.. => {
+                    self.at += 2;
+                    return (self.at <= self.message.len()).then_some(());
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUESTION: &[u8] = b"\x07Example\x03org\0\0\x01\0\x01";
+
+    fn message(rcode: u8, flags: u8, sections: [&[&[u8]]; 3]) -> Vec<u8> {
+        let mut octets = vec![0x12, 0x34, 0x84 | flags, 0xa0 | rcode, 0, 1];
+        for section in sections {
+            octets.extend((section.len() as u16).to_be_bytes());
+        }
+        octets.extend(QUESTION.to_ascii_lowercase());
+        octets.extend(sections.concat().concat());
+        octets
+    }
+
+    fn record(rtype: u8, ttl: u32, data: &[u8]) -> Vec<u8> {
+        let mut octets = vec![0xc0, 12, 0, rtype, 0, 1];
+        octets.extend(ttl.to_be_bytes());
+        octets.extend((data.len() as u16).to_be_bytes());
+        octets.extend(data);
+        octets
+    }
+
+    const OPT: &[u8] = &[0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 4, 0, 10, 0, 0];
+
+    fn soa(minimum: u32) -> Vec<u8> {
+        let mut data = vec![0, 0];
+        data.extend([0; 16]);
+        data.extend(minimum.to_be_bytes());
+        data
+    }
+
+    fn client(limit: usize, edns: Option<Edns>) -> Client<'static> {
+        Client { id: 0xabcd, flags: [0x01, 0x10], question: QUESTION, edns, limit }
+    }
+
+    #[test]
+    fn only_the_answer_to_our_question_is_taken() {
+        let good = message(0, 0, [&[&record(1, 60, &[1, 2, 3, 4])], &[], &[]]);
+        assert!(Reply::read(&good, 0x1234, QUESTION).is_ok());
+        assert_eq!(Reply::read(&good, 0x1235, QUESTION), Err(Rejected::Foreign));
+        assert_eq!(Reply::read(&good, 0x1234, b"\x07example\x03com\0\0\x01\0\x01"), Err(Rejected::Foreign));
+        assert_eq!(Reply::read(&good[..11], 0x1234, QUESTION), Err(Rejected::Foreign));
+        assert_eq!(Reply::read(&good[..good.len() - 1], 0x1234, QUESTION), Err(Rejected::Malformed));
+        let query = {
+            let mut query = good.clone();
+            query[2] &= 0x7f;
+            query
+        };
+        assert_eq!(Reply::read(&query, 0x1234, QUESTION), Err(Rejected::Foreign));
+        assert_eq!(Reply::read(&message(0, 2, [&[], &[], &[]]), 0x1234, QUESTION), Err(Rejected::Truncated));
+    }
+
+    #[test]
+    fn the_client_gets_its_own_header_question_and_opt_record_and_aged_ttls() {
+        let octets = message(0, 0, [&[&record(1, 60, &[1, 2, 3, 4])], &[], &[OPT]]);
+        let reply = Reply::read(&octets, 0x1234, QUESTION).unwrap();
+        assert_eq!(reply.lifetime(), Some(60));
+        let mut out = Vec::new();
+        reply.compose(&mut out, &client(512, None), 10);
+        let mut expected = vec![0xab, 0xcd, 0x81, 0x90, 0, 1, 0, 1, 0, 0, 0, 0];
+        expected.extend(QUESTION);
+        expected.extend(record(1, 50, &[1, 2, 3, 4]));
+        assert_eq!(out, expected);
+        let edns = Edns { payload: 1232, version: 0, dnssec_ok: false };
+        reply.compose(&mut out, &client(1232, Some(edns)), 100);
+        assert_eq!(out[11], 1);
+        assert_eq!(out[out.len() - OPT_LEN..], opt_octets(edns));
+        assert_eq!(out[out.len() - OPT_LEN - 14..][..4], record(1, 0, &[])[2..6]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_to_the_question_and_marked() {
+        let records: Vec<Vec<u8>> = (0..40).map(|n| record(1, 60, &[1, 2, 3, n])).collect();
+        let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+        let reply = Reply::read(&message(0, 0, [&records, &[], &[]]), 0x1234, QUESTION).unwrap();
+        let mut out = Vec::new();
+        reply.compose(&mut out, &client(512, None), 0);
+        assert_eq!((out.len(), out[2] & 2, out[7]), (HEADER_LEN + QUESTION.len(), 2, 0));
+        reply.compose(&mut out, &client(65_535, None), 0);
+        assert_eq!((out[2] & 2, out[7]), (0, 40));
+    }
+
+    #[test]
+    fn lifetimes_follow_the_records_and_the_soa_of_a_negative_answer() {
+        let lifetime = |rcode, answer: &[Vec<u8>], authority: &[Vec<u8>]| {
+            let [answer, authority] =
+                [answer, authority].map(|section| section.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let octets = message(rcode, 0, [&answer, &authority, &[]]);
+            Reply::read(&octets, 0x1234, QUESTION).unwrap().lifetime()
+        };
+        let address = |ttl| record(1, ttl, &[0; 4]);
+        assert_eq!(lifetime(0, &[address(60), address(30)], &[]), Some(30));
+        assert_eq!(lifetime(0, &[address(0)], &[]), None);
+        assert_eq!(lifetime(0, &[address(u32::MAX)], &[]), None);
+        assert_eq!(lifetime(3, &[], &[record(6, 900, &soa(300))]), Some(300));
+        assert_eq!(lifetime(0, &[], &[record(6, 20, &soa(300))]), Some(20));
+        assert_eq!(lifetime(3, &[], &[]), None);
+        assert_eq!(lifetime(2, &[], &[record(6, 900, &soa(300))]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic_and_all_that_is_taken_can_be_composed(
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+            counts in proptest::array::uniform6(0_u8..3),
+            limit in 512_usize..2000,
+        ) {
+            let mut octets = vec![0x12, 0x34, 0x80, 0, 0, 1];
+            octets.extend([0, counts[0], 0, counts[1], 0, counts[2]]);
+            octets.extend(QUESTION);
+            octets.extend(body);
+            if let Ok(reply) = Reply::read(&octets, 0x1234, QUESTION) {
+                let mut out = Vec::new();
+                reply.compose(&mut out, &client(limit, None), 5);
+                prop_assert!(out.len() <= limit);
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The host's name servers as resolv.conf(5) lists them, followed as the file changes.
+//!
+//! Whether it changed is asked of the file system each time that the servers are needed. That costs a microsecond
+//! beside a question to another host, and sees what no watch sees whole: an edit in place, a rename over it any number
+//! of times, a symlink to elsewhere that is switched, a mount on top.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use crate::serve::listen::PORT;
+
+/// As many servers as the C libraries ask (resolv.conf(5), MAXNS).
+const MAX_SERVERS: usize = 3;
+
+/// resolv.conf and what it said last.
+#[derive(Debug)]
+pub(crate) struct ResolvConf {
+    path: PathBuf,
+    seen: Option<Version>,
+    servers: Box<[SocketAddr]>,
+}
+
+/// Two reads with the same version saw the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl ResolvConf {
+    /// Follows `path`.
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), seen: None, servers: Box::default() }
+    }
+
+    /// Looks whether the file has changed, and tells whether its servers have.
+    ///
+    /// A file that cannot be read keeps the servers that were read last; one that does not exist has none.
+    pub(crate) fn refresh(&mut self) -> bool {
+        let version = match std::fs::metadata(&self.path) {
+            Ok(file) => Version {
+                device: file.dev(),
+                inode: file.ino(),
+                size: file.size(),
+                modified: (file.mtime(), file.mtime_nsec()),
+                changed: (file.ctime(), file.ctime_nsec()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.seen = None;
+                let changed = !self.servers.is_empty();
+                self.servers = Box::default();
+                return changed;
+            }
+            Err(_) => return false,
+        };
+        if self.seen == Some(version) {
+            return false;
+        }
+        let Ok(text) = std::fs::read(&self.path) else { return false };
+        self.seen = Some(version);
+        let servers = parse(&String::from_utf8_lossy(&text));
+        let changed = servers != self.servers;
+        self.servers = servers;
+        changed
+    }
+
+    /// The servers as of the last [`refresh`](Self::refresh).
+    pub(crate) fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+}
+
+/// The first servers of `text`. Lines that cannot be read are passed over, as the C libraries do.
+fn parse(text: &str) -> Box<[SocketAddr]> {
+    let mut servers = Vec::with_capacity(MAX_SERVERS);
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if words.next() != Some("nameserver") {
+            continue;
+        }
+        let Some(server) = words.next().and_then(parse_server) else { continue };
+        if servers.len() < MAX_SERVERS && !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    servers.into()
+}
+
+/// `address` or `address%device`.
+fn parse_server(text: &str) -> Option<SocketAddr> {
+    if let Some((address, device)) = text.split_once('%') {
+        let scope = device.parse().ok().or_else(|| nix::net::if_::if_nametoindex(device).ok())?;
+        return Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into());
+    }
+    Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, PORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_first_three_servers_count_and_broken_lines_do_not() {
+        let text = "# c\nsearch a\nnameserver 10.0.0.1 # x\nnameserver\nnameserver ten\n nameserver 10.0.0.1\n\
+                    nameserver fe80::1%1\n;nameserver 9.9.9.9\nnameserver ::1\nnameserver 10.0.0.4\noptions edns0";
+        let servers: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["10.0.0.1:53", "[fe80::1%1]:53", "[::1]:53"]);
+    }
+
+    #[test]
+    fn every_way_to_change_the_file_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        let mut conf = ResolvConf::at(&path);
+        let mut expect = |servers: &[&str]| {
+            conf.refresh();
+            assert_eq!(
+                conf.servers().iter().map(|server| server.ip().to_string()).collect::<Vec<_>>(),
+                servers
+            );
+        };
+        expect(&[]);
+        std::fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
+        expect(&["10.0.0.1"]);
+        std::fs::write(&path, "nameserver 10.0.0.2\n").unwrap();
+        expect(&["10.0.0.2"]);
+        for turn in 3..6 {
+            let aside = directory.path().join("aside");
+            std::fs::write(&aside, format!("nameserver 10.0.0.{turn}\n")).unwrap();
+            std::fs::rename(&aside, &path).unwrap();
+            expect(&[&format!("10.0.0.{turn}")]);
+        }
+        for turn in 6..8 {
+            let target = directory.path().join(format!("target-{turn}"));
+            std::fs::write(&target, format!("nameserver 10.0.0.{turn}\n")).unwrap();
+            let aside = directory.path().join("aside");
+            symlink(&target, &aside).unwrap();
+            std::fs::rename(&aside, &path).unwrap();
+            expect(&[&format!("10.0.0.{turn}")]);
+            std::fs::write(&target, "nameserver 10.0.0.9\n").unwrap();
+            expect(&["10.0.0.9"]);
+        }
+        std::fs::remove_file(&path).unwrap();
+        expect(&[]);
+    }
+}

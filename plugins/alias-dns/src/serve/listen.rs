@@ -1,0 +1,74 @@
+//! Opening the sockets of a gateway address: the one part of serving that needs privileges, so that plugins do it and
+//! hand the sockets over.
+//!
+//! They are bound to the bridge as well as to the address. So the kernel itself keeps everything else out, and the
+//! pair of socket and source address tells who asks. What the host itself asks the address counts as coming in by the
+//! device that has the address, though it goes by way of `lo` (measured; Linux since 4.14).
+
+use std::io::Result;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+};
+
+use crate::zone::Listener;
+
+/// The port of DNS.
+pub const PORT: u16 = 53;
+
+/// Receive buffer, in octets: what waits while a worker is replaced. The memory is only used while something waits.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// The two sockets of a gateway address.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For datagrams.
+    pub udp: OwnedFd,
+    /// For connections; it listens.
+    pub tcp: OwnedFd,
+}
+
+/// Opens the sockets of `listener` at `port`.
+///
+/// # Errors
+/// The operating system's; `AddrInUse` when somebody else serves there.
+pub fn open(listener: &Listener, port: u16) -> Result<Sockets> {
+    let tcp = bound(listener, port, SockType::Stream)?;
+    listen(&tcp, Backlog::new(128)?)?;
+    let udp = bound(listener, port, SockType::Datagram)?;
+    // Only a privileged process may go above the system's limit; without it the default has to do.
+    let _ = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER);
+    Ok(Sockets { udp, tcp })
+}
+
+fn bound(listener: &Listener, port: u16, kind: SockType) -> Result<OwnedFd> {
+    let family = if listener.gateway.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    if listener.gateway.is_ipv6() {
+        setsockopt(&fd, Ipv6V6Only, &true)?;
+    }
+    if kind == SockType::Stream {
+        // Connections of an earlier server may still be on their way out.
+        setsockopt(&fd, ReuseAddr, &true)?;
+    }
+    // The bridge gets its address in the same chain, but the order is the configuration's; an IPv6 address may also be
+    // tentative still. IP_FREEBIND counts for both families (ip(7), ipv6(7)).
+    setsockopt(&fd, IpFreebind, &true)?;
+    setsockopt(&fd, BindToDevice, &listener.bridge.clone().into())?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address_of(listener, port)?))?;
+    Ok(fd)
+}
+
+/// A link-local address only means something together with its link.
+fn address_of(listener: &Listener, port: u16) -> Result<SocketAddr> {
+    match listener.gateway {
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            let scope = nix::net::if_::if_nametoindex(listener.bridge.as_str())?;
+            Ok(SocketAddrV6::new(address, port, 0, scope).into())
+        }
+        address => Ok(SocketAddr::new(address, port)),
+    }
+}

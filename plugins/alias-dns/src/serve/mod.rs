@@ -1,0 +1,373 @@
+//! Bytes in, bytes out: the sockets of the gateway addresses, the queries that come in by them, and the responses.
+//!
+//! What is answered is decided by [`crate::answer`]; what is not ours is asked by [`crate::forward`]. Nothing here opens
+//! a file or knows who started the server. One thread does everything and never waits for anybody.
+
+pub(crate) mod edns;
+pub mod listen;
+pub(crate) mod query;
+mod response;
+mod tcp;
+mod udp;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use domain::base::iana::Rcode;
+use serde::{Deserialize, Serialize};
+use slab::Slab;
+
+use self::listen::Sockets;
+use self::query::Received;
+use self::tcp::{Connections, Made};
+use self::udp::Batch;
+use crate::answer::{self, Answer, Asker, Question};
+use crate::forward::{Asked, Forwarder, Recipient, ResolvConf};
+use crate::poller::{Interest, Kind, Poller, Token};
+use crate::zone::{Listener, Zones};
+
+/// How long no connection is taken after descriptors or memory have run out.
+const RECOVERY: Duration = Duration::from_millis(100);
+
+/// The longest message over TCP.
+const TCP_LIMIT: usize = 65_535;
+
+/// Queries since the worker started, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counters {
+    /// Packets that came in.
+    pub received: u64,
+    /// NOERROR with records, of our own.
+    pub answered: u64,
+    /// NOERROR without records, of our own.
+    pub no_data: u64,
+    /// NXDOMAIN, of our own.
+    pub nx_domain: u64,
+    /// Asked upstream, or answered from what was asked before.
+    pub forwarded: u64,
+    /// SERVFAIL because nobody could be asked.
+    pub failed: u64,
+    /// REFUSED: the asker is nobody we know.
+    pub refused: u64,
+    /// No proper queries.
+    pub faulty: u64,
+    /// Queries that met a fault of this program and got SERVFAIL.
+    pub panicked: u64,
+}
+
+/// The sockets of one gateway address.
+#[derive(Debug)]
+struct Gateway {
+    bridge: Rc<str>,
+    address: SocketAddr,
+    sockets: Sockets,
+    generation: u16,
+}
+
+/// Everything that serves queries.
+pub(crate) struct Server {
+    gateways: Slab<Gateway>,
+    slots: HashMap<Listener, usize>,
+    connections: Connections,
+    batch: Batch,
+    /// Listening sockets that are not looked at until then.
+    resting: Option<Instant>,
+    generation: u16,
+    desk: Desk,
+}
+
+/// What a query is answered from.
+pub(crate) struct Desk {
+    pub(crate) zones: Zones,
+    pub(crate) forwarder: Forwarder,
+    counters: Counters,
+    own: HashSet<SocketAddr>,
+    rotation: u32,
+}
+
+impl Server {
+    /// A server of `zones` without sockets yet.
+    pub(crate) fn new(zones: Zones, resolv_conf: ResolvConf) -> Self {
+        Self {
+            gateways: Slab::new(),
+            slots: HashMap::new(),
+            connections: Connections::default(),
+            batch: Batch::new(),
+            resting: None,
+            generation: 0,
+            desk: Desk {
+                zones,
+                forwarder: Forwarder::new(resolv_conf),
+                counters: Counters::default(),
+                own: HashSet::new(),
+                rotation: 0,
+            },
+        }
+    }
+
+    /// What is answered from.
+    pub(crate) fn desk(&mut self) -> &mut Desk {
+        &mut self.desk
+    }
+
+    /// Queries so far.
+    pub(crate) fn counters(&self) -> Counters {
+        self.desk.counters
+    }
+
+    /// Connections of clients.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Serves `listener` by `sockets`, in place of others that it may have had.
+    pub(crate) fn open(
+        &mut self,
+        poller: &Poller,
+        listener: Listener,
+        port: u16,
+        sockets: Sockets,
+    ) -> std::io::Result<()> {
+        self.close(poller, &listener);
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.gateways.vacant_entry();
+        let (slot, generation) = (entry.key(), self.generation);
+        poller.add(&sockets.udp, token(Kind::Datagrams, slot, generation), Interest::Read)?;
+        poller.add(&sockets.tcp, token(Kind::Connections, slot, generation), Interest::Read)?;
+        let address = SocketAddr::new(listener.gateway, port);
+        self.desk.own.insert(address);
+        entry.insert(Gateway { bridge: listener.bridge.as_str().into(), address, sockets, generation });
+        self.slots.insert(listener, slot);
+        Ok(())
+    }
+
+    /// No longer serves `listener`.
+    pub(crate) fn close(&mut self, poller: &Poller, listener: &Listener) {
+        let Some(slot) = self.slots.remove(listener) else { return };
+        let gateway = self.gateways.remove(slot);
+        // The sockets may live on with the supervisor, so that closing them would not take them out.
+        let _ = poller.remove(&gateway.sockets.udp);
+        let _ = poller.remove(&gateway.sockets.tcp);
+        if !self.gateways.iter().any(|(_, other)| other.address == gateway.address) {
+            self.desk.own.remove(&gateway.address);
+        }
+    }
+
+    /// The sockets of `listener`.
+    pub(crate) fn sockets(&self, listener: &Listener) -> Option<&Sockets> {
+        self.slots.get(listener).map(|slot| &self.gateways[*slot].sockets)
+    }
+
+    /// What is served, with the port of each.
+    pub(crate) fn listeners(&self) -> BTreeMap<&Listener, u16> {
+        self.slots.iter().map(|(listener, slot)| (listener, self.gateways[*slot].address.port())).collect()
+    }
+
+    /// Goes on with what `token` is for.
+    pub(crate) fn ready(&mut self, poller: &Poller, token: Token) {
+        let now = Instant::now();
+        match token.kind {
+            Kind::Datagrams => self.datagrams(poller, token, now),
+            Kind::Connections => self.accept(poller, token, now),
+            Kind::Connection => self.connection(poller, token, now),
+            Kind::Upstream => {
+                let Self { gateways, connections, desk, .. } = self;
+                desk.forwarder.ready(poller, now, token, &mut |recipient, response| {
+                    deliver(gateways, connections, poller, now, recipient, response);
+                });
+                self.resume(poller, now);
+            }
+            Kind::Control | Kind::ControlConnection | Kind::Supervisor | Kind::Records => {}
+        }
+    }
+
+    /// Does what has to be done by now because of the time.
+    pub(crate) fn expire(&mut self, poller: &Poller) {
+        let now = Instant::now();
+        let Self { gateways, connections, desk, .. } = self;
+        connections.expire(now);
+        desk.forwarder.expire(poller, now, &mut |recipient, response| {
+            deliver(gateways, connections, poller, now, recipient, response);
+        });
+        self.resume(poller, now);
+        if self.resting.is_some_and(|until| until <= now) {
+            self.resting = None;
+            self.look_at_listeners(poller, Interest::Read);
+        }
+    }
+
+    /// When [`expire`](Self::expire) has to be called next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [self.connections.deadline(), self.desk.forwarder.deadline(), self.resting]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn datagrams(&mut self, poller: &Poller, token: Token, now: Instant) {
+        let Self { gateways, batch, desk, .. } = self;
+        let Some(gateway) =
+            gateways.get(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
+        else {
+            return;
+        };
+        batch.serve(gateway.sockets.udp.as_fd(), gateway.address.is_ipv4(), |packet, peer, out| {
+            let recipient = Recipient::Datagram { socket: token, peer };
+            desk.serve(poller, now, &gateway.bridge, recipient, packet, out);
+        });
+    }
+
+    fn accept(&mut self, poller: &Poller, token: Token, now: Instant) {
+        let Self { gateways, connections, .. } = self;
+        let Some(gateway) =
+            gateways.get(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
+        else {
+            return;
+        };
+        if connections.accept(poller, gateway.sockets.tcp.as_fd(), &gateway.bridge, now).is_err() {
+            self.resting = Some(now + RECOVERY);
+            self.look_at_listeners(poller, Interest::Nothing);
+        }
+    }
+
+    fn look_at_listeners(&self, poller: &Poller, interest: Interest) {
+        for (slot, gateway) in &self.gateways {
+            let token = token(Kind::Connections, slot, gateway.generation);
+            let _ = poller.change(&gateway.sockets.tcp, token, interest);
+        }
+    }
+
+    fn connection(&mut self, poller: &Poller, token: Token, now: Instant) {
+        let Self { connections, desk, .. } = self;
+        connections.ready(poller, token, now, &mut |bridge, peer, connection, packet, out| {
+            desk.serve(poller, now, bridge, Recipient::Connection { connection, peer }, packet, out)
+        });
+    }
+
+    fn resume(&mut self, poller: &Poller, now: Instant) {
+        while let Some(token) = self.connections.resumed() {
+            self.connection(poller, token, now);
+        }
+    }
+}
+
+impl Desk {
+    /// Writes the response to `packet` into `out`, or nothing. A fault of this program costs one query its answer and
+    /// nobody else anything.
+    fn serve(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        bridge: &str,
+        recipient: Recipient,
+        packet: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Made {
+        self.counters.received += 1;
+        let made =
+            catch_unwind(AssertUnwindSafe(|| self.respond(poller, now, bridge, recipient, packet, out)));
+        made.unwrap_or_else(|_| {
+            self.counters.panicked += 1;
+            out.clear();
+            if let Received::Query(query) = query::read(packet) {
+                response::error(out, &query, Rcode::SERVFAIL, limit(recipient, query.edns));
+            }
+            Made::Done
+        })
+    }
+
+    fn respond(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        bridge: &str,
+        recipient: Recipient,
+        packet: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Made {
+        let query = match query::read(packet) {
+            Received::Query(query) => query,
+            Received::Fault(fault) => {
+                self.counters.faulty += 1;
+                response::fault(out, &fault, limit(recipient, fault.edns));
+                return Made::Done;
+            }
+            Received::Nothing => {
+                self.counters.faulty += 1;
+                return Made::Done;
+            }
+        };
+        let limit = limit(recipient, query.edns);
+        let Self { zones, forwarder, counters, own, rotation } = self;
+        *rotation = rotation.wrapping_add(1);
+        let asker = Asker { bridge, source: recipient.source() };
+        let question = Question { name: query.asked.name, rtype: query.asked.rtype };
+        let answer = answer::answer(zones, asker, question, *rotation);
+        match &answer {
+            Answer::Addresses(_) | Answer::Pointer(_) | Answer::Soa(_) | Answer::Ns(_) => {
+                counters.answered += 1
+            }
+            Answer::NoData(_) => counters.no_data += 1,
+            Answer::NxDomain(_) => counters.nx_domain += 1,
+            Answer::Refused => counters.refused += 1,
+            Answer::Forward(upstreams) => {
+                let is_own = |server| own.contains(&server);
+                let to = (recipient, limit);
+                return match forwarder.ask(poller, now, &query, packet, upstreams, is_own, to, out) {
+                    Asked::Answered => {
+                        counters.forwarded += 1;
+                        Made::Done
+                    }
+                    Asked::Waiting => {
+                        counters.forwarded += 1;
+                        Made::Awaited
+                    }
+                    Asked::Failed => {
+                        counters.failed += 1;
+                        response::error(out, &query, Rcode::SERVFAIL, limit);
+                        Made::Done
+                    }
+                };
+            }
+        }
+        response::answer(out, &query, &answer, limit);
+        Made::Done
+    }
+}
+
+/// Octets that a response may have.
+fn limit(recipient: Recipient, edns: Option<edns::Edns>) -> usize {
+    match recipient {
+        Recipient::Datagram { .. } => edns::udp_limit(edns),
+        Recipient::Connection { .. } => TCP_LIMIT,
+    }
+}
+
+fn token(kind: Kind, slot: usize, generation: u16) -> Token {
+    Token { kind, slot: slot as u32, generation }
+}
+
+/// Sends a response that came from upstream to whoever waits for it.
+fn deliver(
+    gateways: &Slab<Gateway>,
+    connections: &mut Connections,
+    poller: &Poller,
+    now: Instant,
+    recipient: Recipient,
+    response: &[u8],
+) {
+    match recipient {
+        Recipient::Datagram { socket, peer } => {
+            let gateway = gateways.get(socket.slot as usize);
+            if let Some(gateway) = gateway.filter(|gateway| gateway.generation == socket.generation) {
+                udp::send(gateway.sockets.udp.as_fd(), peer, response);
+            }
+        }
+        Recipient::Connection { connection, .. } => connections.deliver(poller, connection, now, response),
+    }
+}
