@@ -545,3 +545,6 @@ fn hexadecimal(label: &[u8]) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,9 +82,14 @@ fn base(env: &Environment) -> PathBuf {
 
 /// Whether `path`, or the nearest directory above it that exists, lets this process write.
 pub(crate) fn writable(path: &Path) -> bool {
-    path.ancestors()
-        .find(|ancestor| ancestor.exists())
-        .is_some_and(|nearest| nix::unistd::access(nearest, nix::unistd::AccessFlags::W_OK).is_ok())
+    nearest_existing(path).is_some_and(|nearest| {
+        nearest.is_dir() && nix::unistd::access(nearest, nix::unistd::AccessFlags::W_OK).is_ok()
+    })
+}
+
+/// `path`, or the nearest above it that exists.
+pub(crate) fn nearest_existing(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|ancestor| ancestor.exists())
 }
 
 /// `<inode>-<cookie>`; only the inode before Linux 5.14, which has no cookie to ask for.

@@ -61,7 +61,7 @@ pub(crate) struct Link {
 }
 
 /// What the attachments of a network have in common, unless its configuration changes under them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Terms {
     pub(crate) bridge: Box<str>,
     pub(crate) gateways: Box<[IpNetwork]>,
@@ -76,7 +76,7 @@ pub(crate) struct Terms {
 struct Network {
     name: Box<str>,
     records: usize,
-    /// Every terms that a record of the network has, each once.
+    /// All terms that records of the network have, each once, in order.
     terms: Vec<Rc<Terms>>,
 }
 
@@ -292,11 +292,12 @@ impl Zones {
     fn join(&mut self, network: NetworkIx, terms: Terms) -> Rc<Terms> {
         let joined = &mut self.networks[network as usize];
         joined.records += 1;
-        if let Some(shared) = joined.terms.iter().find(|known| ***known == terms) {
-            return Rc::clone(shared);
-        }
+        let place = match joined.terms.binary_search_by(|known| (**known).cmp(&terms)) {
+            Ok(known) => return Rc::clone(&joined.terms[known]),
+            Err(place) => place,
+        };
         let shared = Rc::new(terms);
-        joined.terms.push(Rc::clone(&shared));
+        joined.terms.insert(place, Rc::clone(&shared));
         self.surroundings = Surroundings::of(&self.networks);
         shared
     }
@@ -337,16 +338,19 @@ impl Zones {
         Some(Attached { zones: self, record })
     }
 
-    /// The networks on `bridge` whose gateway is `ip`, in no order that means anything.
+    /// The networks on `bridge` whose gateway is `ip`, by name. One whose configuration has changed since the first of
+    /// its containers joined is there once for each.
     pub(crate) fn networks_of_gateway(&self, bridge: &str, ip: IpAddr) -> impl Iterator<Item = Seat<'_>> {
         let networks = self.surroundings.bridges.get(bridge).map_or(&[][..], Vec::as_slice);
-        networks.iter().filter_map(move |network| {
-            let terms = &self.networks[*network as usize].terms;
-            let of_gateway = |terms: &&Rc<Terms>| {
-                *terms.bridge == *bridge && terms.gateways.iter().any(|gateway| gateway.ip() == ip)
-            };
-            let terms = terms.iter().rfind(of_gateway)?;
-            Some(Seat { network: *network, terms, links: &[] })
+        let seats = networks.iter().flat_map(|network| {
+            self.networks[*network as usize].terms.iter().map(|terms| Seat {
+                network: *network,
+                terms,
+                links: &[],
+            })
+        });
+        seats.filter(move |seat| {
+            *seat.terms.bridge == *bridge && seat.terms.gateways.iter().any(|gateway| gateway.ip() == ip)
         })
     }
 
@@ -469,7 +473,8 @@ impl Surroundings {
         for (network, terms) in terms {
             let on_bridge = surroundings.bridges.entry(terms.bridge.clone()).or_default();
             if !on_bridge.contains(&network) {
-                on_bridge.push(network);
+                let name = |network: &NetworkIx| &networks[*network as usize].name;
+                on_bridge.insert(on_bridge.partition_point(|other| name(other) < name(&network)), network);
             }
             for domain in &terms.domains {
                 let key = Folded(domain.as_slice());
@@ -532,7 +537,8 @@ impl Key for Name {
     }
 
     fn own(borrowed: NameRef<'_>) -> Self {
-        Self { network: borrowed.network, labels: borrowed.labels.0.into() }
+        // In lower case, so that it does not depend on which of two records came first.
+        Self { network: borrowed.network, labels: borrowed.labels.0.to_ascii_lowercase().into() }
     }
 }
 

@@ -6,10 +6,10 @@
 //!
 //! Neither `:` nor `/` can stand in a container id or an ifname, so the path alone tells whose record a file is.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use cni_types::Attachment;
@@ -17,12 +17,16 @@ use cni_types::Attachment;
 use super::{Record, RecordKey};
 use crate::state_dir::{StateDir, create_private};
 
-/// What a file that is still being written is called; no container id begins with a dot.
-const UNFINISHED: &str = ".unfinished-";
+/// In front of the name of a file that is still being written; no container id begins with a dot. The name tells whose
+/// it is, so that DEL finds what a killed ADD has left.
+const UNFINISHED: &str = ".new-";
 
-/// How many unfinished files of other writers with this process's id are passed before giving up; processes of other
-/// PID namespaces can share it.
-const MAX_NAMESAKES: u32 = 64;
+/// Modes of a record and of the directories, whatever the caller's umask is.
+const READABLE: u32 = 0o644;
+const READABLE_DIRECTORY: u32 = 0o755;
+
+/// How often the directory of a network is made again for one record, when the last DEL before keeps taking it away.
+const MAX_ATTEMPTS: usize = 16;
 
 /// The records of one host network namespace.
 #[derive(Debug, Clone)]
@@ -55,6 +59,11 @@ impl Store {
         Self { root: state.records() }
     }
 
+    /// The records below `root`.
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
     /// The directory with one directory a network.
     pub fn root(&self) -> &Path {
         &self.root
@@ -83,19 +92,16 @@ impl Store {
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let text = serde_json::to_vec(record)?;
         let path = self.path(&record.key);
-        // The last DEL of the network may take the directory away between the two steps; it cannot do so for ever.
-        loop {
+        for _ in 0..MAX_ATTEMPTS {
             match write_aside_and_rename(&path, &text) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    create_private(path.parent().unwrap_or(&self.root))?;
-                    match write_aside_and_rename(&path, &text) {
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        written => return written,
-                    }
+                    create_readable(&self.root)?;
+                    create_readable(path.parent().unwrap_or(&self.root))?;
                 }
                 written => return written,
             }
         }
+        write_aside_and_rename(&path, &text)
     }
 
     /// Removes the record of `key`, and its network's directory with the last one. Tells whether there was one.
@@ -104,12 +110,8 @@ impl Store {
     /// The operating system's.
     pub fn remove(&self, key: &RecordKey) -> io::Result<bool> {
         let path = self.path(key);
-        let removed = match fs::remove_file(&path) {
-            Ok(()) => true,
-            // A name too long for a file was never written.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => false,
-            Err(error) => return Err(error),
-        };
+        remove_if_there(&aside(&path))?;
+        let removed = remove_if_there(&path)?;
         // Fails while there are other records, which is as it should be.
         let _ = fs::remove_dir(path.parent().unwrap_or(&self.root));
         Ok(removed)
@@ -133,7 +135,7 @@ impl Store {
     /// Every record of every network.
     pub fn load(&self) -> Loaded {
         let mut loaded = Loaded::default();
-        for network in self.entries(&self.root, &mut loaded.unreadable) {
+        for network in loaded.note(&self.root, entries(&self.root)) {
             self.load_directory(&network, &mut loaded);
         }
         loaded
@@ -148,14 +150,30 @@ impl Store {
         loaded
     }
 
+    /// Whose files stand in `network`, finished or not, without a look into them.
+    pub fn keys(&self, network: &str) -> Vec<RecordKey> {
+        let finished = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            self.key_of(&path.with_file_name(name.strip_prefix(UNFINISHED).unwrap_or(name)))
+        };
+        let mut keys: Vec<RecordKey> = if cni_types::is_identifier(network) {
+            entries(&self.root.join(network)).unwrap_or_default().into_iter().filter_map(finished).collect()
+        } else {
+            Vec::new()
+        };
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
     fn load_directory(&self, network: &Path, loaded: &mut Loaded) {
-        for path in self.entries(network, &mut loaded.unreadable) {
-            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()))
-            {
-                continue;
-            }
-            let Some(key) = self.key_of(&path) else {
-                loaded.unreadable.push(Unreadable { path, reason: "not the name of a record".into() });
+        let is_unfinished = |path: &&PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()))
+        };
+        for path in loaded.note(network, entries(network)).iter().filter(|path| !is_unfinished(path)) {
+            let Some(key) = self.key_of(path) else {
+                let reason = "not the name of a record".to_owned();
+                loaded.unreadable.push(Unreadable { path: path.clone(), reason });
                 continue;
             };
             match self.read(&key) {
@@ -164,19 +182,25 @@ impl Store {
             }
         }
     }
+}
 
-    /// What stands in `directory`; nothing when it does not exist.
-    fn entries(&self, directory: &Path, unreadable: &mut Vec<Unreadable>) -> Vec<PathBuf> {
-        let listed = fs::read_dir(directory)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry: DirEntry| entry.path())).collect());
-        match listed {
-            Ok(paths) => paths,
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                unreadable.push(Unreadable { path: directory.to_owned(), reason: error.to_string() });
-                Vec::new()
-            }
-        }
+impl Loaded {
+    /// What was `listed`; what could not be is noted.
+    fn note(&mut self, directory: &Path, listed: io::Result<Vec<PathBuf>>) -> Vec<PathBuf> {
+        listed.unwrap_or_else(|error| {
+            self.unreadable.push(Unreadable { path: directory.to_owned(), reason: error.to_string() });
+            Vec::new()
+        })
+    }
+}
+
+/// What stands in `directory`; nothing when it does not exist.
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let listed = fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry: DirEntry| entry.path())).collect());
+    match listed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
     }
 }
 
@@ -193,27 +217,45 @@ fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
     Ok(record)
 }
 
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        // A name too long for a file was never written.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn aside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(UNFINISHED);
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
+/// Makes `directory`, and what is missing above it, so that the server finds its way inside: it has no rights of its own.
+/// Nobody else gets there, for the state directory above is its owner's alone.
+pub(crate) fn create_readable(directory: &Path) -> io::Result<()> {
+    if let Some(above) = directory.parent() {
+        create_private(above)?;
+    }
+    match fs::create_dir(directory) {
+        Ok(()) => fs::set_permissions(directory, Permissions::from_mode(READABLE_DIRECTORY)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn write_aside_and_rename(path: &Path, text: &[u8]) -> io::Result<()> {
-    let (aside, mut file) = create_aside(path)?;
+    let aside = aside(path);
+    // Left by a killed ADD of the same attachment; of one that runs, the runtime makes sure that there is none.
+    remove_if_there(&aside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&aside)?;
+    file.set_permissions(Permissions::from_mode(READABLE))?;
     // No fsync: the directory lives in memory, and as long as the containers do.
     let written = file.write_all(text).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
+        // What is said of the failure is the first error, not that of cleaning up after it.
         let _ = fs::remove_file(&aside);
     }
     written
-}
-
-fn create_aside(path: &Path) -> io::Result<(PathBuf, File)> {
-    let process_id = std::process::id();
-    let mut namesakes = 0;
-    loop {
-        let aside = path.with_file_name(format!("{UNFINISHED}{process_id}-{namesakes}"));
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside) {
-            Ok(file) => return Ok((aside, file)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && namesakes < MAX_NAMESAKES => {
-                namesakes += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }

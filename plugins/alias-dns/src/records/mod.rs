@@ -3,6 +3,7 @@
 //! The types here are plain values; nothing in this module opens a file.
 
 pub mod disk;
+pub(crate) mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -115,8 +116,9 @@ pub struct Record {
     /// Where they are asked for; empty means the host's own name servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
-    /// The container's namespace.
-    pub netns: NetnsRef,
+    /// The container's namespace, if it could be seen at ADD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<NetnsRef>,
 }
 
 /// A private name: the container that has it finds `target`, whatever its address is by then.

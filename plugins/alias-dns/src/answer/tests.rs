@@ -1,0 +1,549 @@
+use std::fmt::Write as _;
+
+use cni_types::Attachment;
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain_name::DomainName;
+use crate::records::{Link, Record, RecordKey};
+
+const N1: &str = "ad9e1859bf3a0000000000000000000000000000000000000000000000000000";
+const N2: &str = "fa5a06abf4c20000000000000000000000000000000000000000000000000000";
+const X1: &str = "951fb7e91e810000000000000000000000000000000000000000000000000000";
+
+/// A record to change what a test is about.
+fn record(network: &str, container_id: &str, address: &str, names: &[&str]) -> Record {
+    let (bridge, gateways): (_, &[&str]) = match network {
+        "testnet" => ("br-testnet", &["172.20.0.1/16"]),
+        "testnet2" => ("br-testnet2", &["172.18.0.1/16"]),
+        "dual" => ("br-dual", &["10.90.0.254/24", "fd12::1/64"]),
+        _ => ("br-other", &["10.89.0.1/20"]),
+    };
+    Record {
+        key: RecordKey::new(network, Attachment::new(container_id, "eth0").unwrap()).unwrap(),
+        joined: 1,
+        bridge: bridge.into(),
+        gateways: gateways.iter().map(|gateway| gateway.parse().unwrap()).collect(),
+        addresses: address.split_whitespace().map(|ip| ip.parse().unwrap()).collect(),
+        names: names.iter().map(|name| DomainName::new(*name).unwrap()).collect(),
+        links: Vec::new(),
+        domain: DomainName::new(network).unwrap(),
+        other_domains: Vec::new(),
+        ttl: 5,
+        forward: true,
+        upstreams: Vec::new(),
+        netns: None,
+    }
+}
+
+fn link(target: &str, alias: &str) -> Link {
+    Link { target: DomainName::new(target).unwrap(), alias: DomainName::new(alias).unwrap() }
+}
+
+/// What stood when `captures/docker-02-userdefined.txt` was taken: n1 and n2 on testnet, n2 linked to n1 as `lnk`, both
+/// with the alias `shared`; x1 on testnet2, also called `centos-1` there.
+fn docker() -> Vec<Record> {
+    vec![
+        record("testnet", N1, "172.20.0.2", &["n1", "centos-1", "shared", "ad9e1859bf3a"]),
+        Record {
+            links: vec![link("n1", "lnk")],
+            joined: 2,
+            ..record("testnet", N2, "172.20.0.3", &["n2", "shared", "fa5a06abf4c2"])
+        },
+        record("testnet2", X1, "172.18.0.2", &["x1", "centos-1", "951fb7e91e81"]),
+    ]
+}
+
+/// n2 after `docker network connect testnet2`.
+fn connected() -> Vec<Record> {
+    let mut records = docker();
+    records.push(Record { joined: 3, ..record("testnet2", N2, "172.18.0.3", &["n2", "fa5a06abf4c2"]) });
+    records
+}
+
+const FROM_N1: Asker<'_> = asker("br-testnet", [172, 20, 0, 2]);
+const FROM_N2: Asker<'_> = asker("br-testnet", [172, 20, 0, 3]);
+const FROM_HOST: Asker<'_> = asker("br-testnet", [172, 20, 0, 1]);
+
+const fn asker(bridge: &str, ip: [u8; 4]) -> Asker<'_> {
+    Asker { bridge, source: IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])) }
+}
+
+/// The answer to `TYPE name` in words, with `rotation` 0.
+fn asked(zones: &Zones, asker: Asker<'_>, question: &str) -> String {
+    rotated(zones, asker, question, 0)
+}
+
+fn rotated(zones: &Zones, asker: Asker<'_>, question: &str, rotation: u32) -> String {
+    let (rtype, name) = question.split_once(' ').unwrap();
+    let name: Name<Vec<u8>> = name.parse().unwrap();
+    let question = Question { name: name.for_slice(), rtype: rtype.parse().unwrap() };
+    let zone = |apex: Apex| Name::from_slice(&name.as_slice()[apex.0..]).unwrap().fmt_with_dot().to_string();
+    match answer(zones, asker, question, rotation) {
+        Answer::Addresses(set) => {
+            let mut text = set.rtype().to_string();
+            assert_eq!(set.iter().count(), set.len());
+            set.iter().for_each(|ip| write!(text, " {ip}").unwrap());
+            text
+        }
+        Answer::Pointer(pointer) => format!("PTR {}.{}.", pointer.name, pointer.domain),
+        Answer::Soa(apex) => format!("SOA {}", zone(apex)),
+        Answer::Ns(apex) => format!("NS {}", zone(apex)),
+        Answer::NoData(apex) => format!("NODATA {}", zone(apex)),
+        Answer::NxDomain(apex) => format!("NXDOMAIN {}", zone(apex)),
+        Answer::Forward(upstreams) => format!("FORWARD {upstreams:?}"),
+        Answer::Refused => "REFUSED".into(),
+    }
+}
+
+#[track_caller]
+fn check(records: Vec<Record>, asker: Asker<'_>, cases: &[(&str, &str)]) {
+    let zones = Zones::load(records);
+    let answered: Vec<(&str, String)> =
+        cases.iter().map(|(question, _)| (*question, asked(&zones, asker, question))).collect();
+    let expected: Vec<(&str, String)> =
+        cases.iter().map(|(question, answer)| (*question, (*answer).to_owned())).collect();
+    assert_eq!(answered, expected);
+}
+
+/// Line by line what the capture has, and what Docker left without an answer.
+#[test]
+fn a_container_is_answered_as_docker_answers() {
+    check(
+        docker(),
+        FROM_N2,
+        &[
+            ("A centos-1", "A 172.20.0.2"),
+            ("A centos-1.testnet", "A 172.20.0.2"),
+            ("A n1", "A 172.20.0.2"),
+            ("A n1.testnet", "A 172.20.0.2"),
+            ("A lnk", "A 172.20.0.2"),
+            ("A lnk.testnet", "A 172.20.0.2"),
+            ("A ad9e1859bf3a", "A 172.20.0.2"),
+            ("A x1", "NXDOMAIN ."),
+            ("A CENTOS-1", "A 172.20.0.2"),
+            ("A Centos-1.TestNet", "A 172.20.0.2"),
+            ("A nosuch", "NXDOMAIN ."),
+            ("AAAA centos-1", "NODATA ."),
+            ("AAAA centos-1.testnet", "NODATA testnet."),
+            ("PTR 2.0.20.172.in-addr.arpa", "PTR n1.testnet."),
+            ("PTR 3.0.20.172.in-addr.arpa", "PTR n2.testnet."),
+            ("PTR 1.0.20.172.in-addr.arpa", "PTR _gateway.testnet."),
+            ("TXT centos-1", "NODATA ."),
+            ("MX centos-1", "NODATA ."),
+            ("SRV centos-1.testnet", "NODATA testnet."),
+            ("SOA centos-1.testnet", "NODATA testnet."),
+            ("NS centos-1.testnet", "NODATA testnet."),
+            ("HTTPS centos-1", "NODATA ."),
+            ("ANY centos-1", "A 172.20.0.2"),
+        ],
+    );
+}
+
+#[test]
+fn a_shared_alias_has_all_addresses_in_turn() {
+    let zones = Zones::load(docker());
+    let turns: Vec<String> = (0..4).map(|turn| rotated(&zones, FROM_N2, "A shared", turn)).collect();
+    assert_eq!(
+        turns,
+        [
+            "A 172.20.0.2 172.20.0.3",
+            "A 172.20.0.3 172.20.0.2",
+            "A 172.20.0.2 172.20.0.3",
+            "A 172.20.0.3 172.20.0.2"
+        ]
+    );
+}
+
+#[test]
+fn a_link_is_seen_by_its_container_alone() {
+    check(
+        docker(),
+        FROM_N1,
+        &[("A lnk", "NXDOMAIN ."), ("A lnk.testnet", "NXDOMAIN testnet."), ("A n2", "A 172.20.0.3")],
+    );
+}
+
+#[test]
+fn a_link_follows_its_target_by_name() {
+    let mut zones = Zones::load(docker());
+    let n1 = record("testnet", N1, "172.20.0.2", &["n1"]);
+    zones.remove(&n1.key);
+    assert_eq!(asked(&zones, FROM_N2, "A lnk"), "NXDOMAIN .");
+    assert_eq!(asked(&zones, FROM_N2, "A lnk.testnet"), "NXDOMAIN testnet.");
+    let addresses = vec!["172.20.0.77".parse().unwrap()];
+    zones.apply(Record { joined: 9, addresses, ..n1 });
+    assert_eq!(asked(&zones, FROM_N2, "A lnk"), "A 172.20.0.77");
+    assert_eq!(asked(&zones, FROM_N2, "AAAA lnk"), "NODATA .");
+}
+
+#[test]
+fn a_link_hides_a_real_name_from_its_container_even_without_target() {
+    let mut records = docker();
+    records[1].links = vec![link("n1", "centos-9"), link("later", "db")];
+    records.push(record("testnet", "c9", "172.20.0.9", &["centos-9", "db"]));
+    check(
+        records.clone(),
+        FROM_N2,
+        &[("A centos-9", "A 172.20.0.2"), ("A centos-9.testnet", "A 172.20.0.2"), ("A db", "NXDOMAIN .")],
+    );
+    check(records, FROM_N1, &[("A centos-9", "A 172.20.0.9"), ("A db", "A 172.20.0.9")]);
+}
+
+#[test]
+fn a_container_on_several_networks_sees_all_of_them_the_first_one_first() {
+    check(
+        connected(),
+        FROM_N2,
+        &[
+            ("A centos-1", "A 172.20.0.2"),
+            ("A centos-1.testnet2", "A 172.18.0.2"),
+            ("A x1", "A 172.18.0.2"),
+            ("A x1.testnet", "NXDOMAIN testnet."),
+            ("PTR 2.0.20.172.in-addr.arpa", "PTR n1.testnet."),
+            ("PTR 2.0.18.172.in-addr.arpa", "PTR x1.testnet2."),
+        ],
+    );
+    // The same container, asking by its other interface.
+    check(connected(), asker("br-testnet2", [172, 18, 0, 3]), &[("A centos-1", "A 172.20.0.2")]);
+    check(
+        connected(),
+        asker("br-testnet2", [172, 18, 0, 2]),
+        &[("A centos-1", "A 172.18.0.2"), ("A n1", "NXDOMAIN .")],
+    );
+}
+
+#[test]
+fn dotted_names_are_searched_as_docker_does() {
+    let mut records = docker();
+    records[1].key = RecordKey::new("testnet", Attachment::new(N2, "eth0").unwrap()).unwrap();
+    records.push(record("testnet", "c4", "172.20.0.4", &["a.b.c"]));
+    records.push(record("testnet", "c5", "172.20.0.5", &["web-1", "web-1.default"]));
+    records
+        .push(Record { domain: DomainName::new("b.c").unwrap(), ..record("b.c", N2, "10.89.0.9", &["me"]) });
+    records.push(Record {
+        domain: DomainName::new("b.c").unwrap(),
+        ..record("b.c", "c6", "10.89.0.6", &["a", "z"])
+    });
+    check(
+        records,
+        FROM_N2,
+        &[
+            ("A a.b.c", "A 172.20.0.4"),
+            ("A a.b.c.testnet", "A 172.20.0.4"),
+            ("A z.b.c", "A 10.89.0.6"),
+            ("A web-1.default", "A 172.20.0.5"),
+            ("A web-1.default.testnet", "A 172.20.0.5"),
+            ("A y.b.c", "NXDOMAIN b.c."),
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
+    let upstream: SocketAddr = "9.9.9.9:53".parse().unwrap();
+    check(
+        docker(),
+        FROM_N2,
+        &[
+            ("A example.com", "FORWARD []"),
+            ("NS .", "FORWARD []"),
+            ("PTR 1.2.0.192.in-addr.arpa", "FORWARD []"),
+            ("PTR 172.in-addr.arpa", "FORWARD []"),
+            ("A nosuch", "NXDOMAIN ."),
+            ("A nosuch.testnet", "NXDOMAIN testnet."),
+            // A network that n2 is not on is ours all the same.
+            ("A x1.testnet2", "NXDOMAIN testnet2."),
+            ("PTR 2.0.18.172.in-addr.arpa", "NXDOMAIN 18.172.in-addr.arpa."),
+        ],
+    );
+    let mut records = connected();
+    records[1].upstreams = Vec::new();
+    records[3].upstreams = vec![upstream];
+    check(records.clone(), FROM_N2, &[("A example.com", "FORWARD [9.9.9.9:53]")]);
+    records.iter_mut().for_each(|record| record.forward = false);
+    check(
+        records.clone(),
+        FROM_N2,
+        &[("A example.com", "NXDOMAIN ."), ("PTR 1.2.0.192.in-addr.arpa", "NXDOMAIN .")],
+    );
+    records[3].forward = true;
+    check(records, FROM_N2, &[("A example.com", "FORWARD [9.9.9.9:53]")]);
+}
+
+#[test]
+fn the_host_sees_the_network_that_it_asks() {
+    check(
+        docker(),
+        FROM_HOST,
+        &[
+            ("A centos-1", "A 172.20.0.2"),
+            ("A lnk", "NXDOMAIN ."),
+            ("A x1", "NXDOMAIN ."),
+            ("PTR 2.0.20.172.in-addr.arpa", "PTR n1.testnet."),
+            ("A example.com", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
+fn a_stranger_is_refused_whatever_it_asks() {
+    for stranger in [
+        asker("br-testnet", [172, 20, 0, 99]),
+        asker("br-testnet2", [172, 20, 0, 3]),
+        asker("br-testnet2", [172, 20, 0, 1]),
+        asker("eth0", [172, 20, 0, 3]),
+    ] {
+        check(docker(), stranger, &[("A centos-1", "REFUSED"), ("A example.com", "REFUSED")]);
+    }
+}
+
+#[test]
+fn a_zone_is_described_at_its_apex() {
+    check(
+        docker(),
+        FROM_N2,
+        &[
+            ("SOA testnet", "SOA testnet."),
+            ("NS testnet", "NS testnet."),
+            ("ANY testnet", "SOA testnet."),
+            ("A testnet", "NODATA testnet."),
+            ("SOA 20.172.in-addr.arpa", "SOA 20.172.in-addr.arpa."),
+            ("NS 20.172.in-addr.arpa", "NS 20.172.in-addr.arpa."),
+            ("PTR 20.172.in-addr.arpa", "NODATA 20.172.in-addr.arpa."),
+            ("PTR 0.20.172.in-addr.arpa", "NODATA 20.172.in-addr.arpa."),
+            ("A _gateway.testnet", "A 172.20.0.1"),
+            ("AAAA _gateway.testnet", "NODATA testnet."),
+        ],
+    );
+}
+
+#[test]
+fn reverse_names_that_are_no_address_do_not_exist() {
+    check(
+        docker(),
+        FROM_N2,
+        &[
+            ("PTR 9.0.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("A 2.0.20.172.in-addr.arpa", "NODATA 20.172.in-addr.arpa."),
+            ("ANY 2.0.20.172.in-addr.arpa", "PTR n1.testnet."),
+            ("PTR 7.2.0.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("PTR x.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("PTR 02.0.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("PTR 256.0.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("PTR in-addr.arpa", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
+fn a_prefix_within_a_label_makes_zones_of_the_next_label() {
+    let records =
+        vec![record("other", "c1", "10.89.3.4", &["c1"]), record("other", "c2", "10.89.0.6", &["c2"])];
+    check(
+        records,
+        asker("br-other", [10, 89, 3, 4]),
+        &[
+            ("PTR 4.3.89.10.in-addr.arpa", "PTR c1.other."),
+            ("PTR 5.3.89.10.in-addr.arpa", "NXDOMAIN 3.89.10.in-addr.arpa."),
+            ("SOA 3.89.10.in-addr.arpa", "SOA 3.89.10.in-addr.arpa."),
+            ("PTR 5.16.89.10.in-addr.arpa", "FORWARD []"),
+            ("PTR 89.10.in-addr.arpa", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
+fn both_families_are_answered() {
+    let records =
+        vec![record("dual", "c1", "10.90.0.200 fd12::99", &["d1"]), record("dual", "c2", "fd12::a", &["d2"])];
+    let nibbles = |last: &str| {
+        format!("PTR {last}.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.1.d.f.ip6.arpa")
+    };
+    let zone = "0.0.0.0.0.0.0.0.0.0.0.0.2.1.d.f.ip6.arpa.";
+    check(
+        records,
+        Asker { bridge: "br-dual", source: "fd12::99".parse().unwrap() },
+        &[
+            ("A d1", "A 10.90.0.200"),
+            ("AAAA d1", "AAAA fd12::99"),
+            ("A d2", "NODATA ."),
+            ("AAAA d2", "AAAA fd12::a"),
+            ("ANY d2", "AAAA fd12::a"),
+            (&nibbles("a"), "PTR d2.dual."),
+            (&nibbles("A"), "PTR d2.dual."),
+            (&nibbles("1"), "PTR _gateway.dual."),
+            (&nibbles("b"), &format!("NXDOMAIN {zone}")),
+            (&nibbles("10"), &format!("NXDOMAIN {zone}")),
+            ("AAAA _gateway.dual", "AAAA fd12::1"),
+        ],
+    );
+}
+
+#[test]
+fn a_domain_of_its_own_goes_first_and_the_networks_name_stays() {
+    let podman = Record {
+        domain: DomainName::new("dns.podman").unwrap(),
+        other_domains: vec![DomainName::new("testnet").unwrap()],
+        ..record("testnet", N1, "172.20.0.2", &["c1"])
+    };
+    check(
+        vec![podman],
+        FROM_N1,
+        &[
+            ("A c1.dns.podman", "A 172.20.0.2"),
+            ("A c1.testnet", "A 172.20.0.2"),
+            ("PTR 2.0.20.172.in-addr.arpa", "PTR c1.dns.podman."),
+            ("A nosuch.dns.podman", "NXDOMAIN dns.podman."),
+            ("SOA DNS.Podman", "SOA DNS.Podman."),
+            ("A x.podman", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
+fn an_address_belongs_to_the_newest_record_that_has_it() {
+    let old = record("testnet", "old", "172.20.0.2", &["old", "shared"]);
+    let new = Record { joined: 5, ..record("testnet", "new", "172.20.0.2", &["new", "shared"]) };
+    for records in [vec![old.clone(), new.clone()], vec![new.clone(), old.clone()]] {
+        check(
+            records,
+            FROM_N1,
+            &[
+                ("A new", "A 172.20.0.2"),
+                ("A shared", "A 172.20.0.2"),
+                ("A old", "NODATA ."),
+                ("PTR 2.0.20.172.in-addr.arpa", "PTR new.testnet."),
+            ],
+        );
+    }
+    let mut zones = Zones::load([old.clone()]);
+    assert_eq!(zones.apply(new.clone()).displaced, [old.key]);
+    zones.remove(&new.key);
+    assert_eq!(asked(&zones, FROM_N1, "A old"), "A 172.20.0.2");
+}
+
+#[test]
+fn a_set_of_records_has_the_shortest_ttl() {
+    let mut records = docker();
+    records[0].ttl = 60;
+    records[1].ttl = 7;
+    let zones = Zones::load(records);
+    let name: Name<Vec<u8>> = "shared".parse().unwrap();
+    let question = Question { name: name.for_slice(), rtype: Rtype::A };
+    let Answer::Addresses(set) = answer(&zones, FROM_N2, question, 0) else { panic!("no addresses") };
+    assert_eq!(set.ttl(), 7);
+}
+
+#[test]
+fn the_reason_tells_how_a_name_was_found() {
+    let zones = Zones::load(docker());
+    let reason = |asker, name: &str| {
+        let name: Name<Vec<u8>> = name.parse().unwrap();
+        format!("{:?}", explain(&zones, asker, Question { name: name.for_slice(), rtype: Rtype::A }, 0).1)
+    };
+    assert_eq!(reason(FROM_N2, "centos-1"), "Name { network: \"testnet\" }");
+    assert_eq!(reason(FROM_N2, "lnk"), "Link { network: \"testnet\", target: RelativeName(n1) }");
+    assert_eq!(reason(FROM_N2, "nosuch"), "SingleLabel");
+    assert_eq!(reason(FROM_N2, "nosuch.testnet"), "OurZone");
+    assert_eq!(reason(FROM_N2, "example.com"), "Elsewhere");
+    assert_eq!(reason(asker("br-testnet", [9, 9, 9, 9]), "centos-1"), "UnknownAsker");
+}
+
+/// Records that get in each other's way as often as possible.
+fn arbitrary_record() -> impl Strategy<Value = Record> {
+    let network = prop::sample::select(vec!["testnet", "testnet2", "other"]);
+    let container = prop::sample::select(vec!["c1", "c2", "c3"]);
+    let name = || prop::sample::select(vec!["a", "b", "A", "c.d", "testnet", "_gateway"]);
+    let names = prop::collection::vec(name(), 0..4);
+    let links = prop::collection::vec((name(), name()), 0..2);
+    (network, container, names, links, 0..3_u8, 1..4_u64).prop_map(
+        |(network, container, names, links, host, joined)| {
+            let addresses = match network {
+                "testnet" => format!("172.20.0.{}", host + 2),
+                "testnet2" => format!("172.18.0.{} 172.18.1.1", host + 2),
+                _ => format!("10.89.0.{host}"),
+            };
+            Record {
+                links: links.into_iter().map(|(target, alias)| link(target, alias)).collect(),
+                joined,
+                forward: joined > 1,
+                ..record(network, container, &addresses, &names)
+            }
+        },
+    )
+}
+
+fn arbitrary_name() -> impl Strategy<Value = Name<Vec<u8>>> {
+    let label = prop_oneof![
+        prop::sample::select(vec!["a", "b", "c", "d", "testnet", "testnet2", "other", "_gateway"])
+            .prop_map(|label| label.as_bytes().to_vec()),
+        prop::sample::select(vec!["0", "2", "20", "172", "10", "89", "f", "in-addr", "ip6", "arpa"])
+            .prop_map(|label| label.as_bytes().to_vec()),
+        prop::collection::vec(any::<u8>(), 1..64),
+    ];
+    prop::collection::vec(label, 0..6).prop_filter_map("too long for a name", |labels| {
+        let octets: Vec<u8> = labels
+            .iter()
+            .flat_map(|label| [vec![label.len() as u8], label.clone()].concat())
+            .chain([0])
+            .collect();
+        Name::from_octets(octets).ok()
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_question_has_an_answer_whose_zone_is_part_of_its_name(
+        records in prop::collection::vec(arbitrary_record(), 0..6),
+        name in arbitrary_name(),
+        rtype in any::<u16>(),
+        rotation in any::<u32>(),
+    ) {
+        let zones = Zones::load(records);
+        let question = Question { name: name.for_slice(), rtype: Rtype::from_int(rtype) };
+        for asker in [FROM_N1, FROM_HOST, asker("br-testnet2", [172, 18, 1, 1]), asker("br-other", [10, 89, 0, 0])] {
+            match answer(&zones, asker, question, rotation) {
+                Answer::Addresses(set) => {
+                    let addresses: std::collections::BTreeSet<IpAddr> = set.iter().collect();
+                    prop_assert!(set.len() > 0 && addresses.len() == set.len());
+                }
+                Answer::Soa(apex) | Answer::Ns(apex) | Answer::NoData(apex) | Answer::NxDomain(apex) => {
+                    prop_assert!(Name::from_slice(&name.as_slice()[apex.0..]).is_ok());
+                }
+                Answer::Pointer(_) | Answer::Forward(_) | Answer::Refused => {}
+            }
+        }
+    }
+
+    /// Whatever order records come and go in, the answers are those of the ones that are left.
+    #[test]
+    fn updates_end_where_a_fresh_load_begins(
+        steps in prop::collection::vec((arbitrary_record(), any::<bool>()), 0..24),
+    ) {
+        let mut zones = Zones::default();
+        let mut left: std::collections::BTreeMap<RecordKey, Record> = std::collections::BTreeMap::new();
+        for (record, stays) in steps {
+            if stays {
+                zones.apply(record.clone());
+                left.insert(record.key.clone(), record);
+            } else {
+                let was_there = left.remove(&record.key).is_some();
+                prop_assert_eq!(zones.remove(&record.key), was_there);
+            }
+        }
+        let fresh = Zones::load(left.values().cloned());
+        prop_assert_eq!(zones.len(), left.len());
+        prop_assert_eq!(zones.listeners(), fresh.listeners());
+        prop_assert_eq!(zones.keys().collect::<std::collections::BTreeSet<_>>(), left.keys().cloned().collect());
+        for asker in [FROM_N1, FROM_N2, FROM_HOST, asker("br-testnet2", [172, 18, 1, 1]), asker("br-other", [10, 89, 0, 1])] {
+            for question in [
+                "A a", "A b", "A c.d", "A a.testnet", "A b.testnet2", "A a.other", "A testnet", "A x.testnet",
+                "PTR 2.0.20.172.in-addr.arpa", "PTR 1.1.18.172.in-addr.arpa", "PTR 0.0.89.10.in-addr.arpa",
+                "A example.com", "A _gateway.testnet",
+            ] {
+                prop_assert_eq!(asked(&zones, asker, question), asked(&fresh, asker, question));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a person types: `alias-dns list`, `query`, `hosts`, `status`, and `serve` for the server itself.
+//!
+//! What can be told from the records needs no server, and none is started for a question. Nothing is changed here.
+
+mod hosts;
+mod list;
+mod query;
+mod status;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use cni_types::{Environment, logging};
+use lexopt::prelude::*;
+use serde::Serialize;
+
+use crate::daemon;
+use crate::records::Record;
+use crate::records::disk::{Loaded, Store};
+use crate::state_dir::StateDir;
+
+/// What `--help` prints.
+const USAGE: &str = "\
+alias-dns: names for containers.
+
+alias-dns list [NETWORK]                    the names of containers
+alias-dns query NAME [--as IP] [--type T]   what NAME is answered with, and why
+alias-dns hosts NETWORK                     the names of a network as a hosts file
+alias-dns status                            the state of the server
+alias-dns serve                             the server; the plugin starts it by itself
+
+--as IP     asks as the container with this address; without it, as the host
+--type T    asks for records of this type (A and AAAA, or PTR where NAME is an address)
+--json      prints JSON
+--help      prints this
+
+Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
+";
+
+/// The exit status for a command line that cannot be read.
+const WRONG_USAGE: u8 = 2;
+
+/// A command line, checked.
+#[derive(Debug, PartialEq, Eq)]
+enum CommandLine {
+    /// `--help`.
+    Help,
+    /// The server.
+    Serve,
+    /// What the server starts beside itself.
+    Supervise,
+    /// A question of a person.
+    Ask(Ask, Format),
+}
+
+/// What a person wants to know.
+#[derive(Debug, PartialEq, Eq)]
+enum Ask {
+    List { network: Option<String> },
+    Query(query::Wanted),
+    Hosts { network: String },
+    Status,
+}
+
+/// How it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Does what the arguments of this process say.
+pub(crate) fn main(args: Vec<OsString>, env: &Environment) -> ExitCode {
+    logging::init("alias-dns", log::LevelFilter::Warn);
+    let line = match CommandLine::parse(args) {
+        Ok(line) => line,
+        Err(error) => {
+            log::error!("{error}; try alias-dns --help");
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    match line.run(env, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl CommandLine {
+    fn run(self, env: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
+        match self {
+            Self::Help => out.write_all(USAGE.as_bytes()).context("print the usage"),
+            Self::Serve => daemon::serve(&StateDir::of_host(env)?),
+            Self::Supervise => daemon::supervise(),
+            Self::Ask(ask, format) => ask.run(&StateDir::of_host(env)?, format, out),
+        }
+    }
+
+    /// Reads arguments, without the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, lexopt::Error> {
+        let mut parser = lexopt::Parser::from_args(args);
+        let mut words = Vec::new();
+        let mut format = Format::Text;
+        let mut source = None;
+        let mut rtype: Option<String> = None;
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Value(word) => words.push(word.string()?),
+                Long("json") => format = Format::Json,
+                Long("as") => source = Some(parser.value()?.parse()?),
+                Long("type") => rtype = Some(parser.value()?.string()?),
+                Short('h') | Long("help") => return Ok(Self::Help),
+                other => return Err(other.unexpected()),
+            }
+        }
+        let mut words = words.into_iter();
+        let verb = words.next().ok_or("a command is missing")?;
+        let ask = match verb.as_str() {
+            "help" => return Ok(Self::Help),
+            "serve" => return Ok(Self::Serve),
+            "supervise" => return Ok(Self::Supervise),
+            "list" => Ask::List { network: words.next() },
+            "query" => {
+                let name = words.next().ok_or("query: NAME is missing")?;
+                Ask::Query(query::Wanted::new(name, rtype.take(), source.take()))
+            }
+            "hosts" => Ask::Hosts { network: words.next().ok_or("hosts: NETWORK is missing")? },
+            "status" => Ask::Status,
+            other => return Err(format!("unknown command \"{other}\"").into()),
+        };
+        match words.next() {
+            Some(word) => Err(format!("{verb}: unexpected \"{word}\"").into()),
+            None if source.is_some() || rtype.is_some() => Err("--as and --type go with query".into()),
+            None => Ok(Self::Ask(ask, format)),
+        }
+    }
+}
+
+impl Ask {
+    /// Prints the answer to `out`; files that had to be passed over are named on the log.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    fn run(self, state: &StateDir, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
+        let store = Store::new(state);
+        match self {
+            Self::List { network } => {
+                let loaded = match network {
+                    Some(network) => store.load_network(&network),
+                    None => store.load(),
+                };
+                list::print(readable(loaded), format, out)
+            }
+            Self::Query(wanted) => query::print(&wanted, state, format, out),
+            Self::Hosts { network } => hosts::print(readable(store.load_network(&network)), format, out),
+            Self::Status => status::print(state, format, out),
+        }
+    }
+}
+
+/// Whether `error` only means that nobody reads any more.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn readable(loaded: Loaded) -> Vec<Record> {
+    for unreadable in loaded.unreadable {
+        log::warn!("passed over {unreadable}");
+    }
+    let mut records = loaded.records;
+    records.sort_by(|one, other| {
+        (one.key.network(), one.joined, &one.key).cmp(&(other.key.network(), other.joined, &other.key))
+    });
+    records
+}
+
+fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

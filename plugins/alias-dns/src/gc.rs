@@ -1,0 +1,47 @@
+//! GC: removes the records of the network that belong to no valid attachment; without a list of these, the ones whose
+//! container is provably dead.
+
+use std::collections::HashSet;
+
+use cni_types::{Attachment, Error, NetworkCall};
+
+use crate::host::Host;
+use crate::records::RecordKey;
+use crate::records::disk::Store;
+
+pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
+    let state = host.state(call.env())?;
+    let store = Store::new(&state);
+    let stale = match call.conf().valid_attachments()? {
+        Some(valid) => without_attachment(&store, call.conf().name(), valid),
+        None => dead(&store, call.conf().name()),
+    };
+    let mut removed = Vec::new();
+    let mut failures = Vec::new();
+    for key in stale {
+        match store.remove(&key) {
+            Ok(_) => removed.push(key),
+            Err(error) => failures.push(Error::io(format!("remove {}", store.path(&key).display()), &error)),
+        }
+    }
+    if !removed.is_empty()
+        && let Err(error) = host.withdraw(&state, &removed)
+    {
+        log::warn!("network {}: {error}", call.conf().name());
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// By the names of the files alone, so that also those go that cannot be read.
+fn without_attachment(store: &Store, network: &str, valid: Vec<Attachment>) -> Vec<RecordKey> {
+    let valid: HashSet<Attachment> = valid.into_iter().collect();
+    store.keys(network).into_iter().filter(|key| !valid.contains(key.attachment())).collect()
+}
+
+fn dead(store: &Store, network: &str) -> Vec<RecordKey> {
+    let loaded = store.load_network(network);
+    for unreadable in &loaded.unreadable {
+        log::warn!("passed over {unreadable}");
+    }
+    loaded.records.into_iter().filter(|record| record.is_dead()).map(|record| record.key).collect()
+}

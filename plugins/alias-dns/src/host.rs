@@ -1,0 +1,36 @@
+//! [`Host`]: all that the verbs ask of the world around them, in one place, so that they can be tested without it.
+
+use std::net::IpAddr;
+
+use cni_types::{Environment, Error};
+
+use crate::records::{Record, RecordKey};
+use crate::state_dir::StateDir;
+
+/// The host, and the server on it.
+pub(crate) trait Host {
+    /// Where the names of this host network namespace are kept.
+    fn state(&self, env: &Environment) -> Result<StateDir, Error>;
+
+    /// Whether `ip` is an address of this host.
+    fn has_address(&self, ip: IpAddr) -> bool;
+
+    /// The device with the address `ip`.
+    fn device_with(&self, ip: IpAddr) -> Option<String>;
+
+    /// Nanoseconds since this host booted.
+    fn now(&self) -> u64;
+
+    /// Whether the server could listen on the DNS port, with the reason why not.
+    fn can_listen(&self) -> Result<(), String>;
+
+    /// Has the server answer by `record`, which is on disk; starts it when there is none. Tells whose address the
+    /// record has taken over.
+    fn publish(&self, state: &StateDir, record: &Record) -> Result<Vec<RecordKey>, Error>;
+
+    /// Has the server, if there is one, forget `keys`, whose records are gone from the disk.
+    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<(), Error>;
+
+    /// Whether the server answers by the record of `key`.
+    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error>;
+}

@@ -1,0 +1,86 @@
+//! [`ThisHost`]: the real [`Host`]. Each answer is the cheapest that the kernel gives, for ADD pays for it.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use caps::{CapSet, Capability};
+use cni_types::{Environment, Error};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::daemon::Client;
+use crate::host::Host;
+use crate::records::{Record, RecordKey};
+use crate::state_dir::StateDir;
+use crate::zone::Listener;
+
+const DNS_PORT: u16 = 53;
+
+/// The first port that needs no right to listen on (ip-sysctl).
+const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// The host that this process runs on, and the server of its network namespace.
+#[derive(Debug)]
+pub(crate) struct ThisHost;
+
+impl Host for ThisHost {
+    fn state(&self, env: &Environment) -> Result<StateDir, Error> {
+        StateDir::of_host(env)
+    }
+
+    /// Two system calls, however many addresses there are: only an address of the host can be bound to.
+    fn has_address(&self, ip: IpAddr) -> bool {
+        UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+    }
+
+    fn device_with(&self, ip: IpAddr) -> Option<String> {
+        let has_address = |device: &nix::ifaddrs::InterfaceAddress| {
+            let address = device.address?;
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            let v6 = address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
+            (v4.or(v6) == Some(ip)).then(|| device.interface_name.clone())
+        };
+        nix::ifaddrs::getifaddrs().ok()?.find_map(|device| has_address(&device))
+    }
+
+    fn now(&self) -> u64 {
+        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+        // Enough for 584 years.
+        u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn can_listen(&self) -> Result<(), String> {
+        if caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE).unwrap_or(false) {
+            return Ok(());
+        }
+        let first = std::fs::read_to_string(UNPRIVILEGED_PORT_START)
+            .ok()
+            .and_then(|port| port.trim().parse::<u16>().ok());
+        match first {
+            Some(first) if first <= DNS_PORT => Ok(()),
+            _ => Err(format!("no right to listen on port {DNS_PORT} (CAP_NET_BIND_SERVICE)")),
+        }
+    }
+
+    fn publish(&self, state: &StateDir, record: &Record) -> Result<Vec<RecordKey>, Error> {
+        let listeners: Vec<Listener> = record
+            .gateways
+            .iter()
+            .map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
+            .collect();
+        Ok(Client::ensure(state)?.apply(&record.key, &listeners)?)
+    }
+
+    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<(), Error> {
+        match Client::connect_existing(state)? {
+            Some(mut server) => Ok(server.remove(keys)?),
+            None => Ok(()),
+        }
+    }
+
+    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error> {
+        match Client::connect_existing(state)? {
+            Some(mut server) => Ok(server.contains(key)?),
+            None => Ok(false),
+        }
+    }
+}
