@@ -3,10 +3,10 @@
 //! Parallel first attachments all find it missing and all try to make it. One wins; the others find it there. Whoever
 //! finds it down completes it, so none of them depends on how far another has come.
 
-use cni_types::Error;
+use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
-use crate::attachment::{bridge_alias, is_attachment};
+use crate::attachment::{bridge_alias, is_attachment, is_marked};
 use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::link::{Kind, Link, NewBridge};
@@ -32,9 +32,9 @@ pub(crate) fn ensure<'a>(
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
     for _ in 0..ATTEMPTS {
-        if let Some(link) = host.link_by_name(name).map_err(failed)? {
-            let found = existing(&link, settings)?;
-            match complete(host, found, settings) {
+        if let Some(mut link) = host.link_by_name(name).map_err(failed)? {
+            require_usable(&link, settings)?;
+            match complete(host, &mut link, settings, home, undo) {
                 Ok(()) => return Ok(link),
                 // Somebody removed it since.
                 Err(failure) if failure.is_gone() => continue,
@@ -47,56 +47,87 @@ pub(crate) fn ensure<'a>(
         };
         let mac = Mac::random().map_err(Error::internal)?;
         let vlan_filtering = settings.vlans.is_some();
-        match host.create_bridge(NewBridge { name, mac, mtu: Some(mtu), vlan_filtering }) {
-            Ok(()) => {
-                undo.push("remove the new bridge", move || remove_unused(home, name));
-                let link =
-                    host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
-                if vlan_filtering && !link.vlan_filtering {
-                    return Err(no_vlan_filtering(name));
-                }
-                complete(host, &link, settings).map_err(failed)?;
-                // Said once more, so that it counts as chosen: else the kernel adjusts it to the ports that come and go.
-                host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)?;
-                return Ok(link);
-            }
-            Err(failure) if failure.is(Errno::EEXIST) => {}
+        match host.create_bridge(NewBridge { name, mac, mtu, vlan_filtering }) {
+            Ok(()) => undo.push("remove the new bridge", move || remove_unused(home, name)),
+            // Another attachment made it.
+            Err(failure) if failure.is(Errno::EEXIST) => continue,
             Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {
                 return Err(no_vlan_filtering(name));
             }
             Err(failure) => return Err(failed(failure)),
         }
+        let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+        // The MTU is said once more, so that it counts as chosen: else the kernel fits it to ports that come and go.
+        host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)?;
     }
     Err(Error::new(
-        cni_types::ErrorCode::TRY_AGAIN_LATER,
+        ErrorCode::TRY_AGAIN_LATER,
         format!("create bridge \"{name}\": it was removed again each time"),
     ))
 }
 
-/// A link of the bridge's name, if it can serve as the bridge.
-fn existing<'a>(link: &'a Link, settings: &Settings) -> Result<&'a Link, Error> {
+/// Refuses a link of the bridge's name that cannot serve as the bridge.
+fn require_usable(link: &Link, settings: &Settings) -> Result<(), Error> {
     if link.kind != Kind::Bridge {
         let reason = format!("\"{}\" already exists but is not a bridge", link.name);
         return Err(Error::invalid_config("bridge", reason));
     }
-    Ok(link).and_then(|link| match settings.vlans.is_some() && !link.vlan_filtering {
-        true => Err(no_vlan_filtering(&link.name)),
-        false => Ok(link),
-    })
+    if settings.vlans.is_some() && !link.vlan_filtering {
+        return Err(no_vlan_filtering(&link.name));
+    }
+    Ok(())
 }
 
-/// Brings the bridge up, before that makes it deaf to router advertisements: those are for hosts, and come from ports.
-fn complete(host: &mut Netlink, link: &Link, settings: &Settings) -> Result<(), Failure> {
-    if settings.promiscuous && !link.promiscuous {
-        host.set_promiscuous(link.index)?;
+/// Brings the bridge to what the settings ask of it, and up.
+fn complete<'a>(
+    host: &mut Netlink,
+    link: &mut Link,
+    settings: &Settings,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<(), Failure> {
+    let index = link.index;
+    let is_others = !is_marked(&link.alias);
+    if is_others && settings.is_gateway() {
+        // Else it has the address of one of its ports, and containers lose their gateway when that port goes.
+        let mac = match link.mac {
+            Some(mac) if mac.is_assignable() => mac,
+            _ => Mac::random().map_err(std::io::Error::other)?,
+        };
+        host.set_mac(index, mac)?;
+        link.mac = Some(mac);
     }
-    if link.up {
-        return Ok(());
-    }
-    if let Err(error) = sysctl::set_ipv6(&link.name, Ipv6Switch::AcceptRa, false) {
+    // Router advertisements are for hosts, and whoever sent them here would be a container.
+    if (is_others || !link.up)
+        && let Err(error) = sysctl::set_ipv6(&link.name, Ipv6Switch::AcceptRa, false)
+    {
         log::warn!("{error}");
     }
-    host.set_up(link.index)
+    if settings.promiscuous && !link.promiscuous {
+        host.set_promiscuous(index, true)?;
+        undo.push("take the bridge out of promiscuous mode", move || {
+            take_back(home, index, |host| host.set_promiscuous(index, false))
+        });
+    }
+    if !link.up {
+        host.set_up(index)?;
+        undo.push("take the bridge down", move || take_back(home, index, |host| host.set_down(index)));
+    }
+    Ok(())
+}
+
+/// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.
+pub(crate) fn take_back(
+    home: &Netns,
+    bridge: u32,
+    back: impl FnOnce(&mut Netlink) -> Result<(), Failure>,
+) -> Result<(), Error> {
+    let _alone = home.exclude()?;
+    let mut host = Netlink::open().map_err(Error::internal)?;
+    match has_attachments(&mut host, bridge).map_err(Error::internal)? {
+        true => Ok(()),
+        false => back(&mut host).map_err(Error::internal),
+    }
 }
 
 /// MTU of the device that the host's default route leaves by.
@@ -119,13 +150,13 @@ fn remove_unused(home: &Netns, name: &str) -> Result<(), Error> {
 }
 
 /// Whether a container is attached to the bridge, by whatever network.
-pub(crate) fn has_attachments(host: &mut Netlink, bridge: u32) -> Result<bool, Failure> {
+fn has_attachments(host: &mut Netlink, bridge: u32) -> Result<bool, Failure> {
     Ok(host.ports(bridge)?.iter().any(|port| is_attachment(&port.alias)))
 }
 
 fn no_vlan_filtering(bridge: &str) -> Error {
     Error::new(
-        cni_types::ErrorCode::UNSUPPORTED_FIELD,
+        ErrorCode::UNSUPPORTED_FIELD,
         format!("vlan, vlanTrunk: bridge \"{bridge}\" does not filter by VLAN: {}", Errno::EOPNOTSUPP.desc()),
     )
 }

@@ -17,7 +17,7 @@ use crate::netlink::vlan::Tagging;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
-use crate::{predecessor, sysctl, veth};
+use crate::{predecessor, rules, sysctl, veth};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -92,9 +92,12 @@ impl Comparison<'_> {
         let mut host = Netlink::open().map_err(failed)?;
         let bridge = self.bridge(&mut host).map_err(failed)?;
         let end = self.container(&mut container).map_err(failed)?;
-        self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
+        let maker = self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
         if let Some(bridge) = &bridge {
             self.gateway(&mut host, bridge)?;
+        }
+        if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
+            self.differences.extend(rules::verify(self.settings, self.identity, self.plan, mac)?);
         }
         Ok(())
     }

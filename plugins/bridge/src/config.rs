@@ -192,16 +192,27 @@ impl Settings {
         if let Some(mtu) = mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
             return Err(Error::invalid_config("mtu", format_args!("{mtu} is not between 68 and 65535")));
         }
+        let bridge = bridge_name(document.bridge.as_deref())?;
+        let vlans = vlans(&document)?;
+        let gateway = gateway_role(&document);
+        if let (GatewayRole::Gateway { .. }, Some(link)) = (gateway, vlan_gateway(&bridge, vlans.as_ref()))
+            && link.len() > MAX_IFNAME_LEN
+        {
+            let reason = format_args!(
+                "the gateway interface \"{link}\" would have a name of more than {MAX_IFNAME_LEN} bytes"
+            );
+            return Err(Error::invalid_config("vlan", reason));
+        }
         Ok(Self {
             network: conf.name().to_owned(),
-            gateway: gateway_role(&document),
+            gateway,
             mtu,
             promiscuous: document.promisc_mode,
             port: Port {
                 hairpin: document.hairpin_mode,
                 isolated: document.port_isolation || ingress == IngressPolicy::Isolated,
             },
-            vlans: vlans(&document)?,
+            vlans,
             mac: requested_mac(&document, args)?,
             dad: if document.enabledad { Dad::Wait } else { Dad::Skip },
             leave_container_down: document.disable_container_interface,
@@ -209,7 +220,7 @@ impl Settings {
             masquerade: (document.ip_masq && has_ipam).then_some(masquerade),
             ingress,
             mac_spoof_check: document.macspoofchk,
-            bridge: bridge_name(document.bridge)?,
+            bridge,
             // Last, so that a mistake that can be seen in the document is told first.
             ipam: match has_ipam {
                 true => Some(delegate(&document.ipam.r#type).map_err(|error| error.context("ipam.type"))?),
@@ -225,10 +236,7 @@ impl Settings {
 
     /// The link that carries the network's gateway addresses: the bridge, or the one for its VLAN.
     pub(crate) fn gateway_link(&self) -> String {
-        match self.vlans.as_ref().and_then(|vlans| vlans.untagged) {
-            Some(id) => vlan_gateway(&self.bridge, id),
-            None => self.bridge.clone(),
-        }
+        vlan_gateway(&self.bridge, self.vlans.as_ref()).unwrap_or_else(|| self.bridge.clone())
     }
 }
 
@@ -252,12 +260,12 @@ pub(crate) fn bridge_of(conf: &NetConf) -> Option<String> {
         bridge: Option<String>,
     }
     let document: OnlyBridge = conf.decode(OwnKeys::Unreported).ok()?;
-    bridge_name(document.bridge).ok()
+    bridge_name(document.bridge.as_deref()).ok()
 }
 
-/// The link that is the gateway of VLAN `id` on `bridge`.
-fn vlan_gateway(bridge: &str, id: u16) -> String {
-    format!("{bridge}.{id}")
+/// The link that is the gateway of the port's VLAN on `bridge`, if it is in one.
+fn vlan_gateway(bridge: &str, vlans: Option<&Vlans>) -> Option<String> {
+    vlans?.untagged.map(|id| format!("{bridge}.{id}"))
 }
 
 fn gateway_role(document: &Document) -> GatewayRole {
@@ -273,7 +281,7 @@ fn gateway_role(document: &Document) -> GatewayRole {
     }
 }
 
-fn bridge_name(name: Option<String>) -> Result<String, Error> {
+fn bridge_name(name: Option<&str>) -> Result<String, Error> {
     let Some(name) = name else { return Ok(DEFAULT_BRIDGE.to_owned()) };
     let reason = if name.is_empty() {
         "could not add \"\": the name cannot be empty".to_owned()
@@ -285,7 +293,7 @@ fn bridge_name(name: Option<String>) -> Result<String, Error> {
     {
         format!("could not add \"{name}\": not the name of an interface")
     } else {
-        return Ok(name);
+        return Ok(name.to_owned());
     };
     Err(Error::invalid_config("bridge", reason))
 }
@@ -383,4 +391,4 @@ fn vlan_id(id: i64) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::attachment::{bridge_alias, gateway_port};
+use crate::bridge::take_back;
 use crate::config::{AddressConflict, GatewayRole, Settings};
 use crate::mac::Mac;
 use crate::netlink::addr::Address;
@@ -16,7 +17,7 @@ use crate::netns::Netns;
 use crate::plan::{Dad, Family, Plan};
 use crate::sysctl;
 use crate::undo::Undo;
-use crate::{bridge, veth};
+use crate::veth;
 
 /// The link that carries the gateway addresses: the bridge, or with a VLAN one end of a pair in this namespace whose
 /// other end is a port of the bridge in that VLAN.
@@ -65,20 +66,6 @@ pub(crate) fn ensure_link<'a>(
     host.set_up_port(port.index, setup).map_err(failed)?;
     host.set_up(end.index).map_err(failed)?;
     Ok(Some(end))
-}
-
-/// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.
-fn take_back(
-    home: &Netns,
-    bridge: u32,
-    back: impl FnOnce(&mut Netlink) -> Result<(), Failure>,
-) -> Result<(), Error> {
-    let _alone = home.exclude()?;
-    let mut host = Netlink::open().map_err(Error::internal)?;
-    match bridge::has_attachments(&mut host, bridge).map_err(Error::internal)? {
-        true => Ok(()),
-        false => back(&mut host).map_err(Error::internal),
-    }
 }
 
 /// Puts the plan's gateway addresses on `link`.

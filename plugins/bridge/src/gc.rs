@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use cni_types::{Delegate, Error, NetworkCall};
 
 use crate::attachment::{Identity, is_half_made, network_mark};
-use crate::config;
 use crate::failures::Failures;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::signals::Held;
+use crate::{config, rules};
 
 /// Cleans up the network.
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
@@ -30,6 +30,12 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
             .collect();
         let bridge = config::bridge_of(call.conf());
         failures.note(remove_links(&mut host, network, bridge.as_deref(), &keep));
+        failures.note(rules::collect(network, |host_veth| Ok(keep.contains(host_veth))));
+    } else {
+        let exists = |host_veth: &str| {
+            host.link_by_name(host_veth).map(|link| link.is_some()).map_err(Error::internal)
+        };
+        failures.note(rules::collect(network, exists));
     }
     if let Some(name) = config::ipam_type(call.conf()) {
         let cleaned = Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.gc(call));

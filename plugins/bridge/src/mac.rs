@@ -22,7 +22,7 @@ impl Mac {
     }
 
     /// Whether an interface can have it: it is neither a group address nor zero.
-    fn is_assignable(self) -> bool {
+    pub(crate) fn is_assignable(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
 }

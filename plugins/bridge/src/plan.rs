@@ -188,11 +188,11 @@ fn planned_address(ip: &IpConfig, settings: &Settings) -> Result<PlannedAddress,
 
 /// The address after the subnet's own, which the reference takes for its gateway when the IPAM plugin names none.
 fn first_host(subnet: IpNetwork) -> Result<IpAddr, PlanError> {
-    let first: IpAddr = match subnet.network() {
-        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits().saturating_add(1)).into(),
-        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits().saturating_add(1)).into(),
+    let first = match subnet.network() {
+        IpAddr::V4(network) => network.to_bits().checked_add(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(network) => network.to_bits().checked_add(1).map(|bits| Ipv6Addr::from_bits(bits).into()),
     };
-    if subnet.contains(first) { Ok(first) } else { Err(PlanError::NoRoomForGateway(subnet)) }
+    first.filter(|first| subnet.contains(*first)).ok_or(PlanError::NoRoomForGateway(subnet))
 }
 
 /// The leased routes, and for a default gateway one default route for each family that has none.

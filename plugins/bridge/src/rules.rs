@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni_types::{Error, ErrorCode};
+use cni_types::{Attachment, Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
@@ -75,8 +75,28 @@ pub(crate) fn install<'a>(
         return Ok(());
     }
     undo.push("remove the rules", move || remove(&identity.owner()).map(drop));
-    Rules::open().and_then(|mut rules| rules.install(&[subject.attached()])).map_err(failed)?;
+    let mut rules = Rules::open().map_err(failed)?;
+    rules.install(&[subject.attached()]).map_err(failed)?;
+    if settings.is_gateway() {
+        tell_foreign_drops(&mut rules, &subject.gateway_link);
+    }
     Ok(())
+}
+
+/// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
+fn tell_foreign_drops(rules: &mut Rules, gateway_link: &str) {
+    match rules.foreign_drops(gateway_link) {
+        Ok(drops) => {
+            for drop in drops {
+                log::warn!(
+                    "forwarded packets of {gateway_link} are dropped by {}: {}",
+                    drop.chain,
+                    drop.reason
+                );
+            }
+        }
+        Err(error) => log::warn!("look for rules that drop what is forwarded: {error}"),
+    }
 }
 
 /// Removes the rules of an owner.
@@ -84,6 +104,43 @@ pub(crate) fn install<'a>(
 /// Closing what is returned waits until the kernel has destroyed them; to delete a link in between covers that.
 pub(crate) fn remove(owner: &Owner<'_>) -> Result<Rules, Error> {
     Rules::open().and_then(|mut rules| rules.remove(owner).map(|()| rules)).map_err(failed)
+}
+
+/// Each difference between the rules of an attachment and the kernel's, in words.
+pub(crate) fn verify(
+    settings: &Settings,
+    identity: &Identity,
+    plan: &Plan,
+    mac: Mac,
+) -> Result<Vec<String>, Error> {
+    let subject = Subject::new(settings, identity, plan, mac);
+    match subject.needs_rules() {
+        true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Removes the rules of the network's attachments, but of those whose host veth `keep` wants.
+pub(crate) fn collect(network: &str, mut keep: impl FnMut(&str) -> Result<bool, Error>) -> Result<(), Error> {
+    let mut rules = Rules::open().map_err(failed)?;
+    for record in rules.records().map_err(failed)? {
+        if record.network != network || keep(&record.host_veth)? {
+            continue;
+        }
+        let attachment = Attachment::new(&record.container_id, &record.ifname)?;
+        let owner = Owner { network, attachment: &attachment, host_veth: &record.host_veth };
+        rules.remove(&owner).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether the rules that the settings ask for could be written.
+pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
+    let Policy { masquerade, ingress, ra_guard: _, mac_spoof_check } = policy(settings);
+    if masquerade || mac_spoof_check || ingress != IngressPolicy::Open {
+        Rules::open().and_then(|mut rules| rules.probe()).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn failed(error: nft::Error) -> Error {

@@ -4,6 +4,7 @@ use cni_types::{Delegate, Error, ErrorCode, NetworkCall};
 
 use crate::config::Settings;
 use crate::netlink::Netlink;
+use crate::rules;
 
 /// Tells why ADD could not be served.
 pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
@@ -12,6 +13,7 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     Netlink::open()
         .and_then(|mut host| host.may_change_links())
         .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
+    rules::probe(&settings).map_err(unavailable)?;
     match &settings.ipam {
         Some(ipam) => ipam.status(call).map_err(unavailable),
         None => Ok(()),

@@ -59,12 +59,12 @@ mod tests {
 
     #[test]
     fn steps_run_backwards_and_a_failing_one_does_not_keep_the_others() {
-        assert_eq!(run(drop), [3, 2, 1]);
+        assert_eq!(run(|undo| drop(undo)), [3, 2, 1]);
     }
 
     #[test]
     fn nothing_runs_once_disarmed() {
-        assert_eq!(run(Undo::disarm), [0; 0]);
+        assert_eq!(run(|undo| undo.disarm()), [0; 0]);
     }
 
     #[test]

@@ -104,8 +104,8 @@ pub(crate) struct NewBridge<'a> {
     pub(crate) name: &'a str,
     /// Its hardware address. Given at creation, it is the bridge's own and does not follow its ports.
     pub(crate) mac: Mac,
-    /// Its MTU in bytes; `None` leaves it to the ports.
-    pub(crate) mtu: Option<u32>,
+    /// Its MTU in bytes.
+    pub(crate) mtu: u32,
     /// Whether it filters by VLAN.
     pub(crate) vlan_filtering: bool,
 }
@@ -135,10 +135,8 @@ impl Netlink {
     pub(crate) fn create_bridge(&mut self, bridge: NewBridge<'_>) -> Result<(), Failure> {
         let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
             .name(bridge.name)
-            .address(bridge.mac.octets().to_vec());
-        if let Some(mtu) = bridge.mtu {
-            message = message.mtu(mtu);
-        }
+            .address(bridge.mac.octets().to_vec())
+            .mtu(bridge.mtu);
         if bridge.vlan_filtering {
             message = message.set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
         }
@@ -210,6 +208,11 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).up())
     }
 
+    /// Takes a link down.
+    pub(crate) fn set_down(&mut self, index: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).down())
+    }
+
     /// Brings a container's interface up.
     ///
     /// Addresses that others knew with another hardware address are announced whenever its own is set
@@ -238,12 +241,17 @@ impl Netlink {
     ///
     /// A packet socket could say the same, but to close one costs a grace period.
     pub(crate) fn announce(&mut self, index: u32, mac: Mac) -> Result<(), Failure> {
+        self.set_mac(index, mac)
+    }
+
+    /// Sets the hardware address of a link.
+    pub(crate) fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_index(index).address(mac.octets().to_vec()))
     }
 
-    /// Lets a link receive every frame.
-    pub(crate) fn set_promiscuous(&mut self, index: u32) -> Result<(), Failure> {
-        self.change(LinkUnspec::new_with_index(index).promiscuous(true))
+    /// Sets whether a link receives every frame.
+    pub(crate) fn set_promiscuous(&mut self, index: u32, on: bool) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).promiscuous(on))
     }
 
     /// Says whose a bridge is and what MTU it keeps, in bytes.

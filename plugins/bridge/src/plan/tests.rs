@@ -1,1 +1,182 @@
+//! Plans by value: what a configuration and leases come to.
 
+use std::path::PathBuf;
+
+use cni_types::NetConf;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::tests::settings;
+
+fn leases(document: Value) -> CniResult {
+    CniResult::decode(&document, SpecVersion::V1_0_0).unwrap()
+}
+
+#[track_caller]
+fn plan(conf: Value, result: Value) -> Plan {
+    Plan::new(&settings(conf).unwrap(), leases(result)).unwrap()
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+/// Routes as a person would type them.
+fn routes(plan: &Plan) -> Vec<String> {
+    plan.routes
+        .iter()
+        .map(|route| {
+            let mut text = route.dst.to_string();
+            if let Some(via) = route.via {
+                text += &format!(" via {via}");
+            }
+            for (name, value) in [("mtu", route.mtu), ("advmss", route.advmss), ("metric", route.priority)] {
+                if value != 0 {
+                    text += &format!(" {name} {value}");
+                }
+            }
+            if route.table != MAIN_TABLE {
+                text += &format!(" table {}", route.table);
+            }
+            if route.onlink {
+                text += " onlink";
+            }
+            text
+        })
+        .collect()
+}
+
+const DUAL: &str = r#"{"ips": [
+    {"address": "172.17.0.2/16", "gateway": "172.17.0.1"},
+    {"address": "fd00:17::2/64", "gateway": "fd00:17::1"}
+]}"#;
+
+fn dual() -> Value {
+    serde_json::from_str(DUAL).unwrap()
+}
+
+#[test]
+fn a_default_gateway_gives_each_family_one_default_route() {
+    let plan = plan(json!({"isDefaultGateway": true}), dual());
+    assert_eq!(routes(&plan), ["0.0.0.0/0 via 172.17.0.1", "::/0 via fd00:17::1"]);
+    assert_eq!(plan.gateways, [net("172.17.0.1/16"), net("fd00:17::1/64")]);
+    let told = plan.to_result(Vec::new()).routes;
+    assert_eq!(told.iter().filter_map(|route| route.gw).count(), 2);
+}
+
+#[test]
+fn a_leased_default_route_without_a_next_hop_is_that_default_route() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "0.0.0.0/0"}]);
+    let plan = plan(json!({"isDefaultGateway": true}), result);
+    assert_eq!(routes(&plan), ["0.0.0.0/0 via 172.17.0.1", "::/0 via fd00:17::1"]);
+    assert_eq!(plan.to_result(Vec::new()).routes[0].gw, Some("172.17.0.1".parse().unwrap()));
+}
+
+#[test]
+fn a_leased_default_route_with_its_own_next_hop_is_kept() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "0.0.0.0/0", "gw": "172.17.0.9"}]);
+    let plan = plan(json!({"isDefaultGateway": true}), result);
+    assert_eq!(routes(&plan), ["0.0.0.0/0 via 172.17.0.9", "::/0 via fd00:17::1"]);
+}
+
+#[test]
+fn a_default_route_of_another_table_is_not_the_one() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "0.0.0.0/0", "table": 100}]);
+    let plan = plan(json!({"isDefaultGateway": true}), result);
+    assert_eq!(
+        routes(&plan),
+        ["0.0.0.0/0 via 172.17.0.1 table 100", "0.0.0.0/0 via 172.17.0.1", "::/0 via fd00:17::1"]
+    );
+}
+
+#[test]
+fn without_a_gateway_the_bridge_gets_no_address_and_routes_are_as_leased() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "10.0.0.0/8", "mtu": 1400, "advmss": 1360, "priority": 7}]);
+    let plan = plan(json!({}), result);
+    assert_eq!(plan.gateways, []);
+    assert_eq!(routes(&plan), ["10.0.0.0/8 via 172.17.0.1 mtu 1400 advmss 1360 metric 7"]);
+    assert_eq!(plan.to_result(Vec::new()).routes[0].gw, None, "the result tells the route as it was leased");
+}
+
+#[test]
+fn a_gateway_that_nobody_named_is_the_first_address_of_its_subnet() {
+    let result = json!({"ips": [{"address": "10.5.5.5/24"}, {"address": "fd00::5/64"}]});
+    let with_gateway = plan(json!({"isGateway": true}), result.clone());
+    assert_eq!(with_gateway.gateways, [net("10.5.5.1/24"), net("fd00::1/64")]);
+    assert_eq!(plan(json!({}), result).addresses[0].gateway, None);
+}
+
+#[test]
+fn gateways_come_ipv4_first_and_each_once() {
+    let result = json!({"ips": [
+        {"address": "fd00::2/64", "gateway": "fd00::1"},
+        {"address": "10.0.0.2/24", "gateway": "10.0.0.1"},
+        {"address": "10.0.0.3/24", "gateway": "10.0.0.1"},
+    ]});
+    let plan = plan(json!({"isGateway": true}), result);
+    assert_eq!(plan.gateways, [net("10.0.0.1/24"), net("fd00::1/64")]);
+    assert!(plan.forwards(Family::V4) && plan.forwards(Family::V6));
+}
+
+#[test]
+fn equal_routes_are_one_and_different_ones_stand_side_by_side() {
+    let mut result = dual();
+    result["routes"] = json!([
+        {"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8", "gw": "172.17.0.1"},
+        {"dst": "10.0.0.0/8", "gw": "172.17.0.3"}
+    ]);
+    let plan = plan(json!({}), result);
+    assert_eq!(routes(&plan), ["10.0.0.0/8 via 172.17.0.1", "10.0.0.0/8 via 172.17.0.3"]);
+}
+
+#[test]
+fn a_gateway_outside_every_subnet_is_on_the_link_and_any_other_next_hop_is_not() {
+    let result = json!({
+        "ips": [{"address": "10.0.0.2/32", "gateway": "169.254.1.1"}],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.0.0.0/8", "gw": "192.0.2.1"}],
+    });
+    let plan = plan(json!({}), result);
+    assert_eq!(routes(&plan), ["0.0.0.0/0 via 169.254.1.1 onlink", "10.0.0.0/8 via 192.0.2.1"]);
+}
+
+#[test]
+fn the_configured_dns_replaces_the_leased_one_as_a_whole() {
+    let mut result = dual();
+    result["dns"] = json!({"nameservers": ["10.0.0.1"], "search": ["leased"]});
+    let kept = plan(json!({"dns": {}}), result.clone()).to_result(Vec::new()).dns;
+    assert_eq!(kept.nameservers, ["10.0.0.1"]);
+    let replaced = plan(json!({"dns": {"search": ["mine"]}}), result).to_result(Vec::new()).dns;
+    assert_eq!((replaced.nameservers.len(), replaced.search), (0, vec!["mine".to_owned()]));
+}
+
+#[test]
+fn what_cannot_be_wired_is_refused() {
+    let refused =
+        |conf: Value, result: Value| Plan::new(&settings(conf).unwrap(), leases(result)).unwrap_err();
+    assert_eq!(refused(json!({}), json!({})), PlanError::NoAddress);
+    assert_eq!(
+        refused(json!({"isGateway": true}), json!({"ips": [{"address": "255.255.255.255/32"}]})),
+        PlanError::NoRoomForGateway(net("255.255.255.255/32"))
+    );
+    assert_eq!(refused(json!({"mtu": 1000}), dual()), PlanError::MtuBelowIpv6(1000));
+}
+
+#[test]
+fn a_switch_cannot_be_told_in_the_oldest_versions() {
+    let conf = NetConf::parse(
+        cni_types::Command::Add,
+        br#"{"cniVersion": "0.2.0", "name": "n", "type": "bridge"}"#.to_vec(),
+    )
+    .unwrap();
+    let settings = Settings::new(&conf, &cni_types::CniArgs::default(), |name| {
+        cni_types::Delegate::find(name, &[PathBuf::from("/")])
+    })
+    .unwrap();
+    let plan = Plan::switch(&settings);
+    assert!(plan.require_representable(conf.version()).is_err());
+    plan.require_representable(SpecVersion::V0_3_0).unwrap();
+}
