@@ -2,9 +2,12 @@
 
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 peers_dir=${CNI_TEST_PEERS:-$PWD/target/peers}
+runtimes_dir=${CNI_TEST_RUNTIMES:-${XDG_CACHE_HOME:-$HOME/.cache}/cni-runtimes}
 triple=$(sed -n 's/^target = "\(.*\)"$/\1/p' .cargo/config.toml)
 release_dir=$target_dir/$triple/release
 plugins=(bridge host-local-ipam alias-dns)
+go_needed=1.24
+go_fallback=go1.24.13
 
 # Rust and Go where they are usually put, also for a shell that has not read its profile since.
 export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -30,6 +33,40 @@ as_root() {
         sudo "$@"
     else
         die "needs root for: $*"
+    fi
+}
+
+install_packages() {
+    if ! has apt-get; then
+        die "no apt-get here; please install by hand what provides: $*"
+    fi
+    say "installing packages: $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+go_at_least() {
+    local have
+    have=$(go env GOVERSION 2>/dev/null | sed 's/^go//')
+    [ -n "$have" ] && [ "$(printf '%s\n' "$1" "$have" | sort -V | head -n 1)" = "$1" ]
+}
+
+# Prints the Go command that can build the peers.
+usable_go() {
+    if go_at_least $go_needed; then
+        echo go
+        return
+    fi
+    has go || install_packages golang-go
+    if go_at_least $go_needed; then
+        echo go
+    elif go_at_least 1.21; then
+        echo env GOTOOLCHAIN=auto go
+    else
+        say "$(go version) is too old for the reference plugins: fetching $go_fallback with it"
+        GOBIN=$peers_dir/go go install "golang.org/dl/$go_fallback@latest" >&2
+        "$peers_dir/go/$go_fallback" download >&2
+        echo "$peers_dir/go/$go_fallback"
     fi
 }
 

@@ -139,7 +139,7 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
 #[test]
 fn bridge_refuses_a_bridge_name_that_is_something_else() {
     let story = Story::new();
-    story.world.host().run("ip link add taken0 type dummy").success();
+    story.world.host().run("ip link add taken0 type veth peer name taken1").success();
     let before = Snapshot::of(&story.world);
     let config = Story::with(&bridge_config(), "/bridge", json!("taken0"));
     let output = story.add("bridge", &config).run();

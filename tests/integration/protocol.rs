@@ -69,7 +69,7 @@ fn an_unknown_command_is_refused_by_name() {
     let expected = error_document(4, "unknown CNI_COMMAND: FROBNICATE");
     same_as_reference(
         &world,
-        |call| call.verb("FROBNICATE").config(&json!({})),
+        |call| call.verb("FROBNICATE").config(&json!({ "name": "n" })),
         |output| assert_eq!(output.stdout, expected),
     );
 }

@@ -37,7 +37,7 @@ impl Cmd {
     pub(crate) fn new(space: &Space, argv: &[impl AsRef<OsStr>]) -> Self {
         let words: Vec<_> = argv.iter().map(|word| word.as_ref().to_string_lossy()).collect();
         let mut command = space.enter();
-        command.args(argv).env_clear().envs(ENVIRONMENT);
+        command.args(argv).current_dir("/").env_clear().envs(ENVIRONMENT);
         Self { command, stdin: Vec::new(), shown: format!("[{}] {}", space.name(), words.join(" ")) }
     }
 

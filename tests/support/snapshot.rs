@@ -33,6 +33,26 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What stays on a host by intent when its last container is gone, as parts of lines: forwarding, the allocator's
+    /// place and index, and the empty chains of the reference's portmap and firewall. (The bridge stays too.)
+    pub const KEPT: [&str; 15] = [
+        "forward",
+        "last_reserved_ip",
+        "/lock ",
+        ".index ",
+        "CNI-",
+        "iptables: ",
+        "table ip",
+        "chain FORWARD {",
+        "chain OUTPUT {",
+        "chain POSTROUTING {",
+        "chain PREROUTING {",
+        " priority ",
+        "0x2000",
+        "0x00002000",
+        "nftables: + }",
+    ];
+
     /// Looks at the host of `world`.
     #[track_caller]
     pub fn of(world: &World) -> Self {

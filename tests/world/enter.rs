@@ -20,6 +20,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode> {
     let mut next = |what: &str| args.next().with_context(|| format!("no {what} given"));
     let (pid, netns, program) = (next("pid")?, next("netns")?, next("command")?);
 
+    let here = std::env::current_dir().context("find the current directory")?;
     // All opened before the first step: the world's /proc does not show the process that enters it.
     let namespace = |name: &str| {
         let path = Path::new("/proc").join(&pid).join("ns").join(name);
@@ -31,6 +32,10 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<ExitCode> {
         setns(namespace("user")?, CloneFlags::CLONE_NEWUSER).context("enter the user namespace")?;
     }
     setns(mounts, CloneFlags::CLONE_NEWNS).context("enter the mount namespace")?;
+    // Entering leads to the root directory; where the world has the caller's directory too, go back there.
+    if here.is_dir() {
+        std::env::set_current_dir(&here).with_context(|| format!("change to {}", here.display()))?;
+    }
     setns(ipc, CloneFlags::CLONE_NEWIPC).context("enter the IPC namespace")?;
     setns(uts, CloneFlags::CLONE_NEWUTS).context("enter the UTS namespace")?;
     if netns == "host" {
