@@ -4,19 +4,20 @@ use cni_types::{AttachmentCall, CniResult, Delegate, Error, Interface};
 
 use crate::attachment::Identity;
 use crate::config::Settings;
-use crate::container::ContainerEnd;
+use crate::container::{ContainerEnd, FIRST_INDEX};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
 use crate::signals::Held;
 use crate::undo::Undo;
 use crate::veth::Veth;
-use crate::{bridge, container, gateway, rules, veth};
+use crate::{bridge, container, gateway, reverse_path, rules, veth};
 
 /// Attaches the container.
 pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let find = |name: &str| Delegate::find(name, &call.env().plugin_path());
     let settings = Settings::new(call.conf(), &call.env().args()?, find)?;
+    rules::require_programs(&settings)?;
     let identity = Identity::new(&settings.network, call.attachment());
     let home = Netns::own()?;
     let netns = Netns::open(call.netns())?;
@@ -41,15 +42,16 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     rules::install(&settings, &identity, &plan, veth.container_mac, &mut undo)?;
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
-        let reverse_path = container::reverse_path(&mut container, &plan)?;
-        let end =
-            ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index, reverse_path };
+        let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
         container::configure(&mut container, end, &settings, &plan)?;
         veth::await_port(&mut host, &identity, veth.host_index)?;
     }
     signals.heed()?;
     gateway::enable_forwarding(&plan)?;
     if !settings.leave_container_down {
+        if veth.container_index != FIRST_INDEX && settings.is_gateway() {
+            reverse_path::loosen(&mut host, &mut container, &netns);
+        }
         announce(&mut host, &mut container, gateway.index, &veth, &plan);
     }
 

@@ -6,6 +6,7 @@
 use cni_types::Attachment;
 use sha2::{Digest as _, Sha256};
 
+use crate::iptables::Jumps;
 use crate::nft::Owner;
 
 /// Longest alias of a link in bytes (the kernel's `IFALIASZ` less the NUL).
@@ -54,6 +55,11 @@ impl Identity {
         alias.push_str(attachment.ifname());
         alias.truncate(alias.floor_char_boundary(MAX_ALIAS_LEN));
         alias
+    }
+
+    /// As the owner of iptables rules.
+    pub(crate) fn jumps(&self) -> Jumps<'_> {
+        Jumps { network: &self.network, attachment: &self.attachment }
     }
 
     /// As the owner of rules.

@@ -252,6 +252,17 @@ pub(crate) fn ipam_type(conf: &NetConf) -> Option<String> {
     Some(document.ipam.r#type).filter(|name| !name.is_empty())
 }
 
+/// Whether the configuration, as far as it can be read, has its rules written by iptables.
+pub(crate) fn uses_iptables(conf: &NetConf) -> bool {
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct OnlyBackend {
+        ip_masq_backend: String,
+    }
+    let document = conf.decode::<OnlyBackend>(OwnKeys::Unreported);
+    document.is_ok_and(|document| document.ip_masq_backend == "iptables")
+}
+
 /// The bridge's name, if the configuration has one that can be read.
 pub(crate) fn bridge_of(conf: &NetConf) -> Option<String> {
     #[derive(Deserialize, Default)]

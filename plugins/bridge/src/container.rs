@@ -17,6 +17,9 @@ use crate::sysctl::{self, Ipv6Switch};
 /// Longest wait for duplicate address detection; it takes one to two seconds.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Index of the first link that a namespace gets after its loopback.
+pub(crate) const FIRST_INDEX: u32 = 2;
+
 /// The container end of the veth pair.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ContainerEnd<'a> {
@@ -28,24 +31,23 @@ pub(crate) struct ContainerEnd<'a> {
     pub(crate) ifname: &'a str,
     /// The interface's index there.
     pub(crate) index: u32,
-    /// Whether packets may come in by it that would be answered by another interface.
-    pub(crate) reverse_path: ReversePath,
 }
 
-/// How the interface judges the source of a packet: loosely, if the container has another network that may hold its
-/// default route.
-pub(crate) fn reverse_path(container: &mut Netlink, plan: &Plan) -> Result<ReversePath, Error> {
-    if !plan.addresses.iter().any(|address| address.network.is_ipv4()) {
+/// How the interface has to judge the source of a packet: loosely, if it judges strictly by itself and the container
+/// has another network, by which answers may leave.
+fn reverse_path(container: &mut Netlink, end: ContainerEnd<'_>, plan: &Plan) -> Result<ReversePath, Error> {
+    // The first link after the loopback: there is no other.
+    if end.index == FIRST_INDEX || !plan.addresses.iter().any(|address| address.network.is_ipv4()) {
         return Ok(ReversePath::Inherited);
     }
-    let others = container
+    let links = container
         .links()
-        .map_err(|failure| Error::internal(failure).context("list the container's interfaces"))?
-        .into_iter()
-        .filter(|link| link.kind == Kind::Veth)
-        .count()
-        > 1;
-    Ok(if others { ReversePath::Loose } else { ReversePath::Inherited })
+        .map_err(|failure| Error::internal(failure).context("list the container's interfaces"))?;
+    let has_others = links.iter().any(|link| link.kind == Kind::Veth && link.index != end.index);
+    if has_others && end.netns.visit(end.home, || sysctl::filters_strictly(end.ifname))? {
+        return Ok(ReversePath::Loose);
+    }
+    Ok(ReversePath::Inherited)
 }
 
 /// Waits until IPv6 addresses are known to be nobody else's (`enabledad`).
@@ -98,9 +100,8 @@ pub(crate) fn configure(
         }
         .map_err(failed(format!("add address {network} to \"{ifname}\"")))?;
     }
-    container
-        .set_container_up(end.index, end.reverse_path)
-        .map_err(failed(format!("set \"{ifname}\" up")))?;
+    let reverse_path = reverse_path(container, end, plan)?;
+    container.set_container_up(end.index, reverse_path).map_err(failed(format!("set \"{ifname}\" up")))?;
     if settings.dad == Dad::Wait && plan.addresses.iter().any(|address| address.network.is_ipv6()) {
         await_dad(container, end)?;
     }

@@ -10,7 +10,7 @@ use crate::netlink::{Failure, Netlink};
 use crate::predecessor::{self, Evidence};
 use crate::signals::Held;
 use crate::veth::{self, Removed};
-use crate::{config, rules};
+use crate::{config, iptables, rules};
 
 /// Detaches the container.
 pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
@@ -21,8 +21,12 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     // Closing the socket waits until the kernel has destroyed the rules; the wait for the link covers that.
     let rules = rules::remove(&identity.owner());
     let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
-    failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
+    let made_by =
+        failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     failures.note(rules.map(drop));
+    if config::uses_iptables(call.conf()) || made_by == Some(Maker::Reference) {
+        failures.note(iptables::remove(identity.jumps()));
+    }
     if let Some(name) = config::ipam_type(call.conf()) {
         let released =
             Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.del(call.network()));
@@ -31,10 +35,19 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     failures.into_result()
 }
 
+/// Who made the veth pair that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// This plugin, or it was gone.
+    Ours,
+    /// The reference plugin.
+    Reference,
+}
+
 /// Removes the attachment's veth pair: ours, or else the one that the reference plugin made.
-fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<(), Failure> {
+fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
     if veth::remove(host, identity)? == Removed::Link {
-        return Ok(());
+        return Ok(Maker::Ours);
     }
     // A result that cannot be read says nothing, as one that the runtime has lost.
     let prev_result = call.conf().prev_result().ok().flatten();
@@ -42,7 +55,7 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     let evidence =
         Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => host.delete_link(link.index),
-        None => Ok(()),
+        Some(link) => host.delete_link(link.index).map(|()| Maker::Reference),
+        None => Ok(Maker::Ours),
     }
 }

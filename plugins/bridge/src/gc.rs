@@ -13,7 +13,7 @@ use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::signals::Held;
-use crate::{config, rules};
+use crate::{config, iptables, rules};
 
 /// Cleans up the network.
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
@@ -31,6 +31,9 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         let bridge = config::bridge_of(call.conf());
         failures.note(remove_links(&mut host, network, bridge.as_deref(), &keep));
         failures.note(rules::collect(network, |host_veth| Ok(keep.contains(host_veth))));
+        if config::uses_iptables(call.conf()) {
+            failures.note(iptables::collect(network, |attachment| valid.contains(attachment)));
+        }
     } else {
         let exists = |host_veth: &str| {
             host.link_by_name(host_veth).map(|link| link.is_some()).map_err(Error::internal)

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
+use crate::iptables;
 use crate::mac::Mac;
 use crate::nft::{self, Attached, IngressPolicy, Owner, Policy, Rules};
 use crate::plan::Plan;
@@ -70,17 +71,39 @@ pub(crate) fn install<'a>(
     mac: Mac,
     undo: &mut Undo<'a>,
 ) -> Result<(), Error> {
-    let subject = Subject::new(settings, identity, plan, mac);
+    let mut subject = Subject::new(settings, identity, plan, mac);
+    if settings.masquerade == Some(MasqueradeBackend::Iptables) {
+        undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
+        iptables::install(identity.jumps(), &subject.addresses)?;
+    }
     if !subject.needs_rules() {
         return Ok(());
     }
     undo.push("remove the rules", move || remove(&identity.owner()).map(drop));
     let mut rules = Rules::open().map_err(failed)?;
-    rules.install(&[subject.attached()]).map_err(failed)?;
+    match rules.install(&[subject.attached()]) {
+        Err(error) if subject.policy.ra_guard => {
+            // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
+            log::warn!("router advertisements are not guarded against: {error}");
+            subject.policy.ra_guard = false;
+            if subject.needs_rules() {
+                rules.install(&[subject.attached()]).map_err(failed)?;
+            }
+        }
+        installed => installed.map(drop).map_err(failed)?,
+    }
     if settings.is_gateway() {
         tell_foreign_drops(&mut rules, &subject.gateway_link);
     }
     Ok(())
+}
+
+/// Refuses a host that lacks the programs which the settings ask for.
+pub(crate) fn require_programs(settings: &Settings) -> Result<(), Error> {
+    match settings.masquerade {
+        Some(MasqueradeBackend::Iptables) => iptables::require(),
+        _ => Ok(()),
+    }
 }
 
 /// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
@@ -114,10 +137,14 @@ pub(crate) fn verify(
     mac: Mac,
 ) -> Result<Vec<String>, Error> {
     let subject = Subject::new(settings, identity, plan, mac);
-    match subject.needs_rules() {
-        true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed),
-        false => Ok(Vec::new()),
+    let mut differences = match subject.needs_rules() {
+        true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed)?,
+        false => Vec::new(),
+    };
+    if settings.masquerade == Some(MasqueradeBackend::Iptables) {
+        differences.extend(iptables::verify(identity.jumps(), &subject.addresses)?);
     }
+    Ok(differences)
 }
 
 /// Removes the rules of the network's attachments, but of those whose host veth `keep` wants.
@@ -140,7 +167,7 @@ pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
     if masquerade || mac_spoof_check || ingress != IngressPolicy::Open {
         Rules::open().and_then(|mut rules| rules.probe()).map_err(failed)?;
     }
-    Ok(())
+    require_programs(settings)
 }
 
 fn failed(error: nft::Error) -> Error {

@@ -36,6 +36,17 @@ pub(crate) fn is_forwarding(family: Family) -> Result<bool, Error> {
     Ok(read(path)? == "1")
 }
 
+/// Whether the link called `ifname` drops packets whose source would be answered by another link (`rp_filter` 1). The
+/// stricter of its own setting and that of all links holds.
+///
+/// # Errors
+/// Code 5 with the file.
+pub(crate) fn filters_strictly(ifname: &str) -> Result<bool, Error> {
+    let own = read(&format!("/proc/sys/net/ipv4/conf/{ifname}/rp_filter"))?;
+    let all = read("/proc/sys/net/ipv4/conf/all/rp_filter")?;
+    Ok(own.max(all) == "1")
+}
+
 /// A switch of a link's IPv6 half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ipv6Switch {

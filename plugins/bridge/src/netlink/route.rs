@@ -1,6 +1,6 @@
 //! Routes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use rtnetlink::RouteMessageBuilder;
@@ -21,7 +21,7 @@ pub(crate) struct Route {
     pub(crate) dst: IpNetwork,
     /// Next hop.
     pub(crate) via: Option<IpAddr>,
-    /// Index of the link that it leaves by; the first one of several.
+    /// Index of the link that it leaves by.
     pub(crate) link: Option<u32>,
     /// Metric.
     pub(crate) priority: u32,
@@ -79,7 +79,7 @@ impl Netlink {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             let answers = self.dump(&RouteNetlinkMessage::GetRoute(request))?;
-            routes.extend(answers.into_iter().filter_map(read));
+            routes.extend(answers.into_iter().flat_map(read));
         }
         Ok(routes)
     }
@@ -95,50 +95,61 @@ impl Netlink {
     }
 }
 
-fn read(answer: RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = answer else { return None };
-    if message.header.kind != RouteType::Unicast || message.header.flags.contains(RouteFlags::Cloned) {
-        return None;
+/// A route of the kernel's, as one for each next hop.
+fn read(answer: RouteNetlinkMessage) -> Vec<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = answer else { return Vec::new() };
+    let header = &message.header;
+    if header.kind != RouteType::Unicast || header.flags.contains(RouteFlags::Cloned) {
+        return Vec::new();
     }
-    let any: IpAddr = match message.header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
+    let any: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return Vec::new(),
     };
-    let mut route = Route {
-        dst: IpNetwork::new(any, message.header.destination_prefix_length).ok()?,
-        via: None,
-        link: None,
-        priority: 0,
-        table: u32::from(message.header.table),
-        mtu: 0,
-        advmss: 0,
+    let dst = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    });
+    let Ok(dst) = IpNetwork::new(dst.unwrap_or(any), header.destination_prefix_length) else {
+        return Vec::new();
     };
+    let mut route =
+        Route { dst, via: None, link: None, priority: 0, table: u32::from(header.table), mtu: 0, advmss: 0 };
+    let mut hops = Vec::new();
     for attribute in message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => {
-                route.dst = IpNetwork::new(ip(&address)?, message.header.destination_prefix_length).ok()?;
-            }
             RouteAttribute::Gateway(address) => route.via = ip(&address),
             RouteAttribute::Oif(index) => route.link = Some(index),
             RouteAttribute::Priority(priority) => route.priority = priority,
             RouteAttribute::Table(table) => route.table = table,
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    match metric {
-                        RouteMetric::Mtu(mtu) => route.mtu = mtu,
-                        RouteMetric::Advmss(advmss) => route.advmss = advmss,
-                        _ => {}
-                    }
-                }
-            }
-            RouteAttribute::MultiPath(hops) => {
-                route.link = route.link.or(hops.first().map(|hop| hop.interface_index));
-            }
+            RouteAttribute::Metrics(metrics) => read_metrics(&metrics, &mut route),
+            RouteAttribute::MultiPath(several) => hops = several,
             _ => {}
         }
     }
-    Some(route)
+    if hops.is_empty() {
+        return vec![route];
+    }
+    hops.into_iter()
+        .map(|hop| {
+            let via = hop.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Gateway(address) => ip(address),
+                _ => None,
+            });
+            Route { via, link: Some(hop.interface_index), ..route.clone() }
+        })
+        .collect()
+}
+
+fn read_metrics(metrics: &[RouteMetric], route: &mut Route) {
+    for metric in metrics {
+        match metric {
+            RouteMetric::Mtu(mtu) => route.mtu = *mtu,
+            RouteMetric::Advmss(advmss) => route.advmss = *advmss,
+            _ => {}
+        }
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -1,0 +1,356 @@
+//! Masquerade through the iptables programs (`ipMasqBackend: iptables`), for hosts whose firewall is made of them.
+//!
+//! The same chains and rules as the reference's: in table nat a chain for each container, and a jump to it for each of
+//! its addresses. Only the comment of a jump says more, the interface: two interfaces of one container on one network
+//! share the chain, and it goes with the last jump.
+//!
+//! Two processes for each family and call: one lists, one changes what differs in a single transaction.
+
+use std::fmt::Write as _;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cni_types::{Attachment, Error, ErrorCode};
+use ipnetwork::IpNetwork;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use sha2::{Digest as _, Sha512};
+
+use crate::plan::Family;
+
+/// Where the programs are looked for when the runtime has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longest wait for other programs that change the rules, in seconds.
+const LOCK_PATIENCE: &str = "20";
+
+/// Exit status of iptables when somebody else changed the rules at the same time.
+const RESOURCE_PROBLEM: i32 = 4;
+
+/// Longest name of a chain in bytes that every iptables takes.
+const CHAIN_LEN: usize = 28;
+
+/// Whose jumps are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Jumps<'a> {
+    /// The network.
+    pub(crate) network: &'a str,
+    /// Container id and interface name.
+    pub(crate) attachment: &'a Attachment,
+}
+
+/// The programs of one family.
+#[derive(Debug)]
+struct Tool {
+    family: Family,
+    program: PathBuf,
+}
+
+/// Refuses a host without the programs.
+///
+/// # Errors
+/// Code 7.
+pub(crate) fn require() -> Result<(), Error> {
+    Tool::find(Family::V4).map(drop)
+}
+
+/// Brings in the rules for the addresses of an attachment; what is there already is kept.
+///
+/// # Errors
+/// Code 11 when the rules are locked for too long, 7 when the programs are missing, 999 when they fail.
+pub(crate) fn install(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<(), Error> {
+    for (family, wished) in by_family(jumps, addresses) {
+        let tool = Tool::find(family)?;
+        let present = tool.list()?;
+        let mut script = String::new();
+        let declaration = format!("-N {}", chain(jumps));
+        if !present.contains(&declaration) {
+            line(&mut script, format_args!(":{} - [0:0]", chain(jumps)));
+        }
+        for rule in wished.iter().filter(|rule| !present.contains(rule)) {
+            line(&mut script, format_args!("{rule}"));
+        }
+        tool.apply(&script)?;
+    }
+    Ok(())
+}
+
+/// Removes the rules of an attachment, and those that the reference left for its container. No error if there are
+/// none, or no programs that could have made any.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn remove(jumps: Jumps<'_>) -> Result<(), Error> {
+    let comments = [comment(jumps), reference_comment(jumps.network, jumps.attachment.container_id())];
+    remove_where(Some(&chain(jumps)), |found| comments.iter().any(|comment| comment == found))
+}
+
+/// Removes the rules of the network's attachments that `keep` does not want.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn collect(network: &str, keep: impl Fn(&Attachment) -> bool) -> Result<(), Error> {
+    remove_where(None, |found| {
+        let Some((owner, attachment)) = parse_comment(found) else { return false };
+        owner == network && !keep(&attachment)
+    })
+}
+
+/// Each rule of an attachment that is missing, in words.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn verify(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<Vec<String>, Error> {
+    let mut missing = Vec::new();
+    for (family, wished) in by_family(jumps, addresses) {
+        let present = Tool::find(family)?.list()?;
+        missing.extend(
+            wished
+                .into_iter()
+                .filter(|rule| !present.contains(rule))
+                .map(|rule| format!("iptables rule is missing in table nat: {rule}")),
+        );
+    }
+    Ok(missing)
+}
+
+/// Removes the jumps whose comment `is_meant`, and of their chains and `own` those that nothing jumps to any more.
+fn remove_where(own: Option<&str>, is_meant: impl Fn(&str) -> bool) -> Result<(), Error> {
+    for family in [Family::V4, Family::V6] {
+        let Ok(tool) = Tool::find(family) else { continue };
+        tool.apply(&removal(&tool.list()?, own, &is_meant))?;
+    }
+    Ok(())
+}
+
+/// What removes from `present` the jumps whose comment `is_meant`, and of their chains and `own` those that nothing
+/// jumps to any more.
+fn removal(present: &[String], own: Option<&str>, is_meant: impl Fn(&str) -> bool) -> String {
+    let jumps = present.iter().filter_map(|rule| {
+        let body = rule.strip_prefix("-A POSTROUTING ")?;
+        let target = body.rsplit_once(" -j ")?.1;
+        target.starts_with("CNI-").then_some((body, target))
+    });
+    let (meant, kept): (Vec<_>, Vec<_>) =
+        jumps.partition(|(body, _)| comment_of(body).is_some_and(|comment| is_meant(&comment)));
+    let mut script = String::new();
+    for (body, _) in &meant {
+        line(&mut script, format_args!("-D POSTROUTING {body}"));
+    }
+    // Somebody may have flushed the jumps and left the chain.
+    let own = own.filter(|own| present.iter().any(|rule| rule.strip_prefix("-N ") == Some(own)));
+    let mut chains: Vec<&str> = meant.iter().map(|(_, target)| *target).chain(own).collect();
+    chains.sort_unstable();
+    chains.dedup();
+    for chain in chains.into_iter().filter(|chain| !kept.iter().any(|(_, target)| target == chain)) {
+        line(&mut script, format_args!("-F {chain}"));
+        line(&mut script, format_args!("-X {chain}"));
+    }
+    script
+}
+
+/// The rules for the addresses of each family, as iptables lists them.
+fn by_family(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Vec<(Family, Vec<String>)> {
+    let families = [(Family::V4, "224.0.0.0/4"), (Family::V6, "ff00::/8")].into_iter();
+    families
+        .map(|(family, multicast)| {
+            let of_family = addresses.iter().filter(|address| Family::of(address.ip()) == family);
+            (family, of_family.flat_map(|address| rules(jumps, *address, multicast)).collect::<Vec<_>>())
+        })
+        .filter(|(_, rules)| !rules.is_empty())
+        .collect()
+}
+
+/// Traffic within the subnet keeps its source, and so does multicast; the rest gets the host's.
+fn rules(jumps: Jumps<'_>, address: IpNetwork, multicast: &str) -> [String; 3] {
+    let chain = chain(jumps);
+    let container = quoted(&reference_comment(jumps.network, jumps.attachment.container_id()));
+    let interface = quoted(&comment(jumps));
+    let (subnet, prefix) = (address.network(), address.prefix());
+    let source = IpNetwork::from(address.ip());
+    [
+        format!("-A {chain} -d {subnet}/{prefix} -m comment --comment {container} -j ACCEPT"),
+        format!("-A {chain} ! -d {multicast} -m comment --comment {container} -j MASQUERADE"),
+        format!("-A POSTROUTING -s {source} -m comment --comment {interface} -j {chain}"),
+    ]
+}
+
+/// The reference's chain for a container on a network.
+fn chain(jumps: Jumps<'_>) -> String {
+    let mut hash = Sha512::new();
+    hash.update(jumps.network);
+    hash.update(jumps.attachment.container_id());
+    let mut name = String::from("CNI-");
+    for byte in hash.finalize() {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name.truncate(CHAIN_LEN);
+    name
+}
+
+fn reference_comment(network: &str, container_id: &str) -> String {
+    format!("name: \"{network}\" id: \"{container_id}\"")
+}
+
+fn comment(jumps: Jumps<'_>) -> String {
+    let container = reference_comment(jumps.network, jumps.attachment.container_id());
+    format!("{container} if: \"{}\"", jumps.attachment.ifname())
+}
+
+/// Network and attachment of a comment of ours.
+fn parse_comment(comment: &str) -> Option<(&str, Attachment)> {
+    let (network, rest) = comment.strip_prefix("name: \"")?.split_once("\" id: \"")?;
+    let (container_id, ifname) = rest.strip_suffix('"')?.split_once("\" if: \"")?;
+    Some((network, Attachment::new(container_id, ifname).ok()?))
+}
+
+/// The comment in a listed rule.
+fn comment_of(rule: &str) -> Option<String> {
+    let quoted = rule.split_once(" --comment \"")?.1;
+    let mut comment = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next()? {
+            '"' => return Some(comment),
+            '\\' => comment.push(characters.next()?),
+            other => comment.push(other),
+        }
+    }
+}
+
+/// A comment as iptables lists it.
+fn quoted(comment: &str) -> String {
+    format!("\"{}\"", comment.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn line(script: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(script, "{text}");
+}
+
+impl Tool {
+    fn find(family: Family) -> Result<Self, Error> {
+        let name = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(name))
+            .find(|program| program.is_file())
+            .map(|program| Self { family, program })
+            .ok_or_else(|| {
+                Error::invalid_config(
+                    "ipMasqBackend",
+                    format_args!("failed to find {name} in {}", path.display()),
+                )
+            })
+    }
+
+    /// The rules of table nat.
+    fn list(&self) -> Result<Vec<String>, Error> {
+        let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", "nat", "-S"], None)?;
+        Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
+    }
+
+    /// Changes table nat in one transaction.
+    fn apply(&self, script: &str) -> Result<(), Error> {
+        if script.is_empty() {
+            return Ok(());
+        }
+        let restore = match self.family {
+            Family::V4 => "iptables-restore",
+            Family::V6 => "ip6tables-restore",
+        };
+        let script = format!("*nat\n{script}COMMIT\n");
+        run(&self.program.with_file_name(restore), &["-w", LOCK_PATIENCE, "--noflush"], Some(&script))
+            .map(drop)
+    }
+}
+
+fn run(program: &Path, arguments: &[&str], stdin: Option<&str>) -> Result<Vec<u8>, Error> {
+    let failed = |error: std::io::Error| Error::io(format_args!("execute {}", program.display()), &error);
+    let stdin = match stdin {
+        Some(text) => Stdio::from(file_of(text).map_err(failed)?),
+        None => Stdio::null(),
+    };
+    let output = Command::new(program).args(arguments).stdin(stdin).output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let code = match output.status.code() {
+        Some(RESOURCE_PROBLEM) => ErrorCode::TRY_AGAIN_LATER,
+        _ => ErrorCode::INTERNAL,
+    };
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(code, format!("{} failed ({}): {}", program.display(), output.status, words.trim_end())))
+}
+
+/// A memory file and not a pipe: a program that does not read its stdin cannot block us.
+fn file_of(text: &str) -> std::io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memfd_create("iptables-restore", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    file.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(ifname: &str) -> Attachment {
+        Attachment::new("abc", ifname).unwrap()
+    }
+
+    fn listed(addresses: &[&str], ifname: &str) -> Vec<String> {
+        let attachment = attachment(ifname);
+        let addresses: Vec<IpNetwork> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let jumps = Jumps { network: "n1", attachment: &attachment };
+        by_family(jumps, &addresses).into_iter().flat_map(|(_, rules)| rules).collect()
+    }
+
+    #[test]
+    fn rules_are_written_as_iptables_lists_them() {
+        let chain = "CNI-0dc0301bc9564ed905ff7609";
+        let container = r#"-m comment --comment "name: \"n1\" id: \"abc\"""#;
+        let interface = r#"-m comment --comment "name: \"n1\" id: \"abc\" if: \"eth0\"""#;
+        assert_eq!(
+            listed(&["10.1.2.3/24", "fd00::3/64"], "eth0"),
+            [
+                format!("-A {chain} -d 10.1.2.0/24 {container} -j ACCEPT"),
+                format!("-A {chain} ! -d 224.0.0.0/4 {container} -j MASQUERADE"),
+                format!("-A POSTROUTING -s 10.1.2.3/32 {interface} -j {chain}"),
+                format!("-A {chain} -d fd00::/64 {container} -j ACCEPT"),
+                format!("-A {chain} ! -d ff00::/8 {container} -j MASQUERADE"),
+                format!("-A POSTROUTING -s fd00::3/128 {interface} -j {chain}"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_shared_chain_goes_with_its_last_jump() {
+        let (eth0, eth1) = (listed(&["10.1.2.3/24"], "eth0"), listed(&["10.1.2.4/24"], "eth1"));
+        let both = [eth0.as_slice(), &eth1[2..]].concat();
+        let gone = attachment("eth1");
+        let of_eth1 = comment(Jumps { network: "n1", attachment: &gone });
+        let first = removal(&both, None, |comment| comment == of_eth1);
+        assert_eq!(first, eth1[2].replace("-A ", "-D ") + "\n");
+        let last = removal(&eth1, None, |comment| comment == of_eth1);
+        let chain = "CNI-0dc0301bc9564ed905ff7609";
+        assert_eq!(last, format!("{first}-F {chain}\n-X {chain}\n"));
+        assert_eq!(removal(&both, Some(chain), |_| false), "");
+        let flushed = [format!("-N {chain}")];
+        assert_eq!(removal(&flushed, Some(chain), |_| false), format!("-F {chain}\n-X {chain}\n"));
+    }
+
+    #[test]
+    fn a_comment_says_whose_it_is() {
+        let rules = listed(&["10.1.2.3/24"], "eth0");
+        let comment = comment_of(&rules[2]).unwrap();
+        assert_eq!(parse_comment(&comment), Some(("n1", attachment("eth0"))));
+        assert_eq!(parse_comment(&comment_of(&rules[0]).unwrap()), None);
+        assert_eq!(comment_of("-A POSTROUTING -j ACCEPT"), None);
+    }
+}
