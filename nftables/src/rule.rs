@@ -154,11 +154,18 @@ impl Rule {
     /// The address lies in the network.
     #[must_use]
     pub fn within(self, field: Field, network: IpNetwork) -> Self {
-        let (address, mask) = match (network.network(), network.mask()) {
-            (IpAddr::V4(address), IpAddr::V4(mask)) => (address.octets().to_vec(), mask.octets().to_vec()),
-            (address, mask) => (octets(address), octets(mask)),
-        };
-        self.load(&[field]).then(wire::mask(&mask)).then(wire::compare(wire::Operator::Equal, &address))
+        let address = octets(network.network());
+        // As `nft` does it: whole bytes are compared as such.
+        let bytes = usize::from(network.prefix() / 8);
+        match field.place() {
+            Place::Payload { base, offset } if network.prefix().is_multiple_of(8) && bytes > 0 => {
+                self.payload_is(base, offset, &address[..bytes])
+            }
+            _ => self
+                .load(&[field])
+                .then(wire::mask(&octets(network.mask())))
+                .then(wire::compare(wire::Operator::Equal, &address)),
+        }
     }
 
     /// The fields, joined, are an element of the set.
@@ -215,6 +222,12 @@ impl Rule {
     #[must_use]
     pub fn drop(self) -> Self {
         self.then_verdict(&Verdict::Drop)
+    }
+
+    /// Goes into another chain, and on here after it.
+    #[must_use]
+    pub fn jump(self, chain: &str) -> Self {
+        self.then_verdict(&Verdict::Jump(chain.to_owned()))
     }
 
     /// Goes into another chain and does not come back.

@@ -94,6 +94,9 @@ const ELEM_LIST_ELEMENTS: u16 = 3;
 const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_USERDATA: u16 = 6;
+/// Where an Ethernet header has its type.
+const ETHER_TYPE_OFFSET: u32 = 12;
+
 const GEN_ID: u16 = 1;
 const BATCH_GENID: u16 = 1;
 
@@ -264,8 +267,13 @@ fn decode_verdict(data: &[u8]) -> Option<Verdict> {
 
 /// Whether `found`, as the kernel shows it, has every attribute of `wanted`. It shows more than was sent: defaults.
 pub(crate) fn includes(found: &Expression, wanted: &Expression) -> bool {
-    found.name == wanted.name
-        && walk(&wanted.data).all(|attribute| walk(&found.data).any(|candidate| candidate == attribute))
+    let has_all = |found: &Expression, wanted: &Expression| {
+        found.name == wanted.name
+            && walk(&wanted.data).all(|attribute| walk(&found.data).any(|candidate| candidate == attribute))
+    };
+    // `nft` writes the test of a frame's type in another way, and so does a ruleset that it has saved and loaded.
+    let is_ether_type = has_all(wanted, &meta(MetaField::EtherType, 0));
+    has_all(found, wanted) || is_ether_type && has_all(found, &payload(Header::Link, ETHER_TYPE_OFFSET, 2, 0))
 }
 
 /// The verdict that an expression is.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use nft_netlink::{Base, Batch, Error, Rule, Set, Socket, Table, Verdict};
 
-use super::content::{ATTEMPTS, Content, Member};
+use super::content::{ATTEMPTS, Content, Member, NetworkChain};
 
 /// Something of a table that is not as it should be.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ enum What<'a> {
     /// Its hook, priority or policy; such a chain is replaced.
     OtherHook(Wish<'a>),
     OtherRules(Wish<'a>),
+    NoEntryRule(&'static str, &'a NetworkChain, &'a Rule),
     NoElement(&'a Member),
     OtherElement(&'a Member),
 }
@@ -45,6 +46,9 @@ impl fmt::Display for Difference<'_> {
                 write!(f, "nf_tables chain {table} {} has another hook or policy", wish.name)
             }
             What::OtherRules(wish) => write!(f, "nf_tables chain {table} {} has other rules", wish.name),
+            What::NoEntryRule(entry_chain, chain, _) => {
+                write!(f, "nf_tables chain {table} {entry_chain} lacks the rule that leads to {}", chain.name)
+            }
             What::NoElement(member) => write!(f, "nf_tables set {table} {} lacks {}", member.set, of(member)),
             What::OtherElement(member) => {
                 write!(f, "nf_tables set {table} {} has another element than {}", member.set, of(member))
@@ -96,11 +100,21 @@ pub(super) fn differences<'a>(
             Some(chain) if chain.base != wish.base => found.push(What::OtherHook(wish)),
             Some(_) => {
                 let rules = socket.rules(table, wish.name)?;
-                let same = rules.len() == wish.rules.len()
-                    && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
+                let same = skeleton.entry_chain == Some(wish.name)
+                    || rules.len() == wish.rules.len()
+                        && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
                 if !same {
                     found.push(What::OtherRules(wish));
                 }
+            }
+        }
+    }
+    if let Some(entry_chain) = skeleton.entry_chain {
+        let rules = socket.rules(table, entry_chain)?;
+        for chain in &content.chains {
+            let Some(wished) = &chain.entry_rule else { continue };
+            if !rules.iter().any(|rule| rule.does(wished)) {
+                found.push(What::NoEntryRule(entry_chain, chain, wished));
             }
         }
     }
@@ -147,7 +161,7 @@ fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
                 create(batch, *table, wish);
             }
             What::OtherRules(wish) => batch.flush_chain(*table, wish.name),
-            What::NoElement(_) | What::OtherElement(_) => {}
+            What::NoEntryRule(..) | What::NoElement(_) | What::OtherElement(_) => {}
         }
     }
     for Difference { table, what } in differences {
@@ -157,6 +171,7 @@ fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
                     batch.add_rule(*table, wish.name, rule);
                 }
             }
+            What::NoEntryRule(entry_chain, _, rule) => batch.add_rule(*table, entry_chain, rule),
             What::OtherElement(member) => {
                 batch.delete_elements(*table, member.set, std::slice::from_ref(&member.element));
                 batch.create_elements(*table, member.set, std::slice::from_ref(&member.element));

@@ -1,8 +1,11 @@
 //! What attachments need in a table, and how it gets there and goes away again, whoever else is at work.
 //!
-//! No lock and no file: an ADD creates what it found missing with the kernel's leave to fail (`EXCL`), and starts over
-//! when somebody was faster; a DEL deletes a chain only while the kernel counts nobody who refers to it, and a table
-//! only if nothing has changed since it was seen to be empty. It knows no rule of any network.
+//! No lock and no file. An ADD creates what it found missing with the kernel's leave to fail (`EXCL`), and starts over
+//! when somebody was faster. A DEL removes everything that nobody else needs in one transaction, which the kernel
+//! refuses when anything has changed since it was looked at. So both are whole or not at all, wherever they are killed.
+//! It knows no rule of any network.
+
+use std::collections::HashMap;
 
 use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table, Verdict};
 
@@ -12,7 +15,7 @@ use super::Installed;
 pub(super) const ATTEMPTS: usize = 1000;
 
 /// Chains with more references than this are in use; fewer are worth a closer look.
-const FEW_USES: u32 = 32;
+const FEW_USES: u32 = 64;
 
 /// A table as it is before the first attachment.
 #[derive(Debug)]
@@ -22,6 +25,10 @@ pub(super) struct Skeleton {
     pub(super) sets: &'static [(Set<'static>, &'static str)],
     /// Chains of the table itself, referred ones first.
     pub(super) chains: fn() -> Vec<SkeletonChain>,
+    /// The maps whose elements lead to chains of networks.
+    pub(super) entry_maps: &'static [&'static str],
+    /// The chain whose rules lead to chains of networks.
+    pub(super) entry_chain: Option<&'static str>,
 }
 
 /// A chain of a skeleton.
@@ -42,13 +49,16 @@ pub(super) struct Content {
     pub(super) elements: Vec<Member>,
 }
 
-/// A chain that lives as long as an attachment refers to it, with the elements that send packets there.
-#[derive(Debug, PartialEq, Eq)]
+/// A chain that lives as long as something refers to it, with what sends packets there.
+#[derive(Debug)]
 pub(super) struct NetworkChain {
     pub(super) name: String,
     pub(super) comment: String,
     pub(super) rules: Vec<Rule>,
+    /// Elements that lead here.
     pub(super) entries: Vec<Member>,
+    /// The rule of the skeleton's entry chain that leads here.
+    pub(super) entry_rule: Option<Rule>,
 }
 
 /// An element and the set that it belongs to.
@@ -63,16 +73,23 @@ impl Content {
         Self { skeleton, chains: Vec::new(), elements: Vec::new() }
     }
 
-    /// Adds a chain of a network, unless another attachment has brought it along; then only the entries that are new.
+    /// Adds a chain, unless another attachment has brought it along; then only the entries that are new.
     pub(super) fn chain(&mut self, chain: NetworkChain) {
         match self.chains.iter_mut().find(|known| known.name == chain.name) {
             Some(known) => {
-                let new = chain.entries.into_iter().filter(|entry| !known.entries.contains(entry));
-                let new: Vec<_> = new.collect();
-                known.entries.extend(new);
+                for entry in chain.entries {
+                    if !known.entries.contains(&entry) {
+                        known.entries.push(entry);
+                    }
+                }
             }
             None => self.chains.push(chain),
         }
+    }
+
+    /// Adds an element of an attachment.
+    pub(super) fn element(&mut self, set: &'static str, element: Element) {
+        self.elements.push(Member { set, element });
     }
 
     /// Every element: those of networks, then those of attachments.
@@ -82,28 +99,24 @@ impl Content {
 
     /// Table and all.
     pub(super) fn create(&self, batch: &mut Batch) {
-        let table = self.skeleton.table;
         self.skeleton.create(batch);
         for chain in &self.chains {
-            chain.create(table, batch);
+            self.create_chain(chain, batch);
         }
         for Member { set, element } in self.members() {
-            batch.create_elements(table, set, std::slice::from_ref(element));
+            batch.create_elements(self.skeleton.table, set, std::slice::from_ref(element));
         }
     }
 
-    /// Adds an element of an attachment.
-    pub(super) fn element(&mut self, set: &'static str, element: Element) {
-        self.elements.push(Member { set, element });
-    }
-}
-
-impl NetworkChain {
-    /// The chain with its rules.
-    fn create(&self, table: Table<'_>, batch: &mut Batch) {
-        batch.create_chain(table, &self.name, &self.comment);
-        for rule in &self.rules {
-            batch.add_rule(table, &self.name, rule);
+    /// A chain with its rules and the one that leads to it, without the elements that do.
+    pub(super) fn create_chain(&self, chain: &NetworkChain, batch: &mut Batch) {
+        let table = self.skeleton.table;
+        batch.create_chain(table, &chain.name, &chain.comment);
+        for rule in &chain.rules {
+            batch.add_rule(table, &chain.name, rule);
+        }
+        if let (Some(entry_chain), Some(rule)) = (self.skeleton.entry_chain, &chain.entry_rule) {
+            batch.add_rule(table, entry_chain, rule);
         }
     }
 }
@@ -141,8 +154,8 @@ pub(super) fn install(socket: &mut Socket, contents: &[Content]) -> Result<Insta
         let mut batch = Batch::new();
         let mut installed = Installed::Joined;
         for content in contents {
-            let existing = Existing { elements_are_new: attempt == 0 };
-            if existing.complete(socket, content, &mut batch)? == Installed::Anew {
+            let elements = if attempt == 0 { Elements::New } else { Elements::Unknown };
+            if complete(socket, content, elements, &mut batch)? == Installed::Anew {
                 installed = Installed::Anew;
             }
         }
@@ -156,48 +169,13 @@ pub(super) fn install(socket: &mut Socket, contents: &[Content]) -> Result<Insta
     raced.map_or(Ok(Installed::Joined), Err)
 }
 
-/// What is taken for granted about the kernel's state, and what is read.
-#[derive(Debug, Clone, Copy)]
-struct Existing {
-    /// A first attempt does not look for elements: an ADD's own are new, and when they are not, the kernel says so.
-    elements_are_new: bool,
-}
-
-impl Existing {
-    fn complete(self, socket: &mut Socket, content: &Content, batch: &mut Batch) -> Result<Installed, Error> {
-        let table = content.skeleton.table;
-        let mut installed = Installed::Joined;
-        let mut members: Vec<(&Member, Conflict)> = Vec::new();
-        let table_exists = socket.table_uses(table)?.is_some();
-        if !table_exists {
-            content.skeleton.create(batch);
-            installed = Installed::Anew;
-        }
-        for chain in &content.chains {
-            if table_exists && socket.chain(table, &chain.name)?.is_some() {
-                continue;
-            }
-            installed = Installed::Anew;
-            chain.create(table, batch);
-            members.extend(chain.entries.iter().map(|entry| (entry, Conflict::TheirsStays)));
-        }
-        members.extend(content.elements.iter().map(|member| (member, Conflict::OursReplaces)));
-        for (member, conflict) in members {
-            let Member { set, element } = member;
-            if table_exists && !self.elements_are_new {
-                match socket.element(table, set, &element.key)? {
-                    None => {}
-                    Some(found) if found.verdict == element.verdict && found.comment == element.comment => {
-                        continue;
-                    }
-                    Some(_) if conflict == Conflict::TheirsStays => continue,
-                    Some(found) => batch.delete_elements(table, set, &[found]),
-                }
-            }
-            batch.create_elements(table, set, std::slice::from_ref(element));
-        }
-        Ok(installed)
-    }
+/// What is taken for granted about elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elements {
+    /// An ADD's own are new, and when they are not, the kernel says so.
+    New,
+    /// Each is looked up.
+    Unknown,
 }
 
 /// What becomes of an element that has the key of ours.
@@ -207,87 +185,180 @@ enum Conflict {
     OursReplaces,
 }
 
-/// Deletes `members`, which must all be there.
-pub(super) fn delete(socket: &mut Socket, table: Table<'_>, members: &[Member]) -> Result<(), Error> {
-    let mut batch = Batch::new();
-    for Member { set, element } in members {
-        batch.delete_elements(table, set, std::slice::from_ref(element));
+/// Adds to `batch` what the kernel lacks of `content`.
+fn complete(
+    socket: &mut Socket,
+    content: &Content,
+    elements: Elements,
+    batch: &mut Batch,
+) -> Result<Installed, Error> {
+    let table = content.skeleton.table;
+    if socket.table_uses(table)?.is_none() {
+        content.create(batch);
+        return Ok(Installed::Anew);
     }
-    socket.commit(batch)
+    let mut installed = Installed::Joined;
+    let mut members = Vec::new();
+    for chain in &content.chains {
+        if socket.chain(table, &chain.name)?.is_none() {
+            installed = Installed::Anew;
+            content.create_chain(chain, batch);
+            members.extend(chain.entries.iter().map(|entry| (entry, Conflict::TheirsStays)));
+        }
+    }
+    members.extend(content.elements.iter().map(|member| (member, Conflict::OursReplaces)));
+    for (Member { set, element }, conflict) in members {
+        let found = match elements {
+            Elements::New => None,
+            Elements::Unknown => socket.element(table, set, &element.key)?,
+        };
+        match found {
+            None => {}
+            Some(found) if found == *element || conflict == Conflict::TheirsStays => continue,
+            Some(found) => batch.delete_elements(table, set, &[found]),
+        }
+        batch.create_elements(table, set, std::slice::from_ref(element));
+    }
+    Ok(installed)
 }
 
-/// Deletes a chain, with the elements of `entry_sets` that lead to it, unless an attachment still refers to it.
-pub(super) fn sweep_chain(
-    socket: &mut Socket,
-    table: Table<'_>,
-    name: &str,
-    entry_sets: &[&'static str],
-) -> Result<(), Error> {
-    let Some(chain) = socket.chain(table, name)? else { return Ok(()) };
-    if chain.uses > FEW_USES {
-        return Ok(());
+/// What a DEL removes from one table.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    skeleton: &'static Skeleton,
+    members: Vec<Member>,
+    /// Chains that nothing else refers to, each before those that it refers to.
+    chains: Vec<String>,
+    entry_rules: Vec<u64>,
+    table: bool,
+}
+
+impl Doomed {
+    /// Elements of an attachment, and what nothing else needs once they are gone.
+    pub(super) fn with(
+        socket: &mut Socket,
+        skeleton: &'static Skeleton,
+        members: Vec<Member>,
+    ) -> Result<Self, Error> {
+        let mut doomed =
+            Self { skeleton, members, chains: Vec::new(), entry_rules: Vec::new(), table: false };
+        let mut lost: HashMap<String, u32> = HashMap::new();
+        let mut open: Vec<String> = doomed.members.iter().filter_map(target).collect();
+        while let Some(name) = open.pop() {
+            let lost = lost.entry(name.clone()).or_default();
+            *lost += 1;
+            open.extend(doomed.chain_without(socket, name, *lost)?);
+        }
+        let left =
+            socket.table_uses(skeleton.table)?.map(|uses| uses.saturating_sub(doomed.chains.len() as u32));
+        doomed.table = left == Some(skeleton.uses());
+        Ok(doomed)
     }
-    let leads_here = |element: &Element| element.verdict == Some(Verdict::Goto(name.to_owned()));
-    let mut batch = Batch::new();
-    let mut own_uses = socket.rules(table, name)?.len();
-    for set in entry_sets {
-        let entries: Vec<Element> = socket.elements(table, set)?.into_iter().filter(leads_here).collect();
-        own_uses += entries.len();
-        batch.delete_elements(table, set, &entries);
+
+    /// The same without the table, for one whose skeleton is still referred to.
+    pub(super) fn keeping_table(self) -> Self {
+        Self { table: false, ..self }
     }
-    if chain.uses as usize > own_uses {
-        return Ok(());
+
+    /// Dooms a chain of a network that has lost `lost` references, when it has no others; returns the chains that it
+    /// refers to. A chain of the skeleton is never doomed.
+    fn chain_without(&mut self, socket: &mut Socket, name: String, lost: u32) -> Result<Vec<String>, Error> {
+        let table = self.skeleton.table;
+        let is_of_network = !(self.skeleton.chains)().iter().any(|chain| chain.name == name);
+        let Some(chain) = socket.chain(table, &name)?.filter(|chain| is_of_network && chain.uses <= FEW_USES)
+        else {
+            return Ok(Vec::new());
+        };
+        let leads_here = |verdict: Option<&Verdict>| verdict.and_then(chain_of) == Some(name.as_str());
+        let rules = socket.rules(table, &name)?;
+        let mut entries = Vec::new();
+        for set in self.skeleton.entry_maps {
+            let found = socket.elements(table, set)?.into_iter();
+            entries.extend(
+                found
+                    .filter(|element| leads_here(element.verdict.as_ref()))
+                    .map(|element| Member { set, element }),
+            );
+        }
+        let mut entry_rules = Vec::new();
+        if let Some(entry_chain) = self.skeleton.entry_chain {
+            let found = socket.rules(table, entry_chain)?.into_iter();
+            entry_rules.extend(
+                found.filter(|rule| rule.targets().any(|target| target == name)).map(|rule| rule.handle),
+            );
+        }
+        if chain.uses as usize > rules.len() + entries.len() + entry_rules.len() + lost as usize {
+            return Ok(Vec::new());
+        }
+        self.members.extend(entries);
+        self.entry_rules.extend(entry_rules);
+        self.chains.push(name);
+        Ok(rules.iter().flat_map(|rule| rule.targets()).collect())
     }
-    batch.delete_chain(table, name);
-    match socket.commit(batch) {
-        // Another attachment came, or another DEL was faster.
-        Err(error) if error.is_busy() || error.is_absent() => Ok(()),
-        done => done,
+
+    fn delete(&self, batch: &mut Batch) {
+        let table = self.skeleton.table;
+        if self.table {
+            batch.delete_table(table);
+            return;
+        }
+        for Member { set, element } in &self.members {
+            batch.delete_elements(table, set, std::slice::from_ref(element));
+        }
+        for handle in &self.entry_rules {
+            batch.delete_rule(table, self.skeleton.entry_chain.unwrap_or_default(), *handle);
+        }
+        for chain in &self.chains {
+            batch.delete_chain(table, chain);
+        }
     }
 }
 
-/// Deletes a table that has nothing left but its skeleton.
-pub(super) fn sweep_table(
+/// Removes, in one transaction, what `look` finds; looks again when the ruleset has changed meanwhile.
+pub(super) fn remove(
     socket: &mut Socket,
-    skeleton: &Skeleton,
-    is_empty: impl Fn(&mut Socket) -> Result<bool, Error>,
+    look: impl Fn(&mut Socket) -> Result<Vec<Doomed>, Error>,
 ) -> Result<(), Error> {
     let mut raced = None;
     for _ in 0..ATTEMPTS {
         let generation = socket.generation()?;
-        if socket.table_uses(skeleton.table)? != Some(skeleton.uses()) || !is_empty(socket)? {
-            return Ok(());
-        }
         let mut batch = Batch::since(generation);
-        batch.delete_table(skeleton.table);
+        for doomed in look(socket)? {
+            doomed.delete(&mut batch);
+        }
         match socket.commit(batch) {
             Ok(()) => return Ok(()),
-            Err(error) if error.is_stale() || error.is_absent() => raced = Some(error),
+            Err(error) if error.is_stale() => raced = Some(error),
             Err(error) => return Err(error),
         }
     }
     raced.map_or(Ok(()), Err)
 }
 
-/// Repeats `step` while another call gets in between and takes away what `step` was about to delete.
-pub(super) fn unless_raced<T>(mut step: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    for _ in 1..ATTEMPTS {
-        match step() {
-            Err(error) if error.is_absent() => {}
-            done => return done,
-        }
-    }
-    step()
+fn target(member: &Member) -> Option<String> {
+    member.element.verdict.as_ref().and_then(chain_of).map(str::to_owned)
 }
 
-/// A chain's name from what it does and what it is for. Letters, digits, `_`, `.` and `-` stand for themselves; since
-/// neither names of networks nor of links contain a slash, one marks what is written as a number, and no two names are
-/// written alike.
-pub(super) fn chain_name(what: &str, parts: &[&str]) -> String {
-    let mut name = what.to_owned();
-    for part in parts {
-        name.push('-');
-        name.push_str(part);
+fn chain_of(verdict: &Verdict) -> Option<&str> {
+    match verdict {
+        Verdict::Goto(chain) | Verdict::Jump(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+/// A chain's name from what it does and what it is for, no two alike, and readable by `nft`: letters, digits, `_`, `.`
+/// and `-` stand for themselves, any other byte is written as a slash and its number. (Neither names of networks nor of
+/// links have slashes; the one of a subnet is at the end.)
+pub(super) fn chain_name(what: &str, of: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut name = format!("{what}-");
+    for byte in of.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-') {
+            name.push(char::from(byte));
+        } else {
+            name.push('/');
+            name.extend([byte >> 4, byte & 0xf].map(|digit| char::from(HEX[usize::from(digit)])));
+        }
     }
     name
 }

@@ -5,7 +5,8 @@
 //! by the port flag, which is not set here. The flag works below these rules and whatever `bridge-nf-call-iptables`
 //! says, so the rule here looks only at packets that were addressed to the host's own MAC.
 //!
-//! The chains go by the link that the network is routed by. Two networks on one bridge have the stricter policy.
+//! The chains go by the link that the network is routed by, and a policy holds as long as an attachment that came with
+//! it: two networks on one bridge have the stricter one.
 
 use nft_netlink::{CtState, Element, Field, Rule, Verdict, address_key, ifname_key};
 
@@ -18,7 +19,7 @@ pub(super) const GATEWAYS_V4: &str = "gateways4";
 pub(super) const GATEWAYS_V6: &str = "gateways6";
 
 /// The maps whose elements lead to a policy's chains.
-pub(super) const ENTRY_SETS: &[&str] = &[ISOLATED, SAME_BRIDGE, GATEWAYS_V4, GATEWAYS_V6];
+pub(super) const MAPS: &[&str] = &[ISOLATED, SAME_BRIDGE, GATEWAYS_V4, GATEWAYS_V6];
 
 /// For packets that are routed to another interface.
 pub(super) fn forward() -> Vec<Rule> {
@@ -41,81 +42,50 @@ pub(super) fn input() -> Vec<Rule> {
     ]
 }
 
-/// Adds the chains of the attachment's policy; returns the name of the one that its record refers to.
-pub(super) fn chain_of(attached: &Attached<'_>, content: &mut Content) -> String {
-    match attached.policy.ingress {
-        IngressPolicy::Open => {
-            let chain = open(attached.gateway_link);
-            let name = chain.name.clone();
-            content.chain(chain);
-            name
-        }
-        IngressPolicy::SameBridge => {
-            let chain = same_bridge(attached);
-            let name = chain.name.clone();
-            content.chain(chain);
-            name
-        }
-        IngressPolicy::Isolated => {
-            content.chain(same_bridge(attached));
-            let chain = isolated(attached.gateway_link);
-            let name = chain.name.clone();
-            content.chain(chain);
-            name
-        }
+/// Adds the chains of the attachment's policy; returns the name of the one to refer to, if any.
+pub(super) fn content(attached: &Attached<'_>, content: &mut Content) -> Option<String> {
+    if attached.policy.ingress == IngressPolicy::Open {
+        return None;
     }
-}
-
-/// A chain without rules: the record of an attachment that nothing is kept from has to refer to something that is
-/// counted.
-fn open(link: &str) -> NetworkChain {
-    NetworkChain {
-        name: chain_name("open", &[link]),
-        comment: format!("{link}: in use, without an ingress policy"),
-        rules: Vec::new(),
-        entries: Vec::new(),
+    let same_bridge = same_bridge(attached);
+    let mut name = same_bridge.name.clone();
+    content.chain(same_bridge);
+    if attached.policy.ingress == IngressPolicy::Isolated {
+        let isolated = isolated(attached.gateway_link, &name);
+        name.clone_from(&isolated.name);
+        content.chain(isolated);
     }
+    Some(name)
 }
 
 fn same_bridge(attached: &Attached<'_>) -> NetworkChain {
     let link = attached.gateway_link;
-    let name = chain_name(SAME_BRIDGE, &[link]);
-    let here = || Verdict::Goto(name.clone());
-    let mut entries = vec![entry(SAME_BRIDGE, ifname_key(link), here())];
+    let name = chain_name(SAME_BRIDGE, link);
+    let mut entries = vec![entry(SAME_BRIDGE, ifname_key(link), &name)];
     entries.extend(attached.gateways.iter().map(|gateway| {
-        let set = if gateway.is_ipv4() { GATEWAYS_V4 } else { GATEWAYS_V6 };
-        entry(set, address_key(*gateway), here())
+        let map = if gateway.is_ipv4() { GATEWAYS_V4 } else { GATEWAYS_V6 };
+        entry(map, address_key(*gateway), &name)
     }));
     NetworkChain {
         comment: format!("{link}: new flows come from its own containers"),
         rules: vec![Rule::new().iifname(link).accept(), Rule::new().drop()],
         entries,
+        entry_rule: None,
         name,
     }
 }
 
-fn isolated(link: &str) -> NetworkChain {
-    let name = chain_name(ISOLATED, &[link]);
+fn isolated(link: &str, same_bridge: &str) -> NetworkChain {
+    let name = chain_name(ISOLATED, link);
     NetworkChain {
         comment: format!("{link}: its containers do not reach each other by the gateway either"),
-        rules: vec![
-            Rule::new().iifname(link).addressed_to_host().drop(),
-            Rule::new().goto(&chain_name(SAME_BRIDGE, &[link])),
-        ],
-        entries: vec![entry(ISOLATED, ifname_key(link), Verdict::Goto(name.clone()))],
+        rules: vec![Rule::new().iifname(link).addressed_to_host().drop(), Rule::new().goto(same_bridge)],
+        entries: vec![entry(ISOLATED, ifname_key(link), &name)],
+        entry_rule: None,
         name,
     }
 }
 
-fn entry(set: &'static str, key: Vec<u8>, verdict: Verdict) -> Member {
-    Member { set, element: Element::new(key).with_verdict(verdict) }
-}
-
-/// Adds, behind the chains that may go, those which they refer to.
-pub(super) fn add_referred(chains: &mut Vec<String>) {
-    let referred: Vec<String> = chains
-        .iter()
-        .filter_map(|chain| chain.strip_prefix("isolated-").map(|link| format!("{SAME_BRIDGE}-{link}")))
-        .collect();
-    chains.extend(referred);
+fn entry(set: &'static str, key: Vec<u8>, chain: &str) -> Member {
+    Member { set, element: Element::new(key).with_verdict(Verdict::Goto(chain.to_owned())) }
 }

@@ -11,10 +11,9 @@
 //! 12 ms), and that wait overlaps with the link's own. CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
 //!
 //! The design, in short. The number of rules does not depend on the number of containers: an attachment is an element
-//! of a map, and the element's verdict names a chain of its network. So the kernel counts who still needs that chain,
-//! and refuses to delete it too early; parallel ADDs and DELs need no lock. Each table has one map in which an
-//! attachment's element, keyed by its host veth, is the record of what else is its own (see `record`), so that DEL
-//! reads one element however many there are.
+//! of sets. Each table has one map in which its element, keyed by the host veth, is the record: the comment says whose
+//! it is and which other elements belong to it, so that DEL reads one element however many there are; the verdict
+//! refers to what it uses, so that the kernel counts who still needs what. Parallel ADDs and DELs need no lock.
 
 mod compare;
 mod content;
@@ -27,6 +26,7 @@ mod record;
 mod routed;
 mod spoofcheck;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::Attachment;
@@ -116,9 +116,12 @@ impl Rules {
     /// Removes every element of `owner`, and with the last one of a network or a table that too. What is gone is no
     /// error.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
-        let routed = routed::remove(&mut self.socket, owner);
-        ports::remove(&mut self.socket, owner)?;
-        Ok(routed?)
+        Ok(content::remove(&mut self.socket, |socket| {
+            Ok([routed::doomed(socket, owner)?, ports::doomed(socket, owner)?]
+                .into_iter()
+                .flatten()
+                .collect())
+        })?)
     }
 
     /// Each difference between the kernel and the rules of `attached`, in words.
@@ -137,13 +140,10 @@ impl Rules {
 
     /// The attachments that have rules.
     pub(crate) fn records(&mut self) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::new();
-        for element in routed::records(&mut self.socket)?.into_iter().chain(ports::records(&mut self.socket)?)
-        {
-            let record = Record::of(&element);
-            records.extend(record.filter(|record| !records.contains(record)));
-        }
-        Ok(records)
+        let mut elements = routed::records(&mut self.socket)?;
+        elements.extend(ports::records(&mut self.socket)?);
+        let records: BTreeSet<Record> = elements.iter().filter_map(Record::of).collect();
+        Ok(records.into_iter().collect())
     }
 
     /// Whether rules can be written here: permission and kernel support. Changes nothing.

@@ -12,7 +12,7 @@ use nft_netlink::Element;
 use super::Owner;
 
 /// The owner of an element, as its comment says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
     pub(crate) network: String,
     pub(crate) container_id: String,

@@ -1,16 +1,18 @@
 //! The table `inet cni-bridge`: what is routed between the networks, the host and the outside.
 //!
-//! Its map `attachments` is read by no rule. It is the record: who is attached, which addresses have elements, and by
-//! the chain in its verdict, that the network is in use.
+//! Its map `attachments` is read by no rule. It is the record: who is attached, which addresses have elements, and what
+//! the attachment uses. For that its verdict names a chain of the network that no packet enters: the jumps in it are
+//! the list, and as long as a record refers to it, the kernel keeps everything that is on the list.
+
+use std::hash::{Hash as _, Hasher as _};
 
 use nft_netlink::{
-    Base, ChainKind, Element, Error, Family, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket, Table,
-    Verdict, ifname_key,
+    Base, ChainKind, Element, Error, Family, Holds, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket,
+    Table, Verdict, address_key, ifname_key,
 };
-use nft_netlink::{Holds, address_key};
 
-use super::content::{self, Content, Member, Skeleton, SkeletonChain};
-use super::{Attached, IngressPolicy, Owner, isolation, masquerade, record};
+use super::content::{Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
+use super::{Attached, Owner, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -18,57 +20,58 @@ pub(super) static SKELETON: Skeleton = Skeleton {
     table: Table { family: Family::Inet, name: "cni-bridge" },
     comment: "CNI bridge networks: masquerade and ingress policy",
     sets: &[
-        (verdicts(ATTACHMENTS, &[KeyType::Ifname]), "host veth: whose, addresses, chain of the network"),
-        (verdicts(masquerade::ADDRESSES_V4, &[KeyType::Ipv4Addr]), "container address"),
-        (verdicts(masquerade::ADDRESSES_V6, &[KeyType::Ipv6Addr]), "container address"),
-        (verdicts(isolation::ISOLATED, &[KeyType::Ifname]), "bridge with ingressPolicy isolated"),
-        (verdicts(isolation::SAME_BRIDGE, &[KeyType::Ifname]), "bridge with an ingressPolicy"),
-        (verdicts(isolation::GATEWAYS_V4, &[KeyType::Ipv4Addr]), "gateway address of such a bridge"),
-        (verdicts(isolation::GATEWAYS_V6, &[KeyType::Ipv6Addr]), "gateway address of such a bridge"),
+        (verdicts(ATTACHMENTS, &[KeyType::Ifname]), "host veth: whose, its addresses, what it uses"),
+        (keys(masquerade::ADDRESSES_V4, &[KeyType::Ipv4Addr]), "containers that are masqueraded"),
+        (keys(masquerade::ADDRESSES_V6, &[KeyType::Ipv6Addr]), "containers that are masqueraded"),
+        (verdicts(isolation::ISOLATED, &[KeyType::Ifname]), "bridges with ingressPolicy isolated"),
+        (verdicts(isolation::SAME_BRIDGE, &[KeyType::Ifname]), "bridges with an ingressPolicy"),
+        (verdicts(isolation::GATEWAYS_V4, &[KeyType::Ipv4Addr]), "gateway addresses of these bridges"),
+        (verdicts(isolation::GATEWAYS_V6, &[KeyType::Ipv6Addr]), "gateway addresses of these bridges"),
     ],
     chains,
+    entry_maps: isolation::MAPS,
+    entry_chain: Some(masquerade::SUBNETS),
 };
 
 const fn verdicts(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
     Set { name, key, holds: Holds::Verdicts }
 }
 
+const fn keys(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
+    Set { name, key, holds: Holds::Keys }
+}
+
 fn chains() -> Vec<SkeletonChain> {
-    let chain = |name, comment, kind, hook, priority, rules: Vec<Rule>| SkeletonChain {
-        name,
-        comment,
-        base: Some(Base { kind, hook, priority, policy: ChainPolicy::Accept }),
-        rules,
-    };
     /// `NF_IP_PRI_FILTER`, where `iptables` filters too.
     const FILTER: i32 = 0;
     /// `NF_IP_PRI_NAT_SRC`.
     const SOURCE_NAT: i32 = 100;
+    let at = |kind, hook, priority| Some(Base { kind, hook, priority, policy: ChainPolicy::Accept });
     vec![
-        chain(
-            "postrouting",
-            "masquerades what leaves its subnet",
-            ChainKind::Nat,
-            Hook::Postrouting,
-            SOURCE_NAT,
-            masquerade::dispatch(),
-        ),
-        chain(
-            "forward",
-            "who may open a flow to a container",
-            ChainKind::Filter,
-            Hook::Forward,
-            FILTER,
-            isolation::forward(),
-        ),
-        chain(
-            "input",
-            "who may open a flow to a gateway address",
-            ChainKind::Filter,
-            Hook::Input,
-            FILTER,
-            isolation::input(),
-        ),
+        SkeletonChain {
+            name: masquerade::SUBNETS,
+            comment: "what leaves its subnet is masqueraded",
+            base: None,
+            rules: Vec::new(),
+        },
+        SkeletonChain {
+            name: "postrouting",
+            comment: "masquerade",
+            base: at(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT),
+            rules: masquerade::dispatch(),
+        },
+        SkeletonChain {
+            name: "forward",
+            comment: "who may open a flow to a container",
+            base: at(ChainKind::Filter, Hook::Forward, FILTER),
+            rules: isolation::forward(),
+        },
+        SkeletonChain {
+            name: "input",
+            comment: "who may open a flow to a gateway address",
+            base: at(ChainKind::Filter, Hook::Input, FILTER),
+            rules: isolation::input(),
+        },
     ]
 }
 
@@ -76,57 +79,59 @@ fn chains() -> Vec<SkeletonChain> {
 pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
     let mut content = Content::new(&SKELETON);
     for attachment in attached {
-        if !attachment.policy.masquerade && attachment.policy.ingress == IngressPolicy::Open {
+        let owner = &attachment.owner;
+        let masqueraded = if attachment.policy.masquerade { attachment.addresses } else { &[] };
+        let mut uses = masquerade::content(owner, masqueraded, &mut content);
+        uses.extend(isolation::content(attachment, &mut content));
+        if uses.is_empty() {
             continue;
         }
-        let network = isolation::chain_of(attachment, &mut content);
-        let masqueraded = if attachment.policy.masquerade { attachment.addresses } else { &[] };
+        let list = list(owner.network, &uses);
         content.element(
             ATTACHMENTS,
-            Element::new(ifname_key(attachment.owner.host_veth))
-                .with_verdict(Verdict::Goto(network))
-                .with_comment(&record::with_addresses(&attachment.owner, masqueraded)),
+            Element::new(ifname_key(owner.host_veth))
+                .with_verdict(Verdict::Goto(list.name.clone()))
+                .with_comment(&record::with_addresses(owner, masqueraded)),
         );
-        masquerade::content(&attachment.owner, masqueraded, &mut content);
+        content.chain(list);
     }
     (!content.elements.is_empty()).then_some(content)
 }
 
-/// Removes the elements of `owner`, the chains that only it referred to, and the table after its last attachment.
-pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>) -> Result<(), Error> {
-    let table = SKELETON.table;
-    let removed = content::unless_raced(|| {
-        let Some(found) = socket.element(table, ATTACHMENTS, &ifname_key(owner.host_veth))? else {
-            return Ok(None);
-        };
-        let comment = found.comment.clone().unwrap_or_default();
-        let mut members = vec![Member { set: ATTACHMENTS, element: found }];
-        for address in record::addresses(&comment) {
-            let set = masquerade::addresses_of(address);
-            // The address may have been leased to somebody else since.
-            if let Some(element) = socket.element(table, set, &address_key(address))?
-                && element.comment.as_deref() == Some(record::identity(owner).as_str())
-            {
-                members.push(Member { set, element });
-            }
-        }
-        content::delete(socket, table, &members)?;
-        Ok(Some(members))
-    })?;
-    let Some(removed) = removed else { return Ok(()) };
-    let mut chains: Vec<String> = removed
-        .into_iter()
-        .filter_map(|member| match member.element.verdict {
-            Some(Verdict::Goto(chain)) => Some(chain),
-            _ => None,
-        })
-        .collect();
-    isolation::add_referred(&mut chains);
-    chains.dedup();
-    for chain in &chains {
-        content::sweep_chain(socket, table, chain, isolation::ENTRY_SETS)?;
+/// The chain that lists what an attachment uses. A network has one for each different list: its subnets or its policy
+/// may have changed.
+fn list(network: &str, uses: &[String]) -> NetworkChain {
+    // Its keys are fixed, so every call of every build of a release finds the same name.
+    let mut hash = std::hash::DefaultHasher::new();
+    uses.hash(&mut hash);
+    NetworkChain {
+        name: format!("{}-{:08x}", chain_name("network", network), hash.finish() as u32),
+        comment: format!("network {network}: what it uses; no packet comes here"),
+        rules: uses.iter().map(|chain| Rule::new().jump(chain)).collect(),
+        entries: Vec::new(),
+        entry_rule: None,
     }
-    content::sweep_table(socket, &SKELETON, |_| Ok(true))
+}
+
+/// What goes with `owner`.
+pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Doomed>, Error> {
+    let table = SKELETON.table;
+    let Some(found) = socket.element(table, ATTACHMENTS, &ifname_key(owner.host_veth))? else {
+        return Ok(None);
+    };
+    let identity = record::identity(owner);
+    let mut members = Vec::new();
+    for address in record::addresses(found.comment.as_deref().unwrap_or_default()) {
+        let set = masquerade::addresses_of(address);
+        // The address may have been leased to somebody else since.
+        if let Some(element) = socket.element(table, set, &address_key(address))?
+            && element.comment.as_deref() == Some(identity.as_str())
+        {
+            members.push(Member { set, element });
+        }
+    }
+    members.push(Member { set: ATTACHMENTS, element: found });
+    Doomed::with(socket, &SKELETON, members).map(Some)
 }
 
 /// The elements that are records.

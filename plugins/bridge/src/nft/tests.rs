@@ -112,3 +112,231 @@ fn ra_guard_reads_as_documented() {
 fn mac_spoof_check_reads_as_documented() {
     check_golden(Policy { mac_spoof_check: true, ..OPEN }, include_str!("golden/mac-spoof-check.nft"));
 }
+
+#[test]
+fn nft_can_load_what_it_lists() {
+    let mut rules = namespace();
+    let sample = Sample::new(2, ALL);
+    rules.install(&[sample.attached()]).unwrap();
+    let listed = ruleset();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, listed.as_bytes()).unwrap();
+    nft("flush ruleset");
+    nft(&format!("-f {}", file.path().display()));
+    assert_eq!(ruleset(), listed);
+    assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&sample.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn a_second_attachment_adds_elements_but_no_rule() {
+    let mut rules = namespace();
+    let (first, second) = (Sample::new(2, ALL), Sample::new(3, ALL));
+    rules.install(&[first.attached()]).unwrap();
+    let (alone, alone_without_elements) = (ruleset(), nft("-t list ruleset"));
+    assert_eq!(rules.install(&[second.attached()]).unwrap(), Installed::Joined);
+    assert!(ruleset().contains("testnet/c3/eth0 172.20.0.3 fd00:20::3"), "{}", ruleset());
+    assert_eq!(nft("-t list ruleset"), alone_without_elements);
+    rules.remove(&second.owner()).unwrap();
+    assert_eq!(ruleset(), alone);
+}
+
+#[test]
+fn networks_do_not_touch_each_other() {
+    let mut rules = namespace();
+    let resident = Sample::new(2, Policy { ingress: IngressPolicy::SameBridge, ..MASQUERADED });
+    rules.install(&[resident.attached()]).unwrap();
+    let before = ruleset();
+    let other = Sample {
+        network: "other".to_owned(),
+        gateway_link: "br-other".to_owned(),
+        addresses: vec!["10.9.0.3/24".parse().unwrap()],
+        gateways: vec!["10.9.0.1".parse().unwrap()],
+        ..Sample::new(3, ALL)
+    };
+    assert_eq!(rules.install(&[other.attached()]).unwrap(), Installed::Anew);
+    assert_ne!(ruleset(), before);
+    rules.remove(&other.owner()).unwrap();
+    assert_eq!(ruleset(), before);
+}
+
+#[test]
+fn installing_and_removing_again_changes_nothing() {
+    let mut rules = namespace();
+    let sample = Sample::new(2, ALL);
+    rules.install(&[sample.attached()]).unwrap();
+    let once = ruleset();
+    assert_eq!(rules.install(&[sample.attached()]).unwrap(), Installed::Joined);
+    assert_eq!(ruleset(), once);
+    rules.remove(&sample.owner()).unwrap();
+    rules.remove(&sample.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn a_late_removal_leaves_an_address_to_its_new_holder() {
+    let mut rules = namespace();
+    let old = Sample::new(2, MASQUERADED);
+    let new = Sample {
+        attachment: Attachment::new("new", "eth0").unwrap(),
+        host_veth: "vethnew".to_owned(),
+        ..Sample::new(2, MASQUERADED)
+    };
+    rules.install(&[old.attached()]).unwrap();
+    rules.install(&[new.attached()]).unwrap();
+    rules.remove(&old.owner()).unwrap();
+    assert_eq!(rules.verify(&new.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&new.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn a_policy_goes_with_the_last_attachment_that_came_with_it() {
+    let mut rules = namespace();
+    let (isolated, same_bridge) = (Sample::new(2, ISOLATED), Sample::new(3, SAME_BRIDGE));
+    rules.install(&[same_bridge.attached()]).unwrap();
+    let milder = ruleset();
+    rules.install(&[isolated.attached()]).unwrap();
+    assert!(ruleset().contains("chain isolated-br-test"));
+    rules.remove(&isolated.owner()).unwrap();
+    assert_eq!(ruleset(), milder);
+    rules.install(&[isolated.attached()]).unwrap();
+    rules.remove(&same_bridge.owner()).unwrap();
+    assert_eq!(rules.verify(&isolated.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&isolated.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn after_a_flush_one_transaction_brings_everything_back() {
+    let mut rules = namespace();
+    let samples: Vec<Sample> = (2..40).map(|number| Sample::new(number, ALL)).collect();
+    let attached: Vec<Attached<'_>> = samples.iter().map(Sample::attached).collect();
+    rules.install(&attached).unwrap();
+    nft("flush ruleset");
+    assert_eq!(rules.install(&attached[..1]).unwrap(), Installed::Anew);
+    rules.install(&attached).unwrap();
+    for attachment in &attached {
+        assert_eq!(rules.verify(attachment).unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(rules.records().unwrap().len(), attached.len());
+}
+
+#[test]
+fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
+    let mut rules = namespace();
+    let sample = Sample::new(2, ALL);
+    for (damage, words) in [
+        ("delete table inet cni-bridge", "table inet cni-bridge is missing"),
+        ("delete table bridge cni-bridge", "table bridge cni-bridge is missing"),
+        ("flush chain inet cni-bridge forward", "chain inet cni-bridge forward has other rules"),
+        (
+            "flush chain inet cni-bridge isolated-br-test",
+            "chain inet cni-bridge isolated-br-test has other rules",
+        ),
+        (
+            "insert rule inet cni-bridge same-bridge-br-test accept",
+            "chain inet cni-bridge same-bridge-br-test has other rules",
+        ),
+        (
+            "flush chain inet cni-bridge subnets",
+            "chain inet cni-bridge subnets lacks the rule that leads to masquerade-testnet-172.20.0.0/16",
+        ),
+        (
+            "flush set inet cni-bridge masquerade4",
+            "set inet cni-bridge masquerade4 lacks the element of testnet/c2/eth0",
+        ),
+        (
+            "flush map inet cni-bridge isolated",
+            "set inet cni-bridge isolated lacks the element that leads to isolated-br-test",
+        ),
+        (
+            "flush map inet cni-bridge attachments",
+            "set inet cni-bridge attachments lacks the element of testnet/c2/eth0",
+        ),
+        (
+            "flush set bridge cni-bridge ra-guard",
+            "set bridge cni-bridge ra-guard lacks the element of testnet/c2/eth0",
+        ),
+        (
+            "flush set bridge cni-bridge sources",
+            "set bridge cni-bridge sources lacks the element of testnet/c2/eth0",
+        ),
+        ("flush chain bridge cni-bridge prerouting", "chain bridge cni-bridge prerouting has other rules"),
+        (
+            "chain inet cni-bridge forward { policy drop; }",
+            "chain inet cni-bridge forward has another hook or policy",
+        ),
+    ] {
+        rules.install(&[sample.attached()]).unwrap();
+        let whole = ruleset();
+        nft(damage);
+        let found = rules.verify(&sample.attached()).unwrap();
+        assert!(found.iter().any(|text| text.contains(words)), "after {damage}: {found:?}");
+        let repaired = rules.repair(&[sample.attached()]).unwrap();
+        assert_eq!(repaired, found, "after {damage}");
+        assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new(), "after {damage}");
+        assert_eq!(ruleset().lines().count(), whole.lines().count(), "after {damage}");
+        rules.remove(&sample.owner()).unwrap();
+        assert_eq!(ruleset(), "", "after {damage}");
+    }
+}
+
+#[test]
+fn a_storm_of_adds_and_dels_leaves_what_the_resident_needs_and_nothing_else() {
+    let mut rules = namespace();
+    let policies = [ALL, MASQUERADED, SAME_BRIDGE, Policy { ra_guard: true, ..MASQUERADED }];
+    let storm = |rounds: u8| {
+        std::thread::scope(|scope| {
+            for number in 3..67_u8 {
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        let mut sample =
+                            Sample::new(number, policies[usize::from(number + round) % policies.len()]);
+                        sample.gateway_link = format!("br-{}", number % 3);
+                        sample.network = format!("net{}", number % 3);
+                        sample.gateways = vec![format!("172.20.{}.1", number % 3).parse().unwrap()];
+                        Rules::open().unwrap().install(&[sample.attached()]).unwrap();
+                        assert_eq!(
+                            Rules::open().unwrap().verify(&sample.attached()).unwrap(),
+                            Vec::<String>::new()
+                        );
+                        Rules::open().unwrap().remove(&sample.owner()).unwrap();
+                    }
+                });
+            }
+        });
+    };
+    storm(2);
+    assert_eq!(ruleset(), "");
+    let resident = Sample { gateways: Vec::new(), ..Sample::new(2, ALL) };
+    rules.install(&[resident.attached()]).unwrap();
+    let alone = ruleset();
+    storm(2);
+    assert_eq!(rules.verify(&resident.attached()).unwrap(), Vec::<String>::new());
+    assert_eq!(ruleset(), alone);
+}
+
+#[test]
+fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
+    let mut rules = namespace();
+    let sample = Sample::new(2, ALL);
+    rules.install(&[sample.attached()]).unwrap();
+    let mut found = |link| {
+        let drops = rules.foreign_drops(link).unwrap();
+        drops.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(found("br-test"), Vec::<String>::new());
+    nft("add table inet fw");
+    nft("add chain inet fw through { type filter hook forward priority 10; policy drop; }");
+    assert_eq!(found("br-test"), ["inet fw through: policy drop"]);
+    nft("add chain inet fw users");
+    nft("add rule inet fw through jump users");
+    nft("add rule inet fw users iifname br-test accept");
+    assert_eq!(found("br-test"), Vec::<String>::new());
+    assert_eq!(found("br-other"), ["inet fw through: policy drop"]);
+    nft("add chain inet fw last { type filter hook forward priority 20; policy accept; }");
+    nft("add rule inet fw last counter reject");
+    assert_eq!(found("br-test"), ["inet fw last: its last rule is reject"]);
+}
