@@ -3,7 +3,8 @@
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 peers_dir=${CNI_TEST_PEERS:-$PWD/target/peers}
 runtimes_dir=${CNI_TEST_RUNTIMES:-${XDG_CACHE_HOME:-$HOME/.cache}/cni-runtimes}
-triple=$(sed -n 's/^target = "\(.*\)"$/\1/p' .cargo/config.toml)
+# A release that was unpacked has no such file.
+triple=$(sed -n 's/^target = "\(.*\)"$/\1/p' .cargo/config.toml 2>/dev/null || true)
 release_dir=$target_dir/$triple/release
 plugins=(bridge host-local-ipam alias-dns)
 go_needed=1.24
@@ -73,4 +74,22 @@ usable_go() {
 build_release() {
     say "building the release binaries (a few minutes the first time, seconds later)"
     cargo build --quiet --release --package bridge --package host-local-ipam --package alias-dns
+}
+
+# Makes private namespaces with private /run, /etc and /var/lib, which last until this script ends, however it ends:
+# the kernel takes them back when the pipe to their first process closes. in_world then runs commands there.
+open_world() {
+    cargo build --quiet --package integration-tests --bin world
+    world=$target_dir/$triple/debug/world
+    coproc WORLD { exec "$world" init; }
+    local ready=
+    # shellcheck disable=SC2034 # named by the redirections and the trap
+    exec {world_life}>&"${WORLD[1]}" {world_news}<&"${WORLD[0]}" {WORLD[1]}>&- {WORLD[0]}<&-
+    trap 'exec {world_life}>&-' EXIT
+    read -r -u "$world_news" _ world_pid && read -r -u "$world_news" ready || true
+    [ "$ready" = ready ] || die "no private namespaces here: run as root, or where user namespaces are allowed"
+}
+
+in_world() {
+    "$world" enter "$world_pid" host "$@" {world_life}>&- {world_news}<&-
 }

@@ -56,7 +56,7 @@ fn without_a_command_the_plugin_says_what_it_is() {
             let output = call.run();
             assert_eq!(output.success(), "");
             let lines: Vec<&str> = output.stderr.lines().collect();
-            let about = format!("CNI {name} plugin {}", env!("CARGO_PKG_VERSION"));
+            let about = format!("CNI {name} plugin v{}", env!("CARGO_PKG_VERSION"));
             let versions = format!("CNI protocol versions supported: {}", VERSIONS.join(", "));
             assert_eq!(lines, [about, versions], "{output}");
         }

@@ -1,0 +1,36 @@
+//! Times our plugins against the reference's, in one run: `bench bridge|ipam [ROUNDS]`, inside a world.
+//!
+//! Ours and theirs take turns call by call, so that whatever else the machine does falls on both. What is printed are
+//! medians and their ratio; single times mean little on a busy machine.
+
+#![allow(clippy::print_stdout, reason = "the table is what the program is for")]
+
+mod bridge;
+mod call;
+mod ipam;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let subject = args.next().context("what is to be timed? bridge or ipam")?;
+    let rounds = args.next().map(|rounds| rounds.parse().context("ROUNDS")).transpose()?;
+    match subject.as_str() {
+        "bridge" => bridge::bench(rounds.unwrap_or(100)),
+        "ipam" => ipam::bench(rounds.unwrap_or(100)),
+        _ => bail!("cannot time {subject}: there are bridge and ipam"),
+    }
+}
