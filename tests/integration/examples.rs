@@ -6,11 +6,15 @@ use integration_tests::{Attachment, Network, Snapshot, Suite, World, fixture};
 use serde_json::json;
 
 /// Every example, with the address that its first container gets.
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 10] = [
+    ("cnitool", "172.24.0.2/16"),
+    ("containerd", "10.85.0.2/16"),
     ("docker0", "172.17.0.2/16"),
     ("dual-stack", "172.22.0.2/16"),
     ("internal", "172.23.0.2/16"),
+    ("kubernetes", "10.244.0.2/24"),
     ("link", "172.18.0.2/16"),
+    ("podman", "10.88.0.2/16"),
     ("testnet", "172.20.0.2/16"),
     ("testnet2", "172.21.0.2/16"),
 ];
@@ -65,7 +69,7 @@ fn every_example_works_for_a_runtime_of_1_0_0_too() {
         let world = World::new();
         let mut list = fixture(&format!("conf-examples/{name}.conflist"));
         list["cniVersions"] = json!(["1.0.0"]);
-        let network = Network::new(&world, list);
+        let network = Network::with_plugins_of(&world, list, &[Suite::Ours, Suite::Reference]);
         let container = world.container("c1");
         let result = network.attach(&container);
         assert_eq!(result["cniVersion"], "1.0.0", "{name}: {result}");

@@ -7,7 +7,7 @@
 use integration_tests::{Snapshot, Suite, World};
 use serde_json::Value;
 
-use crate::replay::{KEPT, Learnt};
+use crate::replay::Learnt;
 
 const RECORDING: &str = include_str!("../fixtures/cnitool.jsonl");
 
@@ -62,5 +62,5 @@ fn recorded_calls_are_answered_as_they_were() {
         replayed += 1;
     }
     assert_eq!(replayed, 45);
-    before.assert_unchanged_but(&world, &[&KEPT[..], &["tbr0"]].concat());
+    before.assert_unchanged_but(&world, &[&Snapshot::KEPT[..], &["tbr0"]].concat());
 }

@@ -3,7 +3,7 @@
 use integration_tests::{Snapshot, World};
 use serde_json::Value;
 
-use crate::replay::{End, KEPT, Replay};
+use crate::replay::{End, Replay};
 
 #[track_caller]
 fn check(recording: &str, calls: usize) {
@@ -17,7 +17,7 @@ fn check_each(recording: &str, calls: usize, end: impl Fn(&Value) -> End) {
     let mut replay = Replay::new(&world);
     assert_eq!(replay.run(recording, end), calls);
     replay.detach_the_rest();
-    before.assert_unchanged_but(&world, &[&KEPT[..], &["cni0"]].concat());
+    before.assert_unchanged_but(&world, &[&Snapshot::KEPT[..], &["cni0"]].concat());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use integration_tests::{Snapshot, World};
 
-use crate::replay::{End, KEPT, Replay};
+use crate::replay::{End, Replay};
 
 const RECORDING: &str = include_str!("../fixtures/podman-4.3.jsonl");
 
@@ -18,5 +18,5 @@ fn recorded_calls_of_podman_are_answered_as_they_were() {
     assert_eq!(replay.run(RECORDING, |_| End::AsRecorded), 80);
     replay.detach_the_rest();
     // The reference's tuning forgets what it noted down only in a DEL with a namespace.
-    before.assert_unchanged_but(&world, &[&KEPT[..], &["cni-podman", "/run/cni/tuning/"]].concat());
+    before.assert_unchanged_but(&world, &[&Snapshot::KEPT[..], &["cni-podman", "/run/cni/tuning/"]].concat());
 }

@@ -75,26 +75,6 @@ pub(crate) enum End {
     Failed,
 }
 
-/// What stays on a host by intent, as parts of [`Snapshot`](integration_tests::Snapshot) lines: forwarding, the
-/// allocator's place and index, and the empty chains of the reference's portmap and firewall. The bridge stays too.
-pub(crate) const KEPT: [&str; 15] = [
-    "forward",
-    "last_reserved_ip",
-    "/lock ",
-    ".index ",
-    "CNI-",
-    "iptables: ",
-    "table ip",
-    "chain FORWARD {",
-    "chain OUTPUT {",
-    "chain POSTROUTING {",
-    "chain PREROUTING {",
-    " priority ",
-    "0x2000",
-    "0x00002000",
-    "nftables: + }",
-];
-
 /// A world in which recorded calls are made again.
 pub(crate) struct Replay<'a> {
     world: &'a World,

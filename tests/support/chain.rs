@@ -55,10 +55,11 @@ pub struct Failure {
 }
 
 impl Network {
-    /// The example `conf-examples/NAME.conflist`, as it stands.
+    /// The example `conf-examples/NAME.conflist`, as it stands; what ours have no answer to is the reference's.
     #[track_caller]
     pub fn example(world: &World, name: &str) -> Self {
-        Self::new(world, fixture(&format!("conf-examples/{name}.conflist")))
+        let list = fixture(&format!("conf-examples/{name}.conflist"));
+        Self::with_plugins_of(world, list, &[Suite::Ours, Suite::Reference])
     }
 
     /// A network of our plugins.

@@ -1,0 +1,369 @@
+//! containerd 1.6 and 2.4, asked by `crictl` as a kubelet would ask, and by `ctr run --cni`.
+
+use std::collections::BTreeSet;
+
+use integration_tests::{Output, fixture, wait_until};
+use serde_json::{Value, json};
+
+use crate::support::{Containerd, Release, Site};
+
+/// A site with the example for containerd in place.
+#[track_caller]
+fn site() -> Site {
+    let site = Site::new();
+    site.write("/etc/cni/net.d/10-containerd.conflist", example().to_string());
+    site
+}
+
+fn example() -> Value {
+    fixture("conf-examples/containerd.conflist")
+}
+
+/// What a pod of these tests asks for its names to be resolved by.
+fn resolver() -> Value {
+    json!({ "dns_config": { "servers": ["10.85.0.1"], "searches": ["containerd"] } })
+}
+
+#[track_caller]
+fn ping(containerd: &Containerd<'_>, container: &str, target: &str) -> Output {
+    containerd.exec(container, &format!("ping -c 1 -W 5 {target}"))
+}
+
+#[track_caller]
+fn pods_find_each_other(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let mut wishes = resolver();
+    wishes["annotations"] = json!({ "alias-dns.cni/aliases": "centos-1,web" });
+    wishes["port_mappings"] = json!([{ "protocol": 0, "container_port": 80, "host_port": 8080 }]);
+    let first = containerd.run_pod("pod1", &wishes);
+    let second = containerd.run_pod("pod2", &resolver());
+    let (web, client) = (containerd.run_container("pod1", &first), containerd.run_container("pod2", &second));
+    let address = containerd.address(&first);
+    for name in ["pod1", "centos-1", "web.containerd"] {
+        ping(&containerd, &client, name).has_line(&format!("64 bytes from pod1.containerd ({address})"));
+    }
+    ping(&containerd, &web, "pod2").has_line("64 bytes from pod2.containerd");
+    let page = site.host().run("curl --silent --max-time 5 http://127.0.0.1:8080/");
+    assert_eq!(page.success().trim(), "It works!");
+
+    // A kubelet stops a pod more than once, and removes it then.
+    for _ in 0..2 {
+        containerd.crictl(&format!("stopp {first}")).run().success();
+    }
+    ping(&containerd, &client, "centos-1").failure();
+    containerd.crictl(&format!("rmp {first}")).run().success();
+    ping(&containerd, &client, "pod2").has_line("64 bytes from");
+    containerd.remove_pod(&second);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn pod_that_cannot_start_leaves_nothing(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    // The network is made before the first process, and no kernel has this switch.
+    let refused =
+        containerd.pod("pod1", &json!({ "linux": { "sysctls": { "net.no_such_switch": "1" } } })).run();
+    assert!(refused.failure().stderr.contains("no_such_switch"), "{refused}");
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn network_that_cannot_work_is_told_and_mended(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let mut broken = example();
+    broken["plugins"][0]["ipam"]["ranges"][0][0]["subnet"] = json!("10.85.0.0/33");
+    containerd.use_network(&broken);
+    let refused = containerd.pod("pod1", &resolver()).run();
+    assert!(refused.failure().stderr.contains("ipam.ranges[0][0].subnet"), "{refused}");
+
+    containerd.use_network(&example());
+    let pod = containerd.run_pod("pod2", &resolver());
+    assert_eq!(containerd.address(&pod), "10.85.0.2");
+    containerd.remove_pod(&pod);
+    for left in containerd.crictl("pods --quiet").run().success().split_whitespace() {
+        containerd.remove_pod(left);
+    }
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn pod_whose_namespace_is_gone_leaves_nothing(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let pod = containerd.run_pod("pod1", &resolver());
+    let bound = site.host().run("ls /run/netns").success().trim().to_owned();
+    site.host().run(&format!("umount /run/netns/{bound}")).success();
+    site.host().run(&format!("rm /run/netns/{bound}")).success();
+    containerd.remove_pod(&pod);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn pod_joins_two_networks_at_once(release: Release) {
+    let site = Site::new();
+    for name in ["testnet", "testnet2"] {
+        let list = fixture(&format!("conf-examples/{name}.conflist"));
+        site.write(format!("/etc/cni/net.d/10-{name}.conflist"), list.to_string());
+    }
+    let containerd = Containerd::start_with_networks(&site, release, 2);
+    let servers = json!({ "dns_config": { "servers": ["172.20.0.1", "172.21.0.1"], "searches": ["testnet", "testnet2"] } });
+    let pods = ["pod1", "pod2"].map(|name| (name, containerd.run_pod(name, &servers)));
+    let containers = pods.each_ref().map(|(name, pod)| containerd.run_container(name, pod));
+    let addresses = containerd.exec(&containers[0], "ip -4 -o address").success().to_owned();
+    assert!(addresses.contains("172.20.0.2/16") && addresses.contains("172.21.0.2/16"), "{addresses}");
+    ping(&containerd, &containers[0], "pod2.testnet").has_line("64 bytes from pod2.testnet (172.20.0.3)");
+    ping(&containerd, &containers[0], "pod2.testnet2").has_line("64 bytes from pod2.testnet2 (172.21.0.3)");
+    for (_, pod) in &pods {
+        containerd.remove_pod(pod);
+    }
+    containerd.stop();
+    site.assert_nothing_is_left(&["br-testnet"]);
+}
+
+#[track_caller]
+fn twenty_pods_at_once_get_addresses_of_their_own(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let names: Vec<String> = (1..=20).map(|number| format!("pod{number}")).collect();
+    let starting: Vec<_> = names.iter().map(|name| containerd.pod(name, &resolver()).start()).collect();
+    let pods: Vec<String> = starting.into_iter().map(|pod| pod.wait().success().trim().to_owned()).collect();
+    let addresses: BTreeSet<String> = pods.iter().map(|pod| containerd.address(pod)).collect();
+    assert_eq!(addresses.len(), 20, "{addresses:?}");
+    let client = containerd.run_container("pod1", &pods[0]);
+    for name in &names[1..] {
+        ping(&containerd, &client, name).has_line(&format!("64 bytes from {name}.containerd"));
+    }
+    let stopping: Vec<_> =
+        pods.iter().map(|pod| containerd.crictl(&format!("stopp {pod}")).start()).collect();
+    for pod in stopping {
+        pod.wait().success();
+    }
+    for pod in &pods {
+        containerd.crictl(&format!("rmp {pod}")).run().success();
+    }
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn network_changed_under_running_pods_lets_go_of_the_old_ones(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let old = containerd.run_pod("old", &resolver());
+    let mut changed = example();
+    changed["plugins"][0]["bridge"] = json!("cni1");
+    changed["plugins"][0]["ipMasq"] = json!(false);
+    changed["plugins"][0]["ipam"]["ranges"][0][0]["subnet"] = json!("10.86.0.0/16");
+    containerd.use_network(&changed);
+    let new = containerd.run_pod("new", &resolver());
+    assert_eq!(containerd.address(&new), "10.86.0.2");
+    containerd.remove_pod(&old);
+    containerd.remove_pod(&new);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0", "cni1"]);
+}
+
+#[track_caller]
+fn pods_outlive_a_killed_containerd(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let pod = containerd.run_pod("pod1", &resolver());
+    let container = containerd.run_container("pod1", &pod);
+    let containerd = containerd.kill_and_restart();
+    ping(&containerd, &container, "pod1").has_line("64 bytes from pod1.containerd");
+    let another = containerd.run_pod("pod2", &resolver());
+    ping(&containerd, &container, "pod2").has_line("64 bytes from pod2.containerd");
+    containerd.remove_pod(&pod);
+    containerd.remove_pod(&another);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[track_caller]
+fn ctr_runs_on_the_network(release: Release) {
+    let site = site();
+    let containerd = Containerd::start(&site, release);
+    let id = format!("once-{}", std::process::id());
+    let run = containerd
+        .ctr(&format!("run --rm --cni {} {id} ip -o address show eth0", crate::support::IMAGE))
+        .run();
+    assert!(run.success().contains("10.85.0.2/16"), "{run}");
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+/// `ctr run --detach`, then the end of the task and of the container. The id it had.
+#[track_caller]
+fn run_detached_and_remove(containerd: &Containerd<'_>, release: Release) -> String {
+    let id = format!("detached-{}-{release:?}", std::process::id());
+    containerd.ctr(&format!("run --detach --cni {} {id}", crate::support::IMAGE)).run().success();
+    containerd.ctr(&format!("task kill --signal SIGKILL {id}")).run().success();
+    wait_until("the task has ended", || {
+        containerd.ctr("task list").run().stdout.contains("STOPPED").then_some(())
+    });
+    containerd.ctr(&format!("task rm {id}")).run().success();
+    containerd.ctr(&format!("container rm {id}")).run().success();
+    id
+}
+
+#[test]
+fn pods_find_each_other_on_1_6() {
+    pods_find_each_other(Release::V1_6);
+}
+
+#[test]
+fn pods_find_each_other_on_2_4() {
+    pods_find_each_other(Release::V2_4);
+}
+
+#[test]
+fn pod_that_cannot_start_leaves_nothing_on_1_6() {
+    pod_that_cannot_start_leaves_nothing(Release::V1_6);
+}
+
+#[test]
+fn pod_that_cannot_start_leaves_nothing_on_2_4() {
+    pod_that_cannot_start_leaves_nothing(Release::V2_4);
+}
+
+#[test]
+fn network_that_cannot_work_is_told_and_mended_on_1_6() {
+    network_that_cannot_work_is_told_and_mended(Release::V1_6);
+}
+
+#[test]
+fn network_that_cannot_work_is_told_and_mended_on_2_4() {
+    network_that_cannot_work_is_told_and_mended(Release::V2_4);
+}
+
+#[test]
+fn pod_whose_namespace_is_gone_leaves_nothing_on_1_6() {
+    pod_whose_namespace_is_gone_leaves_nothing(Release::V1_6);
+}
+
+#[test]
+fn pod_whose_namespace_is_gone_leaves_nothing_on_2_4() {
+    pod_whose_namespace_is_gone_leaves_nothing(Release::V2_4);
+}
+
+#[test]
+fn pod_joins_two_networks_at_once_on_1_6() {
+    pod_joins_two_networks_at_once(Release::V1_6);
+}
+
+#[test]
+fn pod_joins_two_networks_at_once_on_2_4() {
+    pod_joins_two_networks_at_once(Release::V2_4);
+}
+
+#[test]
+fn twenty_pods_at_once_get_addresses_of_their_own_on_1_6() {
+    twenty_pods_at_once_get_addresses_of_their_own(Release::V1_6);
+}
+
+#[test]
+fn twenty_pods_at_once_get_addresses_of_their_own_on_2_4() {
+    twenty_pods_at_once_get_addresses_of_their_own(Release::V2_4);
+}
+
+#[test]
+fn network_changed_under_running_pods_lets_go_of_the_old_ones_on_1_6() {
+    network_changed_under_running_pods_lets_go_of_the_old_ones(Release::V1_6);
+}
+
+#[test]
+fn network_changed_under_running_pods_lets_go_of_the_old_ones_on_2_4() {
+    network_changed_under_running_pods_lets_go_of_the_old_ones(Release::V2_4);
+}
+
+#[test]
+fn pods_outlive_a_killed_containerd_1_6() {
+    pods_outlive_a_killed_containerd(Release::V1_6);
+}
+
+#[test]
+fn pods_outlive_a_killed_containerd_2_4() {
+    pods_outlive_a_killed_containerd(Release::V2_4);
+}
+
+#[test]
+fn ctr_of_1_6_runs_on_the_network() {
+    ctr_runs_on_the_network(Release::V1_6);
+}
+
+#[test]
+fn ctr_of_2_4_runs_on_the_network() {
+    ctr_runs_on_the_network(Release::V2_4);
+}
+
+#[test]
+fn ctr_of_2_4_lets_go_of_what_it_detached() {
+    let site = site();
+    let containerd = Containerd::start(&site, Release::V2_4);
+    run_detached_and_remove(&containerd, Release::V2_4);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[test]
+fn what_ctr_of_1_6_forgets_is_found_by_the_next_container_of_that_id_and_by_gc() {
+    let site = site();
+    let containerd = Containerd::start(&site, Release::V1_6);
+    let id = run_detached_and_remove(&containerd, Release::V1_6);
+    // It sends no DEL, so the lease stands; the next container of that id takes its place.
+    let again = containerd
+        .ctr(&format!("run --rm --cni {} {id} ip -o address show eth0", crate::support::IMAGE))
+        .run();
+    assert!(again.success().contains("10.85.0."), "{again}");
+    run_detached_and_remove(&containerd, Release::V1_6);
+    containerd.stop();
+    for (index, plugin) in ["bridge", "portmap", "alias-dns"].into_iter().enumerate() {
+        if plugin == "portmap" {
+            continue;
+        }
+        let mut config = example()["plugins"][index].clone();
+        config["name"] = json!("containerd");
+        config["cniVersion"] = json!("1.1.0");
+        config["cni.dev/valid-attachments"] = json!([]);
+        site.plugin(plugin).verb("GC").env("CNI_PATH", "/opt/cni/bin").config(&config).run().success();
+    }
+    site.assert_nothing_is_left(&["cni0"]);
+}
+
+#[test]
+fn crictl_shows_what_is_wrong_in_our_words() {
+    let site = site();
+    let containerd = Containerd::start(&site, Release::V2_4);
+    let condition = || {
+        let info = containerd.crictl("info").run();
+        let conditions = info.json()["status"]["conditions"].clone();
+        let network =
+            conditions.as_array().into_iter().flatten().find(|one| one["type"] == "NetworkReady").cloned();
+        network.unwrap_or_else(|| panic!("no condition of the network: {info}"))
+    };
+    assert_eq!(condition()["status"], true);
+
+    let mut broken = example();
+    broken["plugins"][0]["ipam"]["ranges"][0][0]["subnet"] = json!("10.85.0.0/33");
+    containerd.use_network(&broken);
+    let mut config = broken["plugins"][0].clone();
+    config["name"] = json!("containerd");
+    config["cniVersion"] = json!("1.1.0");
+    let words =
+        site.plugin("bridge").verb("STATUS").env("CNI_PATH", "/opt/cni/bin").config(&config).run().error(50);
+    let shown = condition();
+    assert_eq!(shown["status"], false);
+    assert!(shown["message"].as_str().is_some_and(|message| message.contains(&words)), "{words}: {shown}");
+
+    containerd.use_network(&example());
+    assert_eq!(condition()["status"], true);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cni0"]);
+}
