@@ -25,10 +25,14 @@ use crate::zone::Listener;
 /// What a call may take, a start of the server included.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
-/// What is left for one more look while another client starts the server.
+/// Milliseconds until the next look while another client starts the server.
 const LOOK_AGAIN: u16 = 20;
 
-const START_LOCK: &str = "start.lock";
+/// Milliseconds between two tries at the lock.
+const LOCKED_AGAIN: u16 = 2;
+
+/// Held by the one plugin that opens something for all: a server or a listener.
+const OPENING_LOCK: &str = "opening.lock";
 
 /// Why the server could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -107,24 +111,35 @@ impl Client {
         for listener in listeners {
             all.push(wanted(listener).map_err(|source| cannot_listen(listener, source))?);
         }
-        loop {
-            match self.ask(&Asked::Apply { key: key.clone(), wanted: all.clone() }, true)? {
-                Told::Applied { displaced, missing, build } => {
-                    for wanted in missing {
-                        self.open(&wanted)?;
-                    }
-                    let own = Build::own();
-                    if own.supersedes(&build)
-                        && let Err(error) = self.replace()
-                    {
-                        // The old server goes on, so nothing is lost but the newer one's improvements.
-                        log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
-                    }
-                    return Ok(displaced);
-                }
-                Told::Failed(reason) => return Err(ClientError::Refused(reason)),
-                told => return Err(unexpected(&told)),
+        let apply = Asked::Apply { key: key.clone(), wanted: all };
+        let (mut displaced, mut missing, build) = self.applied(&apply)?;
+        while !missing.is_empty() {
+            // Two plugins that both bring the first record of a network both find the same listener missing.
+            let _opening = lock(&self.state, self.deadline)?;
+            let taken_over;
+            (taken_over, missing, _) = self.applied(&apply)?;
+            displaced.extend(taken_over);
+            match missing.iter().try_for_each(|wanted| self.open(wanted)) {
+                Ok(()) => break,
+                // The server died on the way; the next one may still miss something.
+                Err(ClientError::Lost(_)) if Instant::now() < self.deadline => {}
+                Err(error) => return Err(error),
             }
+        }
+        let own = Build::own();
+        if own.supersedes(&build)
+            && let Err(error) = self.replace()
+        {
+            // The old server goes on, so nothing is lost but the newer one's improvements.
+            log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
+        }
+        Ok(displaced)
+    }
+
+    fn applied(&mut self, apply: &Asked) -> Result<(Vec<RecordKey>, Vec<Wanted>, Build), ClientError> {
+        match self.ask(apply, true)? {
+            Told::Applied { displaced, missing, build } => Ok((displaced, missing, build)),
+            told => Err(unexpected(&told)),
         }
     }
 
@@ -288,6 +303,30 @@ fn connect(state: &StateDir, deadline: Instant) -> Result<Option<Seqpacket>, Err
     }
 }
 
+fn opening_lock(state: &StateDir) -> Result<File, ClientError> {
+    let path = state.path().join(OPENING_LOCK);
+    let opened = File::options().create(true).truncate(false).write(true).open(&path);
+    opened.map_err(|error| ClientError::Start(format!("{}: {error}", path.display())))
+}
+
+/// Waits for the lock; it is given back with the file.
+fn lock(state: &StateDir, deadline: Instant) -> Result<File, ClientError> {
+    let lock = opening_lock(state)?;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(std::fs::TryLockError::Error(error)) => return Err(ClientError::Lost(error)),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(ClientError::Silent);
+            }
+            // flock(2) itself knows no limit, and whoever has the lock may have been stopped.
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let _ = poll(&mut [], PollTimeout::from(LOCKED_AGAIN));
+            }
+        }
+    }
+}
+
 /// Connects to the server of `state`, which one of all the clients that find none starts.
 fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> {
     let failed = |error: Error| ClientError::Start(error.to_string());
@@ -295,9 +334,7 @@ fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> 
         return Ok(socket);
     }
     state.create().map_err(|error| ClientError::Start(format!("{}: {error}", state.path().display())))?;
-    let path = state.path().join(START_LOCK);
-    let at_path = |error: Error| ClientError::Start(format!("{}: {error}", path.display()));
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(at_path)?;
+    let lock = opening_lock(state)?;
     let arrival = Arrival::watch(state.path()).map_err(failed)?;
     loop {
         let first = lock.try_lock();
@@ -311,7 +348,7 @@ fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> 
                 Err(NotStarted::Failed(reason)) => return Err(ClientError::Start(reason)),
             },
             Err(std::fs::TryLockError::WouldBlock) => {}
-            Err(std::fs::TryLockError::Error(error)) => return Err(at_path(error)),
+            Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
         if let Some(socket) = connect(state, deadline).map_err(failed)? {
             return Ok(socket);

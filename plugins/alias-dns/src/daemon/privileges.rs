@@ -91,7 +91,7 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendErro
     // The index of a device by its name, for addresses with a scope; and what a C library asks of a descriptor.
     rules.insert(
         libc::SYS_ioctl,
-        [libc::SIOCGIFINDEX as u64, libc::FIONBIO as u64]
+        [u64::from(libc::SIOCGIFINDEX as u32), u64::from(libc::FIONBIO as u32)]
             .into_iter()
             .map(|request| when(1, SeccompCmpOp::Eq, request))
             .collect::<Result<_, _>>()?,

@@ -216,7 +216,7 @@ impl Server {
         else {
             return;
         };
-        batch.serve(gateway.sockets.udp.as_fd(), gateway.address.is_ipv4(), |packet, peer, out| {
+        batch.serve(gateway.sockets.udp.as_fd(), |packet, peer, out| {
             let recipient = Recipient::Datagram { socket: token, peer };
             desk.serve(poller, now, &gateway.bridge, recipient, packet, out);
         });
@@ -310,7 +310,7 @@ impl Desk {
         let answer = answer::answer(zones, asker, question, *rotation);
         match &answer {
             Answer::Addresses(_) | Answer::Pointer(_) | Answer::Soa(_) | Answer::Ns(_) => {
-                counters.answered += 1
+                counters.answered += 1;
             }
             Answer::NoData(_) => counters.no_data += 1,
             Answer::NxDomain(_) => counters.nx_domain += 1,

@@ -1,14 +1,10 @@
 //! Datagrams, a batch at a time: one system call receives many, one sends all the answers.
 
-use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, recvmmsg, sendmmsg,
-    sendto,
-};
+use nix::sys::socket::{MsgFlags, SockaddrLike as _, SockaddrStorage, sendto};
 
 /// Datagrams in one batch at most.
 pub(crate) const BATCH: usize = 32;
@@ -20,118 +16,127 @@ const QUERY_LEN: usize = 1500;
 pub(crate) struct Batch {
     queries: Box<[[u8; QUERY_LEN]; BATCH]>,
     lengths: [usize; BATCH],
+    /// Of the queries; then, moved up, of the responses.
+    addresses: [SockaddrStorage; BATCH],
     responses: [Vec<u8>; BATCH],
-    // One for each family: the room for an address stays what the last one needed.
-    v4: Headers<SockaddrIn>,
-    v6: Headers<SockaddrIn6>,
-}
-
-struct Headers<S> {
-    receive: MultiHeaders<S>,
-    send: MultiHeaders<S>,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
         Self {
-            queries: vec![[0; QUERY_LEN]; BATCH]
-                .into_boxed_slice()
-                .try_into()
-                .unwrap_or_else(|_| unreachable!()),
+            queries: Box::new([[0; QUERY_LEN]; BATCH]),
             lengths: [0; BATCH],
+            addresses: [SockaddrStorage::from(SocketAddr::from(([0; 4], 0))); BATCH],
             responses: [const { Vec::new() }; BATCH],
-            v4: Headers::new(),
-            v6: Headers::new(),
         }
     }
 
-    /// Receives what waits at `socket`, a gateway's of one family, and sends what `respond` makes of each datagram:
-    /// nothing if it leaves the response empty.
+    /// Receives what waits at `socket` and sends what `respond` makes of each datagram: nothing if it leaves the
+    /// response empty.
     pub(crate) fn serve(
         &mut self,
         socket: BorrowedFd<'_>,
-        ipv4: bool,
-        respond: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
-    ) {
-        let Self { queries, lengths, responses, v4, v6 } = self;
-        let buffers = Buffers { queries, lengths, responses };
-        if ipv4 {
-            buffers.serve(socket, v4, |address| SocketAddr::V4((*address).into()), respond)
-        } else {
-            buffers.serve(socket, v6, |address| SocketAddr::V6((*address).into()), respond)
-        }
-    }
-}
-
-impl<S: SockaddrLike + Copy> Headers<S> {
-    fn new() -> Self {
-        Self { receive: MultiHeaders::preallocate(BATCH, None), send: MultiHeaders::preallocate(BATCH, None) }
-    }
-}
-
-struct Buffers<'b> {
-    queries: &'b mut [[u8; QUERY_LEN]; BATCH],
-    lengths: &'b mut [usize; BATCH],
-    responses: &'b mut [Vec<u8>; BATCH],
-}
-
-impl Buffers<'_> {
-    fn serve<S: SockaddrLike + Copy>(
-        self,
-        socket: BorrowedFd<'_>,
-        headers: &mut Headers<S>,
-        peer_of: impl Fn(&S) -> SocketAddr,
         mut respond: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
     ) {
-        let Self { queries, lengths, responses } = self;
-        let mut addresses: [Option<S>; BATCH] = [None; BATCH];
-        let received = {
-            let mut slices = queries.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
-            let flags = MsgFlags::MSG_DONTWAIT;
-            let Ok(results) = recvmmsg(socket.as_raw_fd(), &mut headers.receive, &mut slices, flags, None)
-            else {
-                // Nothing waits; or an ICMP error of an earlier answer, which is nobody's business.
-                return;
-            };
-            let mut received = 0;
-            for message in results {
-                lengths[received] = message.bytes;
-                addresses[received] = message.address;
-                received += 1;
-            }
-            received
-        };
+        // On an error nothing waits; or it is the ICMP error of an earlier response, which is nobody's business.
+        let received = self.receive(socket).unwrap_or(0);
         let mut sending = 0;
         for at in 0..received {
-            let Some(address) = addresses[at] else { continue };
-            let peer = peer_of(&address);
-            // Responses and their addresses move up, so that what is sent is one run.
-            responses[sending].clear();
-            respond(&queries[at][..lengths[at]], peer, &mut responses[sending]);
-            if !responses[sending].is_empty() {
-                addresses[sending] = Some(address);
+            let address = self.addresses[at];
+            let Some(peer) = peer_of(&address) else { continue };
+            let response = &mut self.responses[sending];
+            response.clear();
+            respond(&self.queries[at][..self.lengths[at]], peer, response);
+            if !response.is_empty() {
+                self.addresses[sending] = address;
                 sending += 1;
             }
         }
-        let slices = responses.each_ref().map(|response| [IoSlice::new(response)]);
         let mut sent = 0;
         while sent < sending {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let rest = sendmmsg(
-                socket.as_raw_fd(),
-                &mut headers.send,
-                &slices[sent..sending],
-                &addresses[sent..sending],
-                [],
-                flags,
-            );
-            sent += match rest {
-                Ok(results) => results.count().max(1),
+            sent += match self.transmit(socket, sent, sending) {
+                Ok(count) => count.max(1),
                 Err(Errno::EINTR) => 0,
                 // This one cannot be sent; the next ones may have another way.
                 Err(_) => 1,
             };
         }
+    }
+
+    /// recvmmsg(2). nix's own keeps the address lengths of the call before, and those differ between the families.
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> nix::Result<usize> {
+        let mut slices = self
+            .queries
+            .each_mut()
+            .map(|query| libc::iovec { iov_base: query.as_mut_ptr().cast(), iov_len: QUERY_LEN });
+        let mut headers = [EMPTY_HEADER; BATCH];
+        for ((header, slice), address) in headers.iter_mut().zip(&mut slices).zip(&mut self.addresses) {
+            header.msg_hdr.msg_name = std::ptr::from_mut(address).cast();
+            header.msg_hdr.msg_namelen = size_of::<SockaddrStorage>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        // SAFETY: every header points to an address and a slice, and every slice to a buffer, that live until the call
+        // is over and have the lengths given with them.
+        #[allow(unsafe_code, reason = "see above")]
+        let received = unsafe {
+            libc::syscall(
+                libc::SYS_recvmmsg,
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut::<libc::timespec>(),
+            )
+        };
+        let received = Errno::result(received)? as usize;
+        for (length, header) in self.lengths.iter_mut().zip(&headers[..received]) {
+            *length = header.msg_len as usize;
+        }
+        Ok(received)
+    }
+
+    /// sendmmsg(2) of the responses from `first` to `end`; tells how many were sent. The C library's own sends them one
+    /// by one on 64-bit systems (musl), and so does nix.
+    fn transmit(&self, socket: BorrowedFd<'_>, first: usize, end: usize) -> nix::Result<usize> {
+        let count = end - first;
+        let mut slices = self.responses.each_ref().map(|response| libc::iovec {
+            iov_base: response.as_ptr().cast_mut().cast(),
+            iov_len: response.len(),
+        });
+        let mut headers = [EMPTY_HEADER; BATCH];
+        let all = headers.iter_mut().zip(&mut slices[first..end]).zip(&self.addresses[first..end]);
+        for ((header, slice), address) in all {
+            header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = address.len();
+            header.msg_hdr.msg_iov = slice;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the first `count` headers point to an address and a slice, and every slice to a buffer, that live
+        // until the call is over and have the lengths given with them; the kernel only reads them.
+        #[allow(unsafe_code, reason = "see above")]
+        let sent = unsafe {
+            libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), headers.as_mut_ptr(), count, flags)
+        };
+        Ok(Errno::result(sent)? as usize)
+    }
+}
+
+/// A header without anything; some of its fields are the C library's own.
+const EMPTY_HEADER: libc::mmsghdr = {
+    // SAFETY: numbers and pointers, for all of which zero is a value.
+    #[allow(unsafe_code, reason = "the type has fields that cannot be named")]
+    unsafe {
+        std::mem::zeroed()
+    }
+};
+
+fn peer_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
+        (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
+        _ => None,
     }
 }
 
@@ -139,4 +144,41 @@ impl Buffers<'_> {
 pub(crate) fn send(socket: BorrowedFd<'_>, peer: SocketAddr, response: &[u8]) {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let _ = sendto(socket.as_raw_fd(), response, &SockaddrStorage::from(peer), flags);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn each_datagram_gets_its_own_response_in_turn_of_families() {
+        let mut batch = Batch::new();
+        for address in ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0"] {
+            let server = UdpSocket::bind(address).unwrap();
+            let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind(address).unwrap()).collect();
+            for (number, client) in clients.iter().enumerate() {
+                client.connect(server.local_addr().unwrap()).unwrap();
+                client.send(&[number as u8]).unwrap();
+            }
+            let mut peers = Vec::new();
+            batch.serve(server.as_fd(), |query, peer, out| {
+                peers.push(peer);
+                if query != [1] {
+                    out.extend([query[0], query[0]]);
+                }
+            });
+            let addresses: Vec<SocketAddr> =
+                clients.iter().map(|client| client.local_addr().unwrap()).collect();
+            assert_eq!(peers, addresses);
+            for (number, client) in clients.iter().enumerate() {
+                client.set_nonblocking(true).unwrap();
+                let mut buffer = [0; 8];
+                let got = client.recv(&mut buffer).ok().map(|len| buffer[..len].to_vec());
+                assert_eq!(got, (number != 1).then(|| vec![number as u8; 2]));
+            }
+        }
+    }
 }
