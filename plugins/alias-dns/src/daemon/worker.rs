@@ -115,6 +115,7 @@ fn first(state: &StateDir, starter: Option<&Seqpacket>) -> std::result::Result<O
             kept
         }
     };
+    state.create().map_err(io(state.path().display()))?;
     let records = state.records();
     crate::records::disk::create_readable(&records).map_err(io(records.display()))?;
     // From here on the records are found wherever the path leads, and whoever may walk it.

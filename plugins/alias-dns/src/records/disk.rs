@@ -92,16 +92,32 @@ impl Store {
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let text = serde_json::to_vec(record)?;
         let path = self.path(&record.key);
+        let network = path.parent().unwrap_or(&self.root);
+        let written = self.write_into(network, &path, &text);
+        if written.is_err() {
+            // Made for nothing, perhaps; it stays when it holds other records.
+            let _ = fs::remove_dir(network);
+        }
+        written
+    }
+
+    fn write_into(&self, network: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
         for _ in 0..MAX_ATTEMPTS {
-            match write_aside_and_rename(&path, &text) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    create_readable(&self.root)?;
-                    create_readable(path.parent().unwrap_or(&self.root))?;
-                }
+            match write_aside_and_rename(path, text) {
+                Err(error) if error.kind() == ErrorKind::NotFound => self.create(network)?,
                 written => return written,
             }
         }
-        write_aside_and_rename(&path, &text)
+        write_aside_and_rename(path, text)
+    }
+
+    /// Makes the directory of a network, and what is missing above it.
+    fn create(&self, network: &Path) -> io::Result<()> {
+        if let Some(state) = self.root.parent() {
+            create_private(state)?;
+        }
+        create_readable(&self.root)?;
+        create_readable(network)
     }
 
     /// Removes the record of `key`, and its network's directory with the last one. Tells whether there was one.
@@ -220,10 +236,16 @@ fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
 fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
-        // A name too long for a file was never written.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => Ok(false),
-        Err(error) => Err(error),
+        // A name too long for a file was never written. A read-only filesystem refuses before it looks.
+        Err(error) => match fs::symlink_metadata(path) {
+            Err(missing) if is_absence(&missing) => Ok(false),
+            _ => Err(error),
+        },
     }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
 }
 
 fn aside(path: &Path) -> PathBuf {
@@ -232,12 +254,9 @@ fn aside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Makes `directory`, and what is missing above it, so that the server finds its way inside: it has no rights of its own.
+/// Makes `directory` so that the server finds its way inside, for it has no rights of its own.
 /// Nobody else gets there, for the state directory above is its owner's alone.
 pub(crate) fn create_readable(directory: &Path) -> io::Result<()> {
-    if let Some(above) = directory.parent() {
-        create_private(above)?;
-    }
     match fs::create_dir(directory) {
         Ok(()) => fs::set_permissions(directory, Permissions::from_mode(READABLE_DIRECTORY)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -259,3 +278,6 @@ fn write_aside_and_rename(path: &Path, text: &[u8]) -> io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests;
