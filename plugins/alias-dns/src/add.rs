@@ -47,8 +47,10 @@ fn serve(
     let store = Store::new(&state);
     let path = store.path(&record.key);
     store.write(&record).map_err(|error| Error::io(format!("write {}", path.display()), &error))?;
+    log::debug!("{} written", path.display());
     match host.publish(&state, &record) {
         Ok(displaced) => {
+            log::debug!("the server answers by it");
             sweep(host, &state, &displaced);
             Ok(record)
         }

@@ -12,7 +12,9 @@ pub(crate) fn del(host: &impl Host, call: &DelCall) -> Result<(), Error> {
     let state = host.state(call.env())?;
     let store = Store::new(&state);
     let path = store.path(&key);
-    store.remove(&key).map_err(|error| Error::io(format!("remove {}", path.display()), &error))?;
+    let removed =
+        store.remove(&key).map_err(|error| Error::io(format!("remove {}", path.display()), &error))?;
+    log::debug!("{} {}", path.display(), if removed { "removed" } else { "was not there" });
     // Told even when there was no record: an earlier DEL may have died between the two steps. A server that does not
     // answer will see for itself that the file is gone.
     if let Err(error) = host.withdraw(&state, &[key]) {

@@ -28,12 +28,8 @@ fn print_text(status: &Status, state: &StateDir, out: &mut dyn Write) -> std::io
         writeln!(out, "network    {}: {} attachments", network.name, network.records)?;
     }
     for listener in &status.listeners {
-        match listener.port {
-            Some(port) => {
-                writeln!(out, "listener   {} on {}, port {port}", listener.gateway, listener.bridge)?
-            }
-            None => writeln!(out, "listener   {} on {}, closed", listener.gateway, listener.bridge)?,
-        }
+        let port = listener.port.map_or_else(|| "closed".to_owned(), |port| format!("port {port}"));
+        writeln!(out, "listener   {} on {}, {port}", listener.gateway, listener.bridge)?;
     }
     writeln!(
         out,

@@ -1,0 +1,139 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn key(network: &str, container_id: &str, ifname: &str) -> RecordKey {
+    RecordKey::new(network, Attachment::new(container_id, ifname).unwrap()).unwrap()
+}
+
+fn record(key: RecordKey) -> Record {
+    let text = serde_json::json!({
+        "network": key.network(), "containerID": key.container_id(), "ifname": key.ifname(), "joined": 7,
+        "bridge": "br0", "gateways": ["172.20.0.1/16"], "addresses": ["172.20.0.2"], "names": ["c1", "web"],
+        "domain": "testnet", "ttl": 5, "forward": true,
+    });
+    serde_json::from_value(text).unwrap()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::new(&StateDir::at(directory.path()));
+    (directory, store)
+}
+
+#[test]
+fn a_record_is_read_back_and_its_file_tells_whose_it_is() {
+    let (_directory, store) = store();
+    for key in [
+        key("testnet", "c1", "eth0"),
+        key("a.b-c_d", "x.y-z_0", "veth.1@x"),
+        key("n", &"a".repeat(239), "eth0"),
+    ] {
+        let record = record(key.clone());
+        store.write(&record).unwrap();
+        assert_eq!(store.read(&key).unwrap(), Some(record));
+        assert_eq!(store.key_of(&store.path(&key)), Some(key));
+    }
+    assert_eq!(store.load().records.len(), 3);
+    assert_eq!(store.load_network("testnet").records.len(), 1);
+}
+
+#[test]
+fn the_last_record_takes_its_networks_directory_along() {
+    let (_directory, store) = store();
+    let (one, other) = (key("testnet", "c1", "eth0"), key("testnet", "c2", "eth0"));
+    store.write(&record(one.clone())).unwrap();
+    store.write(&record(other.clone())).unwrap();
+    assert!(store.remove(&one).unwrap());
+    assert!(store.root().join("testnet").exists());
+    assert!(store.remove(&other).unwrap());
+    assert!(!store.root().join("testnet").exists());
+    assert!(!store.remove(&other).unwrap());
+}
+
+#[test]
+fn a_record_that_cannot_be_written_leaves_nothing() {
+    let (_directory, store) = store();
+    let long = key("testnet", &"a".repeat(300), "eth0");
+    assert!(store.write(&record(long.clone())).is_err());
+    assert!(!store.root().join("testnet").exists());
+    assert_eq!(store.read(&long).unwrap(), None);
+    assert!(!store.remove(&long).unwrap());
+}
+
+#[test]
+fn a_file_of_somebody_else_is_passed_over_and_named() {
+    let (_directory, store) = store();
+    let (own, other) = (key("testnet", "c1", "eth0"), key("testnet", "c2", "eth0"));
+    store.write(&record(own.clone())).unwrap();
+    fs::copy(store.path(&own), store.path(&other)).unwrap();
+    fs::write(store.root().join("testnet/notes"), "").unwrap();
+    fs::write(store.root().join("notes"), "").unwrap();
+    fs::write(store.root().join("testnet/.new-c3:eth0"), "{").unwrap();
+    let loaded = store.load();
+    assert_eq!(loaded.records, [record(own)]);
+    let mut passed_over: Vec<String> = loaded.unreadable.iter().map(|file| file.to_string()).collect();
+    passed_over.sort();
+    let root = store.root().display();
+    assert_eq!(passed_over.len(), 3);
+    assert!(passed_over[0].starts_with(&format!("{root}/notes: ")), "{passed_over:?}");
+    assert_eq!(passed_over[1], format!("{root}/testnet/c2:eth0: it is the record of testnet/c1/eth0"));
+    assert_eq!(passed_over[2], format!("{root}/testnet/notes: not the name of a record"));
+}
+
+/// A record's text with some of its octets changed, or none of a record at all.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let text = serde_json::to_vec(&record(key("testnet", "torn", "eth0"))).unwrap();
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let changed = (changes, any::<prop::sample::Index>()).prop_map(move |(changes, end)| {
+        let mut text = text.clone();
+        for (place, octet) in changes {
+            let place = place.index(text.len());
+            text[place] = octet;
+        }
+        text.truncate(end.index(text.len() + 1));
+        text
+    });
+    prop_oneof![changed, prop::collection::vec(any::<u8>(), 0..64)]
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_file_costs_its_own_names_alone(text in damaged()) {
+        let (_directory, store) = store();
+        let whole = record(key("testnet", "whole", "eth0"));
+        store.write(&whole).unwrap();
+        let torn = key("testnet", "torn", "eth0");
+        fs::write(store.path(&torn), text).unwrap();
+        let loaded = store.load();
+        prop_assert_eq!(loaded.records.len() + loaded.unreadable.len(), 2);
+        prop_assert!(loaded.records.contains(&whole));
+        // What can be read can be answered by.
+        let zones = crate::zone::Zones::load(loaded.records);
+        prop_assert!(zones.contains(&whole.key));
+        prop_assert!(store.remove(&torn).unwrap());
+    }
+
+    #[test]
+    fn writes_and_removals_end_in_what_was_written_last(
+        steps in prop::collection::vec(("[a-c]", "[xy]", any::<u32>(), any::<bool>()), 0..16),
+    ) {
+        let (_directory, store) = store();
+        let mut left = BTreeMap::new();
+        for (network, container_id, ttl, stays) in steps {
+            let key = key(&network, &container_id, "eth0");
+            if stays {
+                let record = Record { ttl, ..record(key.clone()) };
+                store.write(&record).unwrap();
+                left.insert(key, record);
+            } else {
+                prop_assert_eq!(store.remove(&key).unwrap(), left.remove(&key).is_some());
+            }
+        }
+        let loaded: BTreeMap<RecordKey, Record> =
+            store.load().records.into_iter().map(|record| (record.key.clone(), record)).collect();
+        prop_assert_eq!(loaded, left);
+    }
+}
