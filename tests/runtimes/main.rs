@@ -7,4 +7,5 @@
 mod support;
 
 mod containerd;
+mod critest;
 mod podman;
