@@ -8,4 +8,5 @@ mod support;
 
 mod containerd;
 mod critest;
+mod docker;
 mod podman;

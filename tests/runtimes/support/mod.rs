@@ -1,9 +1,11 @@
 //! The runtimes, and the machine that they run on.
 
 mod containerd;
+mod dockerd;
 mod podman;
 mod site;
 
 pub(crate) use containerd::{Containerd, Release};
+pub(crate) use dockerd::Dockerd;
 pub(crate) use podman::Podman;
 pub(crate) use site::{IMAGE, Site};
