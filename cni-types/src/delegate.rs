@@ -2,11 +2,17 @@
 //!
 //! CNI spec 1.1.0, section 4 "Plugin Delegation".
 
-use std::io::{Seek, Write};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, ExitStatus, Output};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::Value;
 
 use crate::command::Command;
@@ -108,17 +114,15 @@ impl Delegate {
                 _ => Error::io(format!("execute {program}"), &source),
             }
         };
-        let stdin = stdin_of(call.conf().bytes()).map_err(failed)?;
-        let output = std::process::Command::new(&self.program)
-            .env_clear()
-            .envs(call.env().iter())
-            .env("CNI_COMMAND", command.as_str())
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .and_then(std::process::Child::wait_with_output)
-            .map_err(failed)?;
+        let mut delegate = std::process::Command::new(&self.program);
+        delegate.env_clear().envs(call.env().iter()).env("CNI_COMMAND", command.as_str());
+        let output = match run_to_end(&mut delegate, call.conf().bytes()).map_err(failed)? {
+            End::Exited(output) => output,
+            End::Interrupted(signal) => {
+                let text = format!("ended by {signal} while {} ran", self.program.display());
+                return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
+            }
+        };
         log::debug!("ran {} {}", self.program.display(), command.as_str());
         if !output.stderr.is_empty() {
             // Passed on for the person who reads the runtime's log; nothing depends on it.
@@ -128,12 +132,85 @@ impl Delegate {
     }
 }
 
-/// A memory file and not a pipe: a delegate that does not read its stdin cannot block us.
-fn stdin_of(bytes: &[u8]) -> std::io::Result<Stdio> {
-    let mut file = std::fs::File::from(memfd_create("cni-stdin", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    Ok(file.into())
+/// How a delegate's run ended.
+enum End {
+    Exited(Output),
+    /// A signal asked the caller to end, so the delegate was killed.
+    Interrupted(Signal),
+}
+
+/// Runs `delegate` with `stdin` until it ends.
+///
+/// A caller may hold back the signals that ask it to end, so as not to leave things half done. They are heeded here
+/// all the same: a delegate may run for long, and nothing says that it ever ends.
+fn run_to_end(delegate: &mut std::process::Command, stdin: &[u8]) -> std::io::Result<End> {
+    let (mut stdout, mut stderr) = (memory_file(&[])?, memory_file(&[])?);
+    let child = delegate
+        .stdin(memory_file(stdin)?)
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
+        .spawn()?;
+    Ok(match wait(child)? {
+        Ok(status) => {
+            let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+            for (file, bytes) in [(&mut stdout, &mut output.stdout), (&mut stderr, &mut output.stderr)] {
+                file.rewind()?;
+                file.read_to_end(bytes)?;
+            }
+            End::Exited(output)
+        }
+        Err(signal) => End::Interrupted(signal),
+    })
+}
+
+/// Waits until `child` has ended, or kills it when a signal comes that asks the caller to end and is held back.
+fn wait(mut child: Child) -> std::io::Result<Result<ExitStatus, Signal>> {
+    let held = SigSet::thread_get_mask()?;
+    let ending = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter();
+    let heeded: SigSet = ending.filter(|signal| held.contains(*signal)).collect();
+    if heeded.iter().next().is_none() {
+        return child.wait().map(Ok);
+    }
+    let signals = SignalFd::with_flags(&heeded, SfdFlags::SFD_CLOEXEC)?;
+    let end = end_of(&child)?;
+    loop {
+        let mut awaited =
+            [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut awaited, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            polled => polled?,
+        };
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ok(status));
+        }
+        let signal = signals.read_signal()?.and_then(|signal| i32::try_from(signal.ssi_signo).ok());
+        child.kill()?;
+        child.wait()?;
+        return Ok(Err(signal.and_then(|signal| Signal::try_from(signal).ok()).unwrap_or(Signal::SIGTERM)));
+    }
+}
+
+/// A descriptor that becomes readable when `child` ends (pidfd_open(2)).
+fn end_of(child: &Child) -> std::io::Result<OwnedFd> {
+    // SAFETY: the call takes two numbers, and the descriptor that it makes belongs to nobody else.
+    #[allow(unsafe_code, reason = "neither std nor nix opens a pidfd")]
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(child.id().cast_signed()), 0) {
+            fd @ 0.. => Ok(OwnedFd::from_raw_fd(fd as libc::c_int)),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Memory files and not pipes: a delegate that does not read its stdin cannot block us, nor one that leaves a process
+/// behind which holds its stdout.
+fn memory_file(content: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("cni", MFdFlags::MFD_CLOEXEC)?);
+    if !content.is_empty() {
+        file.write_all(content)?;
+        file.rewind()?;
+    }
+    Ok(file)
 }
 
 /// What a delegate that failed says, in the reference's words where it says nothing that can be read.
