@@ -1,6 +1,6 @@
 //! ADD: lease, plan, apply. Whatever fails takes back what was done before it.
 
-use cni_types::{AttachmentCall, CniResult, Delegate, Error, Interface};
+use cni_types::{AttachmentCall, CniResult, Delegate, Error, ErrorCode, Interface};
 
 use crate::attachment::Identity;
 use crate::config::Settings;
@@ -94,8 +94,11 @@ fn lease<'a>(call: &'a AttachmentCall, settings: &'a Settings, undo: &mut Undo<'
     let plan = match &settings.ipam {
         None => Plan::switch(settings),
         Some(ipam) => {
-            let leases = ipam.add(call.network())?;
-            undo.push("release the leases", move || ipam.del(call.network()));
+            let leased = ipam.add(call.network());
+            if leased.as_ref().map_or_else(leaves_in_doubt, |_| true) {
+                undo.push("release the leases", move || ipam.del(call.network()));
+            }
+            let leases = leased?;
             Plan::new(settings, leases)?
         }
     };
@@ -103,8 +106,14 @@ fn lease<'a>(call: &'a AttachmentCall, settings: &'a Settings, undo: &mut Undo<'
     Ok(plan)
 }
 
+/// Whether an IPAM plugin that failed like this may have leased something: it was killed, or its answer is no result.
+/// One that says what is wrong has given back what it took.
+fn leaves_in_doubt(error: &Error) -> bool {
+    [ErrorCode::UNKNOWN, ErrorCode::DECODING_FAILURE, ErrorCode::TRY_AGAIN_LATER].contains(&error.code())
+}
+
 impl From<PlanError> for Error {
     fn from(error: PlanError) -> Self {
-        Self::new(cni_types::ErrorCode::INVALID_CONFIG, error.to_string())
+        Self::new(ErrorCode::INVALID_CONFIG, error.to_string())
     }
 }

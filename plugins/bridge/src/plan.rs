@@ -87,6 +87,9 @@ pub(crate) enum PlanError {
     /// A gateway was wished for a subnet of one address.
     #[error("ipam: {0} leaves no address for a gateway")]
     NoRoomForGateway(IpNetwork),
+    /// Two routes that the kernel cannot tell apart.
+    #[error("ipam.routes: route {0} is there twice")]
+    SameRouteTwice(IpNetwork),
     /// The link would not carry IPv6.
     #[error("mtu: {0} is less than IPv6 needs, which is 1280")]
     MtuBelowIpv6(u32),
@@ -117,7 +120,7 @@ impl Plan {
             return Err(PlanError::MtuBelowIpv6(mtu));
         }
         let told_routes = told_routes(leases.routes, &addresses, settings.gateway);
-        let routes = planned_routes(&told_routes, &addresses);
+        let routes = planned_routes(&told_routes, &addresses)?;
         let dns = settings.dns.clone().unwrap_or(leases.dns);
         let gateways = if settings.is_gateway() { gateways(&addresses) } else { Vec::new() };
         Ok(Self { addresses, routes, gateways, told_routes, dns })
@@ -197,14 +200,8 @@ fn first_host(subnet: IpNetwork) -> Result<IpAddr, PlanError> {
 
 /// The leased routes, and for a default gateway one default route for each family that has none.
 ///
-/// A leased default route without a next hop is that route: it gets the gateway. Equal routes are one.
-fn told_routes(leased: Vec<Route>, addresses: &[PlannedAddress], gateway: GatewayRole) -> Vec<Route> {
-    let mut routes: Vec<Route> = Vec::with_capacity(leased.len() + 2);
-    for route in leased {
-        if !routes.contains(&route) {
-            routes.push(route);
-        }
-    }
+/// A leased default route without a next hop is that route: it gets the gateway.
+fn told_routes(mut routes: Vec<Route>, addresses: &[PlannedAddress], gateway: GatewayRole) -> Vec<Route> {
     let GatewayRole::Gateway { default_route: true, .. } = gateway else { return routes };
     for family in [Family::V4, Family::V6] {
         let Some(via) = first_gateway(addresses, family) else { continue };
@@ -219,9 +216,9 @@ fn told_routes(leased: Vec<Route>, addresses: &[PlannedAddress], gateway: Gatewa
     routes
 }
 
-/// The routes as the kernel gets them: each with a next hop, if its family has a gateway, and each once.
-fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Vec<PlannedRoute> {
-    let mut routes = Vec::with_capacity(told.len());
+/// The routes as the kernel gets them, each with a next hop if its family has a gateway.
+fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<PlannedRoute>, PlanError> {
+    let mut routes: Vec<PlannedRoute> = Vec::with_capacity(told.len());
     for route in told {
         let via = route.gw.or_else(|| first_gateway(addresses, Family::of(route.dst.ip())));
         let planned = PlannedRoute {
@@ -234,11 +231,16 @@ fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Vec<PlannedRo
             table: route.table.unwrap_or(MAIN_TABLE),
             scope: route.scope,
         };
-        if !routes.contains(&planned) {
-            routes.push(planned);
+        // What the kernel tells routes apart by.
+        let key = |route: &PlannedRoute| {
+            (route.dst.network(), route.dst.prefix(), route.via, route.priority, route.table)
+        };
+        if routes.iter().any(|earlier| key(earlier) == key(&planned)) {
+            return Err(PlanError::SameRouteTwice(route.dst));
         }
+        routes.push(planned);
     }
-    routes
+    Ok(routes)
 }
 
 /// Whether `via` is the gateway of a lease and outside every subnet, so that only the link can tell where it is. Any

@@ -123,14 +123,31 @@ fn gateways_come_ipv4_first_and_each_once() {
 }
 
 #[test]
-fn equal_routes_are_one_and_different_ones_stand_side_by_side() {
-    let mut result = dual();
-    result["routes"] = json!([
-        {"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8", "gw": "172.17.0.1"},
-        {"dst": "10.0.0.0/8", "gw": "172.17.0.3"}
-    ]);
-    let plan = plan(json!({}), result);
-    assert_eq!(routes(&plan), ["10.0.0.0/8 via 172.17.0.1", "10.0.0.0/8 via 172.17.0.3"]);
+fn routes_to_one_destination_stand_side_by_side_and_the_same_one_twice_is_a_mistake() {
+    let with = |routes: Value| {
+        let mut result = dual();
+        result["routes"] = routes;
+        Plan::new(&settings(json!({"isDefaultGateway": true})).unwrap(), leases(result))
+    };
+    let several = with(json!([
+        {"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8", "priority": 5}, {"dst": "10.0.0.0/8", "gw": "172.17.0.3"}
+    ]));
+    assert_eq!(
+        routes(&several.unwrap())[..3],
+        ["10.0.0.0/8 via 172.17.0.1", "10.0.0.0/8 via 172.17.0.1 metric 5", "10.0.0.0/8 via 172.17.0.3"]
+    );
+    for twice in [
+        json!([{"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8"}]),
+        json!([{"dst": "10.0.0.0/8"}, {"dst": "10.0.0.1/8", "gw": "172.17.0.1", "mtu": 1400}]),
+        json!([{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0"}]),
+    ] {
+        let dst = twice[0]["dst"].as_str().map(net).unwrap();
+        let error = with(twice.clone()).unwrap_err();
+        assert!(
+            matches!(error, PlanError::SameRouteTwice(route) if route.prefix() == dst.prefix()),
+            "{twice}"
+        );
+    }
 }
 
 #[test]
