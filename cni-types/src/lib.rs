@@ -9,6 +9,7 @@
 //! Sources: the [CNI specification](https://www.cni.dev/docs/spec/) 1.1.0 and its older versions; where the
 //! specification is silent, the behaviour of the reference plugins.
 
+mod arena;
 mod args;
 mod command;
 mod conf;
@@ -22,6 +23,7 @@ mod result;
 pub mod skel;
 mod version;
 
+pub use arena::Arena;
 pub use args::CniArgs;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
