@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cni_types::{AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
 
 mod add;
 mod attachment;
@@ -28,6 +28,9 @@ mod status;
 mod sysctl;
 mod undo;
 mod veth;
+
+#[global_allocator]
+static ALLOCATOR: Arena = Arena::new();
 
 struct Bridge;
 
