@@ -22,5 +22,5 @@ pub use object::{
     Base, Chain, ChainKind, Element, End, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table,
     Verdict,
 };
-pub use rule::{CtState, Field, Rule, address_key, ifname_key};
+pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};

@@ -34,6 +34,8 @@ pub enum Field {
     Oifname,
     /// Source MAC address.
     EtherSaddr,
+    /// Destination MAC address.
+    EtherDaddr,
     /// IPv4 source address; after [`Rule::ipv4`].
     Ip4Saddr,
     /// IPv4 destination address; after [`Rule::ipv4`].
@@ -58,6 +60,7 @@ impl Field {
             Self::Iifname => Place::Meta(wire::MetaField::Iifname),
             Self::Oifname => Place::Meta(wire::MetaField::Oifname),
             Self::EtherSaddr => Place::Payload { base: wire::Header::Link, offset: 6 },
+            Self::EtherDaddr => Place::Payload { base: wire::Header::Link, offset: 0 },
             Self::Ip4Saddr => network(12),
             Self::Ip4Daddr => network(16),
             Self::Ip6Saddr => network(8),
@@ -69,7 +72,7 @@ impl Field {
     pub(crate) fn len(self) -> u32 {
         match self {
             Self::Iifname | Self::Oifname | Self::Ip6Saddr | Self::Ip6Daddr => 16,
-            Self::EtherSaddr => 6,
+            Self::EtherSaddr | Self::EtherDaddr => 6,
             Self::Ip4Saddr | Self::Ip4Daddr => 4,
         }
     }
@@ -126,11 +129,11 @@ impl Rule {
             .payload_is(wire::Header::Transport, 0, &[message_type])
     }
 
-    /// Packets whose frame was addressed to this host: routed ones, not those that a bridge passes on.
+    /// Packets from an interface that has Ethernet headers.
     #[must_use]
-    pub fn addressed_to_host(self) -> Self {
-        const PACKET_HOST: u8 = 0;
-        self.meta_is(wire::MetaField::PacketType, &[PACKET_HOST])
+    pub fn ethernet(self) -> Self {
+        const ARPHRD_ETHER: u16 = 1;
+        self.meta_is(wire::MetaField::Iiftype, &ARPHRD_ETHER.to_ne_bytes())
     }
 
     /// The field has this value.
@@ -325,6 +328,16 @@ impl Rule {
 pub fn ifname_key(name: &str) -> Vec<u8> {
     let mut key = name.as_bytes().to_vec();
     key.resize(16, 0);
+    key
+}
+
+/// The key of a set whose key has several parts, each filled up to four bytes.
+pub fn join_keys(parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        key.resize(key.len().next_multiple_of(4), 0);
+    }
     key
 }
 

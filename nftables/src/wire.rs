@@ -109,7 +109,7 @@ pub(crate) enum MetaField {
     Oifname = libc::NFT_META_OIFNAME as isize,
     Nfproto = libc::NFT_META_NFPROTO as isize,
     L4Proto = libc::NFT_META_L4PROTO as isize,
-    PacketType = libc::NFT_META_PKTTYPE as isize,
+    Iiftype = libc::NFT_META_IIFTYPE as isize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,28 @@
 //! Ingress policy: who may open a flow to the containers behind a bridge, and to its gateway addresses.
 //!
 //! Replies, the host itself and published ports (flows whose destination was translated) pass; going out is not
-//! looked at. `isolated` is `same-bridge` without the way round by the gateway: frames from port to port are kept apart
-//! by the port flag, which is not set here. The flag works below these rules and whatever `bridge-nf-call-iptables`
-//! says, so the rule here looks only at packets that were addressed to the host's own MAC.
+//! looked at. `isolated` is `same-bridge` without the way round by the gateway. Frames from port to port are kept apart
+//! by the port flag, which is not set here and works below these rules. They come here too where
+//! `bridge-nf-call-iptables` is 1, and look like routed packets but for their destination MAC: a container's.
 //!
 //! The chains go by the link that the network is routed by, and a policy holds as long as an attachment that came with
 //! it: two networks on one bridge have the stricter one.
 
-use nft_netlink::{CtState, Element, Field, Rule, Verdict, address_key, ifname_key};
+use nft_netlink::{
+    CtState, Element, Field, Holds, KeyType, Rule, Set, Verdict, address_key, ifname_key, join_keys,
+};
 
 use super::content::{Content, Member, NetworkChain, chain_name};
-use super::{Attached, IngressPolicy};
+use super::{Attached, IngressPolicy, record};
 
 pub(super) const ISOLATED: &str = "isolated";
 pub(super) const SAME_BRIDGE: &str = "same-bridge";
 pub(super) const GATEWAYS_V4: &str = "gateways4";
 pub(super) const GATEWAYS_V6: &str = "gateways6";
+
+/// The MACs of the containers that came with a policy, by their link.
+pub(super) const MEMBERS: Set<'static> =
+    Set { name: "members", key: &[KeyType::Ifname, KeyType::EtherAddr], holds: Holds::Keys };
 
 /// The maps whose elements lead to a policy's chains.
 pub(super) const MAPS: &[&str] = &[ISOLATED, SAME_BRIDGE, GATEWAYS_V4, GATEWAYS_V6];
@@ -47,6 +53,8 @@ pub(super) fn content(attached: &Attached<'_>, content: &mut Content) -> Option<
     if attached.policy.ingress == IngressPolicy::Open {
         return None;
     }
+    let member = member(attached.gateway_link, attached.mac).with_comment(&record::identity(&attached.owner));
+    content.element(MEMBERS.name, member);
     let same_bridge = same_bridge(attached);
     let mut name = same_bridge.name.clone();
     content.chain(same_bridge);
@@ -56,6 +64,11 @@ pub(super) fn content(attached: &Attached<'_>, content: &mut Content) -> Option<
         content.chain(isolated);
     }
     Some(name)
+}
+
+/// The element of a container's MAC.
+pub(super) fn member(link: &str, mac: [u8; 6]) -> Element {
+    Element::new(join_keys(&[&ifname_key(link), &mac]))
 }
 
 fn same_bridge(attached: &Attached<'_>) -> NetworkChain {
@@ -79,7 +92,14 @@ fn isolated(link: &str, same_bridge: &str) -> NetworkChain {
     let name = chain_name(ISOLATED, link);
     NetworkChain {
         comment: format!("{link}: its containers do not reach each other by the gateway either"),
-        rules: vec![Rule::new().iifname(link).addressed_to_host().drop(), Rule::new().goto(same_bridge)],
+        rules: vec![
+            Rule::new()
+                .iifname(link)
+                .ethernet()
+                .not_in_set(&[Field::Iifname, Field::EtherDaddr], MEMBERS.name)
+                .drop(),
+            Rule::new().goto(same_bridge),
+        ],
         entries: vec![entry(ISOLATED, ifname_key(link), &name)],
         entry_rule: None,
         name,

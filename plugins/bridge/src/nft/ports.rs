@@ -67,7 +67,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
             content.element(spoofcheck::SOURCES.name, source);
         }
         if policy.ra_guard || policy.mac_spoof_check {
-            let comment = if policy.mac_spoof_check { record::with_mac(owner, *mac) } else { identity };
+            let comment = record::with(owner, &[], policy.mac_spoof_check.then_some(*mac), None);
             let record = port().with_verdict(Verdict::Goto(PORT.to_owned())).with_comment(&comment);
             content.element(PORTS, record);
         }

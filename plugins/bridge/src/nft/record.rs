@@ -1,6 +1,6 @@
 //! The comment of an attachment's element: whose it is, and which other elements belong to it.
 //!
-//! `<network>/<container id>/<ifname>`, then one word for each address (with its prefix length) or MAC. A comment of
+//! `<network>/<container id>/<ifname>`, then one word for each address or MAC, then `on` and a link. A comment of
 //! nf_tables is at most 253 bytes long; what does not fit is cut off. Pure.
 
 use std::fmt::Write as _;
@@ -35,20 +35,25 @@ pub(super) fn identity(owner: &Owner<'_>) -> String {
     format!("{}/{}/{}", owner.network, owner.attachment.container_id(), owner.attachment.ifname())
 }
 
-/// The identity with the addresses that have elements of their own.
-pub(super) fn with_addresses(owner: &Owner<'_>, addresses: &[IpNetwork]) -> String {
+/// The identity with the addresses, and the MAC and link, that have elements of their own.
+pub(super) fn with(
+    owner: &Owner<'_>,
+    addresses: &[IpNetwork],
+    mac: Option<[u8; 6]>,
+    link: Option<&str>,
+) -> String {
     let mut text = identity(owner);
+    // Writing to a String cannot fail.
     for address in addresses {
-        // Writing to a String cannot fail.
         let _ = write!(text, " {}", address.ip());
     }
+    if let Some([a, b, c, d, e, f]) = mac {
+        let _ = write!(text, " {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+    }
+    if let Some(link) = link {
+        let _ = write!(text, " on {link}");
+    }
     text
-}
-
-/// The identity with the MAC that has an element of its own.
-pub(super) fn with_mac(owner: &Owner<'_>, mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{} {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}", identity(owner))
 }
 
 /// The addresses that a comment lists.
@@ -66,6 +71,13 @@ pub(super) fn mac(comment: &str) -> Option<[u8; 6]> {
         }
         parts.next().is_none().then_some(mac)
     })
+}
+
+/// The link that a comment ends with.
+pub(super) fn link(comment: &str) -> Option<&str> {
+    let mut words = words(comment);
+    words.find(|word| *word == "on")?;
+    words.next()
 }
 
 fn words(comment: &str) -> impl Iterator<Item = &str> {

@@ -12,7 +12,7 @@ use nft_netlink::{
 };
 
 use super::content::{Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
-use super::{Attached, Owner, isolation, masquerade, record};
+use super::{Attached, IngressPolicy, Owner, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -23,6 +23,7 @@ pub(super) static SKELETON: Skeleton = Skeleton {
         (verdicts(ATTACHMENTS, &[KeyType::Ifname]), "host veth: whose, its addresses, what it uses"),
         (keys(masquerade::ADDRESSES_V4, &[KeyType::Ipv4Addr]), "containers that are masqueraded"),
         (keys(masquerade::ADDRESSES_V6, &[KeyType::Ipv6Addr]), "containers that are masqueraded"),
+        (isolation::MEMBERS, "MACs of the containers behind these bridges"),
         (verdicts(isolation::ISOLATED, &[KeyType::Ifname]), "bridges with ingressPolicy isolated"),
         (verdicts(isolation::SAME_BRIDGE, &[KeyType::Ifname]), "bridges with an ingressPolicy"),
         (verdicts(isolation::GATEWAYS_V4, &[KeyType::Ipv4Addr]), "gateway addresses of these bridges"),
@@ -87,11 +88,14 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
             continue;
         }
         let list = list(owner.network, &uses);
+        let is_member = attachment.policy.ingress != IngressPolicy::Open;
+        let mac = is_member.then_some(attachment.mac);
+        let link = is_member.then_some(attachment.gateway_link);
         content.element(
             ATTACHMENTS,
             Element::new(ifname_key(owner.host_veth))
                 .with_verdict(Verdict::Goto(list.name.clone()))
-                .with_comment(&record::with_addresses(owner, masqueraded)),
+                .with_comment(&record::with(owner, masqueraded, mac, link)),
         );
         content.chain(list);
     }
@@ -120,11 +124,16 @@ pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Do
         return Ok(None);
     };
     let identity = record::identity(owner);
+    let comment = found.comment.as_deref().unwrap_or_default();
+    let addresses =
+        record::addresses(comment).map(|address| (masquerade::addresses_of(address), address_key(address)));
+    let member = record::link(comment)
+        .zip(record::mac(comment))
+        .map(|(link, mac)| (isolation::MEMBERS.name, isolation::member(link, mac).key));
     let mut members = Vec::new();
-    for address in record::addresses(found.comment.as_deref().unwrap_or_default()) {
-        let set = masquerade::addresses_of(address);
+    for (set, key) in addresses.chain(member) {
         // The address may have been leased to somebody else since.
-        if let Some(element) = socket.element(table, set, &address_key(address))?
+        if let Some(element) = socket.element(table, set, &key)?
             && element.comment.as_deref() == Some(identity.as_str())
         {
             members.push(Member { set, element });

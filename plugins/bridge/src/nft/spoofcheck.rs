@@ -1,6 +1,6 @@
 //! MAC spoof check: from a container's port come only frames with the container's own MAC as source.
 
-use nft_netlink::{Element, Field, Holds, KeyType, Rule, Set, ifname_key};
+use nft_netlink::{Element, Field, Holds, KeyType, Rule, Set, ifname_key, join_keys};
 
 /// The ports that are checked.
 pub(super) const PORTS: Set<'static> = Set { name: "mac-check", key: &[KeyType::Ifname], holds: Holds::Keys };
@@ -19,8 +19,5 @@ pub(super) fn rule() -> Rule {
 
 /// The element that lets the MAC send from the port.
 pub(super) fn source(host_veth: &str, mac: [u8; 6]) -> Element {
-    let mut key = ifname_key(host_veth);
-    key.extend(mac);
-    key.resize(key.len().next_multiple_of(4), 0);
-    Element::new(key)
+    Element::new(join_keys(&[&ifname_key(host_veth), &mac]))
 }

@@ -7,14 +7,13 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 
-const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
-
 /// An attachment that owns what [`Attached`] borrows.
 struct Sample {
     network: String,
     attachment: Attachment,
     host_veth: String,
     gateway_link: String,
+    mac: [u8; 6],
     addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
     policy: Policy,
@@ -36,6 +35,7 @@ impl Sample {
             attachment: Attachment::new(&format!("c{number}"), "eth0").unwrap(),
             host_veth: format!("veth{number}"),
             gateway_link: "br-test".to_owned(),
+            mac: [2, 0, 0, 0, 0, number],
             addresses: vec![
                 format!("172.20.0.{number}/16").parse().unwrap(),
                 format!("fd00:20::{number}/64").parse().unwrap(),
@@ -53,7 +53,7 @@ impl Sample {
         Attached {
             owner: self.owner(),
             gateway_link: &self.gateway_link,
-            mac: MAC,
+            mac: self.mac,
             addresses: &self.addresses,
             gateways: &self.gateways,
             policy: self.policy,
