@@ -39,7 +39,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     drop(attaching);
     signals.heed()?;
 
-    rules::install(&settings, &identity, &plan, veth.container_mac, &mut undo)?;
+    rules::install(&mut host, &bridge, &settings, &identity, &plan, veth.container_mac, &mut undo)?;
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
         let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };

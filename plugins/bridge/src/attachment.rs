@@ -41,6 +41,11 @@ impl Identity {
         &self.host_veth
     }
 
+    /// The name of the network.
+    pub(crate) fn network(&self) -> &str {
+        &self.network
+    }
+
     /// Container id and interface name.
     pub(crate) fn attachment(&self) -> &Attachment {
         &self.attachment

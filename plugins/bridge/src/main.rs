@@ -25,6 +25,7 @@ mod reverse_path;
 mod rules;
 mod signals;
 mod status;
+mod survey;
 mod sysctl;
 mod undo;
 mod veth;

@@ -9,8 +9,11 @@ use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables;
 use crate::mac::Mac;
-use crate::nft::{self, Attached, IngressPolicy, Owner, Policy, Rules};
+use crate::netlink::link::Link;
+use crate::netlink::{Failure, Netlink};
+use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Rules};
 use crate::plan::Plan;
+use crate::survey::{self, Found};
 use crate::undo::Undo;
 
 /// What the settings ask of the rules in nf_tables.
@@ -25,8 +28,8 @@ pub(crate) fn policy(settings: &Settings) -> Policy {
 
 /// An attachment as its rules see it, owning what [`Attached`] borrows.
 #[derive(Debug)]
-pub(crate) struct Subject<'a> {
-    identity: &'a Identity,
+pub(crate) struct Subject {
+    identity: Identity,
     gateway_link: String,
     mac: Mac,
     addresses: Vec<IpNetwork>,
@@ -34,16 +37,29 @@ pub(crate) struct Subject<'a> {
     policy: Policy,
 }
 
-impl<'a> Subject<'a> {
-    pub(crate) fn new(settings: &Settings, identity: &'a Identity, plan: &Plan, mac: Mac) -> Self {
+impl Subject {
+    fn new(settings: &Settings, identity: &Identity, plan: &Plan, mac: Mac) -> Self {
         Self {
-            identity,
+            identity: identity.clone(),
             gateway_link: settings.gateway_link(),
             mac,
             addresses: plan.networks(),
             gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
             policy: policy(settings),
         }
+    }
+
+    /// The same rules for another attachment to the network.
+    fn applied_to(&self, other: Found) -> Option<Self> {
+        let end = other.container?;
+        Some(Self {
+            identity: other.identity,
+            gateway_link: self.gateway_link.clone(),
+            mac: end.mac?,
+            addresses: end.addresses,
+            gateways: self.gateways.clone(),
+            policy: self.policy,
+        })
     }
 
     pub(crate) fn attached(&self) -> Attached<'_> {
@@ -65,6 +81,8 @@ impl<'a> Subject<'a> {
 
 /// Brings in the rules of an attachment.
 pub(crate) fn install<'a>(
+    host: &mut Netlink,
+    bridge: &Link,
     settings: &Settings,
     identity: &'a Identity,
     plan: &Plan,
@@ -81,21 +99,48 @@ pub(crate) fn install<'a>(
     }
     undo.push("remove the rules", move || remove(&identity.owner()).map(drop));
     let mut rules = Rules::open().map_err(failed)?;
-    match rules.install(&[subject.attached()]) {
+    let installed = match rules.install(&[subject.attached()]) {
         Err(error) if subject.policy.ra_guard => {
             // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
             log::warn!("router advertisements are not guarded against: {error}");
             subject.policy.ra_guard = false;
-            if subject.needs_rules() {
-                rules.install(&[subject.attached()]).map_err(failed)?;
+            match subject.needs_rules() {
+                true => rules.install(&[subject.attached()]).map_err(failed)?,
+                false => Installed::Joined,
             }
         }
-        installed => installed.map(drop).map_err(failed)?,
+        installed => installed.map_err(failed)?,
+    };
+    if installed == Installed::Anew
+        && let Err(error) = restore_others(&mut rules, host, bridge, &subject)
+    {
+        log::warn!("restore the rules of the other attachments: {error}");
     }
     if settings.is_gateway() {
         tell_foreign_drops(&mut rules, &subject.gateway_link);
     }
     Ok(())
+}
+
+/// Gives the other attachments to the network their rules back: somebody may have flushed the ruleset since.
+fn restore_others(rules: &mut Rules, host: &mut Netlink, bridge: &Link, like: &Subject) -> Result<(), Error> {
+    let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
+    let ports = host.ports(bridge.index).map_err(unread)?;
+    let network = like.identity.network();
+    let found = survey::attachments(host, ports).map_err(unread)?;
+    let others = found
+        .into_iter()
+        .filter(|found| found.identity.network() == network && found.identity != like.identity);
+    repair(rules, others.filter_map(|found| like.applied_to(found)).collect()).map(drop)
+}
+
+/// Mends the rules of attachments in one transaction; says what was wrong.
+pub(crate) fn repair(rules: &mut Rules, subjects: Vec<Subject>) -> Result<Vec<String>, Error> {
+    let attached: Vec<Attached<'_>> = subjects.iter().map(Subject::attached).collect();
+    match attached.is_empty() {
+        true => Ok(Vec::new()),
+        false => rules.repair(&attached).map_err(failed),
+    }
 }
 
 /// Refuses a host that lacks the programs which the settings ask for.

@@ -60,7 +60,17 @@ impl Netlink {
 
     /// The addresses of the link.
     pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Failure> {
+        self.dump_addresses(index, AddressMessage::default())
+    }
+
+    /// The addresses of a link in the namespace that is known here by the number `netns`.
+    pub(crate) fn addresses_there(&mut self, netns: i32, index: u32) -> Result<Vec<Address>, Failure> {
         let mut request = AddressMessage::default();
+        request.attributes.push(AddressAttribute::TargetNetNsId(netns));
+        self.dump_addresses(index, request)
+    }
+
+    fn dump_addresses(&mut self, index: u32, mut request: AddressMessage) -> Result<Vec<Address>, Failure> {
         request.header.index = index;
         let answers = self.dump(&RouteNetlinkMessage::GetAddress(request))?;
         Ok(answers.into_iter().filter_map(|answer| read(answer, index)).collect())

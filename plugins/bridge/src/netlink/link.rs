@@ -303,6 +303,12 @@ impl Netlink {
         self.link(LinkUnspec::new_with_index(index))
     }
 
+    /// The link with `index` in the namespace that is known here by the number `netns`.
+    pub(crate) fn link_there(&mut self, netns: i32, index: u32) -> Result<Option<Link>, Failure> {
+        let request = LinkUnspec::new_with_index(index);
+        self.link(request.append_extra_attribute(LinkAttribute::IfNetnsId(netns)))
+    }
+
     fn link(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Option<Link>, Failure> {
         let request = request.append_extra_attribute(without_statistics()).build();
         match self.get(RouteNetlinkMessage::GetLink(request)) {

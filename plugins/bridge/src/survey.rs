@@ -1,0 +1,72 @@
+//! What is attached, as the kernel shows it: the host veths that carry our mark, and what their other ends have.
+//!
+//! No path and no file is needed for that: the kernel answers for the namespace of a link's other end by its number.
+
+use cni_types::Attachment;
+use ipnetwork::IpNetwork;
+
+use crate::attachment::Identity;
+use crate::mac::Mac;
+use crate::netlink::link::Link;
+use crate::netlink::{Failure, Netlink};
+
+/// An attachment that exists.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Whose it is.
+    pub(crate) identity: Identity,
+    /// Its host end.
+    pub(crate) host: Link,
+    /// Its container end, if that could be asked about.
+    pub(crate) container: Option<FoundEnd>,
+}
+
+/// The container end of an attachment.
+#[derive(Debug)]
+pub(crate) struct FoundEnd {
+    /// Its hardware address.
+    pub(crate) mac: Option<Mac>,
+    /// Whether it is up.
+    pub(crate) up: bool,
+    /// Its addresses that reach beyond the link.
+    pub(crate) addresses: Vec<IpNetwork>,
+}
+
+/// The attachments among `links`.
+pub(crate) fn attachments(host: &mut Netlink, links: Vec<Link>) -> Result<Vec<Found>, Failure> {
+    let mut found = Vec::new();
+    for link in links {
+        if let Some(identity) = identity_of(&link) {
+            found.push(Found { identity, container: container_end(host, &link)?, host: link });
+        }
+    }
+    found.sort_by(|one, other| one.host.alias.cmp(&other.host.alias));
+    Ok(found)
+}
+
+/// Whose host veth a link is. The name has to agree with the mark, so that nobody is taken in by a mark alone.
+fn identity_of(link: &Link) -> Option<Identity> {
+    let mut parts = link.alias.strip_prefix("cni:")?.splitn(3, '/');
+    let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
+    let identity = Identity::new(network, &Attachment::new(container_id, ifname).ok()?);
+    (identity.host_veth() == link.name).then_some(identity)
+}
+
+fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Failure> {
+    let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(None) };
+    let asked = host.link_there(netns, index).and_then(|end| Ok((end, host.addresses_there(netns, index)?)));
+    match asked {
+        Ok((Some(end), addresses)) => Ok(Some(FoundEnd {
+            mac: end.mac,
+            up: end.up,
+            addresses: addresses
+                .into_iter()
+                .filter(|address| address.global)
+                .map(|address| address.network)
+                .collect(),
+        })),
+        Ok((None, _)) => Ok(None),
+        Err(failure) if failure.is_gone() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
