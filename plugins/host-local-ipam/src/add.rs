@@ -30,7 +30,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     store.finish();
 
     let ips = leased?.iter().map(ip_config).collect();
-    Ok(CniResult { ips, routes: settings.routes.clone(), dns, ..CniResult::default() })
+    Ok(CniResult { ips, routes: settings.routes, dns, ..CniResult::default() })
 }
 
 fn ip_config(leased: &Allocation<'_>) -> IpConfig {

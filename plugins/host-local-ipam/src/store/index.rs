@@ -180,7 +180,8 @@ trait Slot: Copy {
     fn decode(bytes: &[u8]) -> Self;
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+/// The `N` bytes of a field that starts at `at`.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     array::from_fn(|index| bytes[at + index])
 }
 
@@ -201,11 +202,11 @@ impl Slot for Entry {
     }
 
     fn decode(bytes: &[u8]) -> Self {
-        let address = u128::from_le_bytes(number(bytes, 8));
+        let address = u128::from_le_bytes(field(bytes, 8));
         Self {
-            holder: u64::from_le_bytes(number(bytes, 0)),
+            holder: u64::from_le_bytes(field(bytes, 0)),
             address: (address != 0).then_some(Point::from_bits(address)),
-            changed: Changed(i64::from_le_bytes(number(bytes, 24))),
+            changed: Changed(i64::from_le_bytes(field(bytes, 24))),
             era: if bytes[32] == 0 { Era::ThisBoot } else { Era::EarlierBoot },
             location: if bytes[33] == 0 { Location::ByAddress } else { Location::Elsewhere },
         }
@@ -228,8 +229,8 @@ impl Slot for Chunk {
 
     fn decode(bytes: &[u8]) -> Self {
         Self {
-            number: u128::from_le_bytes(number(bytes, 0)),
-            taken: array::from_fn(|word| u64::from_le_bytes(number(bytes, 16 + word * 8))),
+            number: u128::from_le_bytes(field(bytes, 0)),
+            taken: array::from_fn(|word| u64::from_le_bytes(field(bytes, 16 + word * 8))),
         }
     }
 }
@@ -335,8 +336,8 @@ impl Index {
         if header[8..16] != *MAGIC || header[..8] != checksum(&header, 0, 0).to_le_bytes() {
             return None;
         }
-        let count = |at| u32::from_le_bytes(number(&header, at)) as usize;
-        let boot = number::<{ BootId::LEN }>(&header, 64);
+        let count = |at| u32::from_le_bytes(field(&header, at)) as usize;
+        let boot = field::<{ BootId::LEN }>(&header, 64);
         let entries = Table { first: 1, blocks: count(40) };
         let chunks = Table { first: 1 + entries.blocks, blocks: count(44) };
         let whole = file.metadata().ok()?.len() == (chunks.all().end * BLOCK) as u64;
@@ -344,10 +345,10 @@ impl Index {
             image: Image::Disk(file),
             boot: (boot != [0; BootId::LEN]).then(|| BootId::from_bytes(boot)),
             stamp: Some(Stamp {
-                seconds: i64::from_le_bytes(number(&header, 16)),
-                nanoseconds: i64::from_le_bytes(number(&header, 24)),
+                seconds: i64::from_le_bytes(field(&header, 16)),
+                nanoseconds: i64::from_le_bytes(field(&header, 24)),
             }),
-            generation: u64::from_le_bytes(number(&header, 32)),
+            generation: u64::from_le_bytes(field(&header, 32)),
             entries,
             entry_count: count(48),
             chunks,

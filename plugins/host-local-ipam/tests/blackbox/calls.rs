@@ -205,10 +205,14 @@ impl Network {
     }
 }
 
-/// `unshare` with a mount namespace: nothing that is mounted in it is seen outside.
+/// `sh` in a mount namespace: nothing that is mounted in it is seen outside. An ordinary user is root in a user
+/// namespace for that.
 pub(crate) fn in_mount_namespace(script: &str) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--map-root-user", "--mount", "sh", "-euc", script, "sh"]);
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["--mount", "sh", "-euc", script, "sh"]);
     command
 }
 
