@@ -2,6 +2,11 @@
 
 mod aliases;
 mod bad_input;
+mod bridge_check;
+mod bridge_faults;
+mod bridge_life;
+mod bridge_rules;
+mod dns_names;
 mod dual_stack;
 mod examples;
 mod harness;
@@ -9,6 +14,9 @@ mod internal_network;
 mod isolation;
 mod leaks;
 mod links;
+mod logging;
+mod migration;
+mod packaging;
 mod protocol;
 mod real_cnitool;
 mod recorded_cnitool;
