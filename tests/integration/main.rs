@@ -2,6 +2,7 @@
 
 mod aliases;
 mod bad_input;
+mod dns_names;
 mod bridge_check;
 mod bridge_faults;
 mod bridge_life;

@@ -33,29 +33,22 @@ fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Resul
     let Some(record) = record else {
         return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
     };
-    compare_result(&record, result)?;
+    compare_addresses(&record, result)?;
     if host.answers(&state, &key)? {
         return Ok(());
     }
     Err(difference(&key, "the server does not answer by its record"))
 }
 
-fn compare_result(record: &Record, result: &CniResult) -> Result<(), Error> {
+/// What prevResult says of name servers is not compared: a plugin later in the list may have put others there.
+fn compare_addresses(record: &Record, result: &CniResult) -> Result<(), Error> {
     let recorded: BTreeSet<IpAddr> = record.addresses.iter().copied().collect();
     let attached: BTreeSet<IpAddr> = container_addresses(result).into_iter().collect();
-    if recorded != attached {
-        return Err(difference(
-            &record.key,
-            format_args!("the record has {recorded:?}, prevResult has {attached:?}"),
-        ));
+    if recorded == attached {
+        return Ok(());
     }
-    let unlisted = record.gateways.iter().map(|gateway| gateway.ip().to_string());
-    match unlisted.into_iter().find(|server| !result.dns.nameservers.contains(server)) {
-        Some(server) => {
-            Err(difference(&record.key, format_args!("{server} is missing in prevResult.dns.nameservers")))
-        }
-        None => Ok(()),
-    }
+    let text = format_args!("the record has {recorded:?}, prevResult has {attached:?}");
+    Err(difference(&record.key, text))
 }
 
 fn difference(key: &RecordKey, what: impl std::fmt::Display) -> Error {

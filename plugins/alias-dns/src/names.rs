@@ -215,10 +215,12 @@ fn listed<'c>(
     of_runtime.into_iter().chain(of_conf).flatten().chain(with_commas)
 }
 
-/// `target:alias`, or a target that is its own alias.
-fn parse_link(text: &str) -> Result<Link, crate::domain_name::DomainNameError> {
-    let (target, alias) = text.split_once(':').unwrap_or((text, text));
-    Ok(Link { target: DomainName::new(target)?, alias: DomainName::new(alias)? })
+/// `target:alias`.
+fn parse_link(text: &str) -> Result<Link, String> {
+    let (target, alias) =
+        text.split_once(':').ok_or_else(|| format!("\"{text}\" is not a link: target:alias"))?;
+    let name = |name: &str| DomainName::new(name).map_err(|error| error.to_string());
+    Ok(Link { target: name(target)?, alias: name(alias)? })
 }
 
 /// What the runtimes show of a container id: twelve hexadecimal digits, behind a prefix that some put in front
@@ -443,7 +445,7 @@ mod tests {
     fn links_have_a_target_and_an_alias() {
         check_links(
             Case {
-                env_args: "LINKS=n1:lnk,db",
+                env_args: "LINKS=n1:lnk,db:db",
                 runtime_config: json!({"links": {"testnet": ["mysql:db"]}}),
                 conf_args: json!({"links": ["a.b:c"]}),
                 ..Case::default()
@@ -472,6 +474,10 @@ mod tests {
         check_error(
             Case { env_args: "ALIASES=a b", ..Case::default() },
             &format!("CNI_ARGS: ALIASES: {}", wrong("a b")),
+        );
+        check_error(
+            Case { runtime_config: json!({"links": ["a:b", "mysql"]}), ..Case::default() },
+            "runtimeConfig.links[1]: \"mysql\" is not a link: target:alias",
         );
         check_error(
             Case { runtime_config: json!({"links": ["mysql:"]}), ..Case::default() },
