@@ -2,12 +2,6 @@
 
 mod aliases;
 mod bad_input;
-mod dns_names;
-mod bridge_check;
-mod bridge_faults;
-mod bridge_life;
-mod bridge_rules;
-mod dns_names;
 mod dual_stack;
 mod examples;
 mod harness;
@@ -16,7 +10,6 @@ mod isolation;
 mod leaks;
 mod links;
 mod logging;
-mod migration;
 mod packaging;
 mod protocol;
 mod real_cnitool;
