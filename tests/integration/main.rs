@@ -2,6 +2,7 @@
 
 mod aliases;
 mod bad_input;
+mod dns_names;
 mod dual_stack;
 mod examples;
 mod harness;
