@@ -2,6 +2,10 @@
 
 mod aliases;
 mod bad_input;
+mod bridge_check;
+mod bridge_faults;
+mod bridge_life;
+mod bridge_rules;
 mod dns_names;
 mod dual_stack;
 mod examples;
@@ -11,6 +15,7 @@ mod isolation;
 mod leaks;
 mod links;
 mod logging;
+mod migration;
 mod packaging;
 mod protocol;
 mod real_cnitool;

@@ -1,0 +1,205 @@
+//! What the bridge's rules do to packets: ingress policies, published ports, masquerade, what a container may send.
+//!
+//! Bridged frames pass the rules for routed packets as well when `bridge-nf-call-iptables` is 1, so every policy is
+//! tested both ways.
+
+use integration_tests::{Container, Network, Outside, Space, World};
+use serde_json::json;
+
+/// A network `name` on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
+fn network(world: &World, name: &str, number: u8, policy: &str) -> Network {
+    let bridge = json!({
+        "type": "bridge", "bridge": format!("br-{number}"), "isDefaultGateway": true, "ipMasq": true,
+        "ingressPolicy": policy,
+        "ipam": { "type": "host-local-ipam", "ranges": [
+            [{ "subnet": format!("10.{number}.0.0/16") }], [{ "subnet": format!("fd00:{number}::/64") }],
+        ] },
+    });
+    Network::new(world, json!({ "cniVersion": "1.0.0", "name": name, "plugins": [bridge] }))
+}
+
+/// A container on `network`.
+fn member(world: &World, network: &Network, name: &str) -> Container {
+    let container = world.container(name);
+    network.attach(&container);
+    container
+}
+
+fn bridge_calls_iptables(world: &World, value: u8) {
+    for family in ["ip", "ip6"] {
+        let key = format!("net.bridge.bridge-nf-call-{family}tables={value}");
+        world.host().run(&format!("sysctl -q -w {key}")).success();
+    }
+}
+
+#[track_caller]
+fn check(from: &Space, targets: &[&str], expected: bool) {
+    for target in targets {
+        assert_eq!(from.reaches(target), expected, "{} reaches {target}", from.name());
+    }
+}
+
+/// A bridge that no plugin made, such as Docker's, with one container on 10.99.0.2.
+fn foreign_container(world: &World) -> Space {
+    let space = world.netns("foreign");
+    for line in [
+        "ip link add br-foreign type bridge",
+        "ip address add 10.99.0.1/16 dev br-foreign",
+        "ip -6 address add fd00:99::1/64 dev br-foreign nodad",
+        "ip link set br-foreign up",
+        "ip link add f0 master br-foreign type veth peer name eth0 netns foreign",
+        "ip link set f0 up",
+    ] {
+        world.host().run(line).success();
+    }
+    for line in [
+        "ip address add 10.99.0.2/16 dev eth0",
+        "ip -6 address add fd00:99::2/64 dev eth0 nodad",
+        "ip link set eth0 up",
+        "ip route add default via 10.99.0.1",
+        "ip -6 route add default via fd00:99::1",
+    ] {
+        space.run(line).success();
+    }
+    space
+}
+
+fn same_bridge_lets_in_only(bridge_nf_call: u8) {
+    let world = World::new();
+    bridge_calls_iptables(&world, bridge_nf_call);
+    let outside = world.outside();
+    let (guarded, open) = (network(&world, "guarded", 1, "same-bridge"), network(&world, "open", 2, ""));
+    let (one, two) = (member(&world, &guarded, "one"), member(&world, &guarded, "two"));
+    let stranger = member(&world, &open, "stranger");
+    let foreign = foreign_container(&world);
+    outside.route("10.1.0.0/16");
+    outside.route("fd00:1::/64");
+
+    let inside = ["10.1.0.2", "10.1.0.1", "fd00:1::2", "fd00:1::1"];
+    check(&two, &inside, true);
+    check(&world.host(), &inside, true);
+    for outsider in [&stranger, &foreign, outside.space()] {
+        check(outsider, &inside, false);
+    }
+    check(
+        &one,
+        &["10.2.0.2", "10.99.0.2", Outside::ADDRESS, Outside::HOST, "fd00:2::2", Outside::ADDRESS6],
+        true,
+    );
+    check(&stranger, &["10.99.0.2", Outside::ADDRESS], true);
+}
+
+#[test]
+fn same_bridge_lets_in_only_its_own_and_the_host() {
+    same_bridge_lets_in_only(0);
+}
+
+#[test]
+fn same_bridge_lets_in_only_its_own_and_the_host_when_bridged_frames_pass_iptables() {
+    same_bridge_lets_in_only(1);
+}
+
+fn isolated_containers_do_not_meet(bridge_nf_call: u8) {
+    let world = World::new();
+    bridge_calls_iptables(&world, bridge_nf_call);
+    let outside = world.outside();
+    let isolated = network(&world, "isolated", 1, "isolated");
+    let open = network(&world, "open", 2, "");
+    let (one, two) = (member(&world, &isolated, "one"), member(&world, &isolated, "two"));
+    let stranger = member(&world, &open, "stranger");
+
+    check(&one, &["10.1.0.3", "fd00:1::3"], false);
+    // By the gateway, as a container can try that has the right to set routes.
+    for (container, other) in [(&one, 3), (&two, 2)] {
+        container.run(&format!("ip route add 10.1.0.{other}/32 via 10.1.0.1")).success();
+        container.run(&format!("ip -6 route add fd00:1::{other}/128 via fd00:1::1")).success();
+    }
+    check(&one, &["10.1.0.3", "fd00:1::3"], false);
+    check(&stranger, &["10.1.0.2", "10.1.0.1", "fd00:1::2", "fd00:1::1"], false);
+    check(&one, &["10.1.0.1", "10.2.0.2", Outside::ADDRESS, "fd00:1::1", Outside::ADDRESS6], true);
+    check(&world.host(), &["10.1.0.2", "10.1.0.3", "fd00:1::3"], true);
+    drop(outside);
+}
+
+#[test]
+fn isolated_containers_do_not_meet_not_even_by_the_gateway() {
+    isolated_containers_do_not_meet(0);
+}
+
+#[test]
+fn isolated_containers_do_not_meet_when_bridged_frames_pass_iptables() {
+    isolated_containers_do_not_meet(1);
+}
+
+fn published_ports_are_open(policy: &str, bridge_nf_call: u8) {
+    let world = World::new();
+    bridge_calls_iptables(&world, bridge_nf_call);
+    let outside = world.outside();
+    let (guarded, open) = (network(&world, "guarded", 1, policy), network(&world, "open", 2, ""));
+    let (server, stranger) = (member(&world, &guarded, "server"), member(&world, &open, "stranger"));
+    let _web = server.serve("0.0.0.0:80");
+    outside.route("10.1.0.0/16");
+    for line in [
+        "nft add table ip published",
+        "nft add chain ip published before { type nat hook prerouting priority dstnat; }",
+        "nft add rule ip published before tcp dport 8080 fib daddr type local dnat to 10.1.0.2:80",
+    ] {
+        world.host().run(line).success();
+    }
+    let url = format!("http://{}:8080/", Outside::HOST);
+    for client in [outside.space(), &stranger] {
+        client.fetch(&url);
+        client.run("curl --silent --max-time 2 http://10.1.0.2/").failure();
+    }
+}
+
+#[test]
+fn published_ports_are_open_whatever_the_policy() {
+    for (policy, bridge_nf_call) in [("same-bridge", 0), ("same-bridge", 1), ("isolated", 0), ("isolated", 1)]
+    {
+        published_ports_are_open(policy, bridge_nf_call);
+    }
+}
+
+#[test]
+fn a_milder_policy_lets_new_containers_meet_beside_an_old_isolated_one() {
+    let world = World::new();
+    bridge_calls_iptables(&world, 1);
+    let old = member(&world, &network(&world, "net", 1, "isolated"), "old");
+    let milder = network(&world, "net", 1, "same-bridge");
+    let (one, two) = (member(&world, &milder, "one"), member(&world, &milder, "two"));
+    check(&one, &["10.1.0.4"], true);
+    check(&two, &["10.1.0.3"], true);
+    drop(old);
+}
+
+#[test]
+fn only_what_leaves_the_subnet_is_masqueraded() {
+    let world = World::new();
+    let outside = world.outside();
+    let net = network(&world, "net", 1, "");
+    let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
+    let _inside = two.serve("10.1.0.3:80");
+    let _outside = outside.space().serve("203.0.113.9:80");
+    assert!(one.fetch("http://10.1.0.3/").ends_with("10.1.0.2"));
+    assert!(one.fetch("http://203.0.113.9/").ends_with(Outside::HOST));
+    // By the gateway and back: the address that is seen is still the container's own.
+    one.run("ip route add 10.1.0.3/32 via 10.1.0.1").success();
+    assert!(one.fetch("http://10.1.0.3/").ends_with("10.1.0.2"));
+}
+
+#[test]
+fn rules_of_a_network_go_with_its_last_container() {
+    let world = World::new();
+    let (net, other) = (network(&world, "net", 1, "isolated"), network(&world, "other", 2, "same-bridge"));
+    let rules = || world.host().run("nft list ruleset").success().to_owned();
+    let resident = member(&world, &other, "resident");
+    let before = rules();
+    let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
+    net.detach(&one);
+    assert!(rules().contains("isolated-br-1"));
+    net.detach(&two);
+    assert_eq!(rules(), before);
+    other.detach(&resident);
+    assert_eq!(rules(), "");
+}
