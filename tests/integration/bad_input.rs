@@ -57,6 +57,7 @@ impl Story {
     #[track_caller]
     fn refuses(&self, call: PluginCall, code: u32, said: &[&str]) {
         let output = call.run();
+        assert_eq!(output.status, 1, "must be refused, with {said:?} named: {output}");
         let msg = output.error(code);
         for part in said {
             assert!(msg.contains(part), "{part:?} is not named: {output}");
@@ -111,7 +112,9 @@ fn a_bridge_that_the_call_would_have_made_is_not_left_either() {
     );
     let output = story.add("bridge", &twice).run();
     assert_eq!(output.status, 1, "{output}");
-    story.before.assert_unchanged_but(&story.world, &["last_reserved_ip", "networks/other/lock"]);
+    story
+        .before
+        .assert_unchanged_but(&story.world, &["last_reserved_ip", "networks/other/lock", "other.index"]);
 }
 
 #[test]
@@ -173,7 +176,7 @@ fn the_allocator_names_the_wrong_key_and_value() {
             "/ipam/ranges",
             range(json!({ "subnet": "10.1.2.7/24" })),
             7,
-            vec!["ipam.ranges[0][0].subnet", "10.1.2.7"],
+            vec!["ipam.ranges[0][0].subnet", "10.1.2.0"],
         ),
         (
             "/ipam/ranges",
@@ -232,7 +235,12 @@ fn alias_dns_names_the_wrong_key_and_value() {
             7,
             vec!["runtimeConfig.aliases", "bad alias"],
         ),
-        ("/runtimeConfig", json!({ "links": ["mysql"] }), 7, vec!["runtimeConfig.links", "mysql"]),
+        (
+            "/runtimeConfig",
+            json!({ "links": ["mysql:bad alias"] }),
+            7,
+            vec!["runtimeConfig.links", "bad alias"],
+        ),
         ("/prevResult/ips/0/address", json!("10.1.2.77"), 7, vec!["prevResult.ips[0].address", "10.1.2.77"]),
     ];
     for (pointer, value, code, said) in cases {

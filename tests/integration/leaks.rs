@@ -1,6 +1,6 @@
 //! However an attachment ends, nothing of it is left, and its neighbours keep theirs.
 
-use integration_tests::{Attachment, Container, Network, Snapshot, World};
+use integration_tests::{Attachment, Container, Network, Snapshot, World, wait_until};
 use serde_json::{Value, json};
 
 /// The testnet example with a resident container, and a guest that is about to go.
@@ -160,7 +160,7 @@ fn an_add_that_was_killed_can_be_deleted_collected_and_repeated() {
     let story = Story::new();
     for round in 0..40_u32 {
         let plugin = story.network.plugin_call("ADD", 0, Some(&story.guest()), None).start();
-        let _started = plugin.pid();
+        plugin.wait_for_start();
         // A moment that differs from round to round; how far the plugin came in it is left to chance.
         std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 150));
         plugin.kill();
@@ -195,12 +195,29 @@ fn a_del_that_was_killed_can_be_repeated() {
         let result = story.attach_guest();
         for index in [1, 0] {
             let plugin = story.network.plugin_call("DEL", index, Some(&story.guest()), Some(&result)).start();
-            let _started = plugin.pid();
+            plugin.wait_for_start();
             std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 150));
             plugin.kill();
             plugin.wait();
         }
         story.delete(&story.guest(), Some(&result));
         story.assert_clean();
+    }
+}
+
+#[test]
+fn the_name_server_leaves_some_time_after_the_last_record_and_comes_back() {
+    let world = World::new();
+    let network = Network::example(&world, "testnet");
+    let container = world.container("one");
+    let servers = || world.host().run("pgrep --full alias-dns").stdout.lines().count();
+    assert_eq!(servers(), 0);
+    for _ in 0..2 {
+        let attachment = Attachment::of(&container).aliases(&["centos-1"]);
+        network.attach_as(&container, &attachment);
+        assert_ne!(servers(), 0);
+        assert_eq!(container.resolve("centos-1").len(), 1);
+        network.detach_as(&container, &attachment);
+        wait_until("the name server is gone", || (servers() == 0).then_some(()));
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Replay<'a> {
     world: &'a World,
     plugins: String,
     learnt: Learnt,
+    /// The `dns` that alias-dns gave to each container, which a runtime would hand to CHECK.
+    dns: BTreeMap<String, Value>,
     /// Namespace of each container that lives.
     netns: BTreeMap<String, String>,
     /// The last ADD of each plugin of an attachment that was not followed by a DEL, in the order of the calls.
@@ -89,7 +91,14 @@ pub(crate) struct Replay<'a> {
 impl<'a> Replay<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
         let plugins = world.install_plugins();
-        Self { world, plugins, learnt: Learnt::default(), netns: BTreeMap::new(), attached: Vec::new() }
+        Self {
+            world,
+            plugins,
+            learnt: Learnt::default(),
+            dns: BTreeMap::new(),
+            netns: BTreeMap::new(),
+            attached: Vec::new(),
+        }
     }
 
     /// Makes every call of a recording but those of plugins that are not installed here and those that the bridge
@@ -141,7 +150,13 @@ impl<'a> Replay<'a> {
         if verb != "VERSION" {
             prepared = prepared.env("CNI_PATH", &self.plugins);
         }
-        let output = prepared.config(&self.learnt.applied_to(&call["stdin"])).run();
+        let mut stdin = self.learnt.applied_to(&call["stdin"]);
+        if let ("CHECK", "alias-dns", Some(dns)) =
+            (verb.as_str(), plugin, self.dns.get(&env("CNI_CONTAINERID")))
+        {
+            stdin["prevResult"]["dns"] = dns.clone();
+        }
+        let output = prepared.config(&stdin).run();
 
         if end == End::Failed || (end == End::AsRecorded && call["rc"] == 1) {
             let msg = output.failure().json()["msg"].to_string();
@@ -153,6 +168,9 @@ impl<'a> Replay<'a> {
             format!("{plugin} {} {} {}", call["stdin"]["name"], env("CNI_CONTAINERID"), env("CNI_IFNAME"));
         match verb.as_str() {
             "ADD" => {
+                if plugin == "alias-dns" {
+                    self.dns.insert(env("CNI_CONTAINERID"), output.json()["dns"].clone());
+                }
                 if ours {
                     self.compare_result(plugin, &call["stdout"], output.json(), &shown);
                 }

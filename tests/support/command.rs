@@ -120,6 +120,13 @@ impl Running {
         wait_until(&format!("{} is started", self.shown), || self.children().first().copied())
     }
 
+    /// Waits until the command has been started; it may be over by then.
+    pub fn wait_for_start(&self) {
+        wait_until(&format!("{} is started", self.shown), || {
+            (!self.children().is_empty() || self.stdout.is_closed()).then_some(())
+        });
+    }
+
     /// Waits for the end of the command and of its output.
     ///
     /// # Panics
