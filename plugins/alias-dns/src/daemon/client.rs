@@ -261,7 +261,7 @@ impl Client {
                 (told, _) => return Err(unexpected(&told)),
             }
         }
-        start(&kept, self.deadline).map_err(|error| match error {
+        start(&self.state, &kept, self.deadline).map_err(|error| match error {
             NotStarted::Held => ClientError::Start("another one has the lock".to_owned()),
             NotStarted::Failed(reason) => ClientError::Start(reason),
         })?;
@@ -343,7 +343,7 @@ fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> 
         }
         match first {
             // The lock is held while this client waits for the server, and given back with the file.
-            Ok(()) => match start(&Kept::new(), deadline) {
+            Ok(()) => match start(state, &Kept::new(), deadline) {
                 Ok(()) | Err(NotStarted::Held) => {}
                 Err(NotStarted::Failed(reason)) => return Err(ClientError::Start(reason)),
             },
@@ -367,9 +367,9 @@ enum NotStarted {
 }
 
 /// Starts a server that takes over `kept`, and waits until it serves.
-fn start(kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
+fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
     let failed = |error: Error| NotStarted::Failed(error.to_string());
-    let socket = detach::start_server().map_err(failed)?;
+    let socket = detach::start_server(state).map_err(failed)?;
     socket.limit(deadline.saturating_duration_since(Instant::now())).map_err(failed)?;
     let channel = Channel::from(socket);
     channel.keep_all(kept).and_then(|()| channel.go()).map_err(failed)?;

@@ -1,9 +1,10 @@
 //! Leaving the caller: a runtime waits for the end of its plugin's pipes, and stops everything in its session and its
 //! control group, so that the server must hold none of them.
 
-use std::io::Result;
+use std::io::{Result, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -13,12 +14,19 @@ use nix::unistd::{ForkResult, fork, setsid};
 
 use super::image;
 use super::seqpacket::Seqpacket;
+use crate::state_dir::StateDir;
 
 /// Names the descriptor by which whoever starts a server hears how it went.
 pub(crate) const STARTER_VARIABLE: &str = "ALIAS_DNS_STARTER";
 
-/// Where the members of the topmost control group are listed, and joined (cgroups(7), version 2).
-const TOP_CGROUP: &str = "/sys/fs/cgroup/cgroup.procs";
+/// Names the state directory: the caller's environment, which else tells it, is not passed on.
+const STATE_VARIABLE: &str = "ALIAS_DNS_STATE";
+
+/// Where the control groups are mounted (cgroups(7)): one hierarchy of version 2, or one of version 1 a directory.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The file of a control group that lists its members, and takes new ones.
+const MEMBERS: &str = "cgroup.procs";
 
 /// The first descriptor behind the standard ones.
 const FIRST: u32 = 3;
@@ -26,8 +34,8 @@ const FIRST: u32 = 3;
 /// Descriptors that a server of many networks and connections needs.
 const MAX_FILES: u64 = 16_384;
 
-/// Starts this binary as a server that has nothing in common with the caller but the returned channel.
-pub(crate) fn start_server() -> Result<Seqpacket> {
+/// Starts this binary as the server of `state`; it has nothing in common with the caller but the returned channel.
+pub(crate) fn start_server(state: &StateDir) -> Result<Seqpacket> {
     let (near, far) = Seqpacket::pair()?;
     let far = far.into_fd();
     // The image will stand where the first free descriptor may be.
@@ -42,6 +50,7 @@ pub(crate) fn start_server() -> Result<Seqpacket> {
         .arg("serve")
         .env_clear()
         .env(STARTER_VARIABLE, inherited.as_raw_fd().to_string());
+    command.env(STATE_VARIABLE, state.path());
     if let Some(level) = std::env::var_os("CNI_LOG") {
         command.env("CNI_LOG", level);
     }
@@ -66,10 +75,12 @@ pub(crate) fn start_server() -> Result<Seqpacket> {
     Ok(near)
 }
 
-/// The channel to whoever started this server by [`start_server`]; `None` for a person.
-pub(crate) fn inherited_starter() -> Option<Seqpacket> {
+/// The channel to whoever started this server by [`start_server`], and the state directory given with it; `None` for a
+/// person.
+pub(crate) fn inherited_starter() -> Option<(Seqpacket, StateDir)> {
+    let state = std::env::var_os(STATE_VARIABLE)?;
     let number = std::env::var(STARTER_VARIABLE).ok()?.parse().ok()?;
-    image::inherited(number).map(Seqpacket::from)
+    Some((image::inherited(number)?.into(), StateDir::at(state)))
 }
 
 /// What a new server does first: everything inherited but `keep` is closed, and the control group left.
@@ -81,11 +92,27 @@ pub(crate) fn settle(keep: Option<RawFd>) {
         }
         None => close_range(FIRST, u32::MAX, 0),
     }
-    // Where the hierarchy cannot be written, the server stays where it is and is started again by the next ADD.
-    let _ = std::fs::write(TOP_CGROUP, "0");
+    leave_cgroups();
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MAX_FILES);
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+    }
+}
+
+/// Joins the topmost control groups. Where one cannot be written, the server stays where it is, dies with the caller's
+/// group, and is started again by the next ADD.
+fn leave_cgroups() {
+    let top = Path::new(CGROUPS);
+    let join = |group: &Path| {
+        // Without a hierarchy there is no such file, and none must be made.
+        let members = std::fs::File::options().write(true).open(group.join(MEMBERS));
+        members.and_then(|mut members| members.write_all(b"0"))
+    };
+    if join(top).is_ok() {
+        return;
+    }
+    for hierarchy in std::fs::read_dir(top).into_iter().flatten().flatten() {
+        let _ = join(&hierarchy.path());
     }
 }
 

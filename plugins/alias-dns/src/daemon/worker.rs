@@ -79,9 +79,12 @@ pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
         let Some(kept) = kept else { return Ok(()) };
         return Worker::new(possession(kept)?, Some(channel))?.serve();
     }
-    let starter = detach::inherited_starter();
+    let (starter, state) = match detach::inherited_starter() {
+        Some((starter, state)) => (Some(starter), state),
+        None => (None, state.clone()),
+    };
     detach::settle(starter.as_ref().map(|starter| starter.as_fd().as_raw_fd()));
-    let outcome = first(state, starter.as_ref());
+    let outcome = first(&state, starter.as_ref());
     match outcome {
         Ok(Some(worker)) => {
             if let Some(starter) = starter {
