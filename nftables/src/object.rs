@@ -269,6 +269,12 @@ impl FoundRule {
         self.rule.comment.as_deref()
     }
 
+    /// Whether its comment is `text`, or one of its expressions holds it, ended by a NUL: `iptables-nft` keeps comments
+    /// in an expression.
+    pub fn mentions(&self, text: &str) -> bool {
+        self.comment() == Some(text) || self.rule.holds(text)
+    }
+
     /// The chains that it jumps or goes to.
     pub fn targets(&self) -> impl Iterator<Item = String> {
         self.rule.targets()

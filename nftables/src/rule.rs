@@ -261,6 +261,13 @@ impl Rule {
                 .all(|(found, wanted)| wire::includes(found, wanted))
     }
 
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        let wanted = [text.as_bytes(), &[0]].concat();
+        self.expressions
+            .iter()
+            .any(|expression| expression.data.windows(wanted.len()).any(|window| window == wanted))
+    }
+
     pub(crate) fn targets(&self) -> impl Iterator<Item = String> {
         self.expressions.iter().filter_map(|expression| match wire::verdict_of(expression) {
             Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),

@@ -296,7 +296,7 @@ impl Doomed {
         Ok(rules.iter().flat_map(|rule| rule.targets()).collect())
     }
 
-    fn delete(&self, batch: &mut Batch) {
+    pub(super) fn delete(&self, batch: &mut Batch) {
         let table = self.skeleton.table;
         if self.table {
             batch.delete_table(table);
@@ -314,18 +314,15 @@ impl Doomed {
     }
 }
 
-/// Removes, in one transaction, what `look` finds; looks again when the ruleset has changed meanwhile.
+/// Removes, in one transaction, what `look` puts into the batch; looks again when the ruleset has changed meanwhile.
 pub(super) fn remove(
     socket: &mut Socket,
-    look: impl Fn(&mut Socket) -> Result<Vec<Doomed>, Error>,
+    look: impl Fn(&mut Socket, &mut Batch) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut raced = None;
     for _ in 0..ATTEMPTS {
-        let generation = socket.generation()?;
-        let mut batch = Batch::since(generation);
-        for doomed in look(socket)? {
-            doomed.delete(&mut batch);
-        }
+        let mut batch = Batch::since(socket.generation()?);
+        look(socket, &mut batch)?;
         match socket.commit(batch) {
             Ok(()) => return Ok(()),
             Err(error) if error.is_stale() => raced = Some(error),

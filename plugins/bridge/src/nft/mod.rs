@@ -20,6 +20,7 @@ mod content;
 mod foreign;
 mod guard;
 mod isolation;
+mod legacy;
 mod masquerade;
 mod ports;
 mod record;
@@ -113,14 +114,14 @@ impl Rules {
         Ok(content::install(&mut self.socket, &contents(attached))?)
     }
 
-    /// Removes every element of `owner`, and with the last one of a network or a table that too. What is gone is no
-    /// error.
+    /// Removes every element of `owner`, with the last one of a network or a table that too, and what the reference
+    /// plugins left for the attachment; all in one transaction. What is gone is no error.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
-        Ok(content::remove(&mut self.socket, |socket| {
-            Ok([routed::doomed(socket, owner)?, ports::doomed(socket, owner)?]
-                .into_iter()
-                .flatten()
-                .collect())
+        Ok(content::remove(&mut self.socket, |socket, batch| {
+            for doomed in [routed::doomed(socket, owner)?, ports::doomed(socket, owner)?].iter().flatten() {
+                doomed.delete(batch);
+            }
+            legacy::remove(socket, owner, batch)
         })?)
     }
 

@@ -340,3 +340,68 @@ fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
     nft("add rule inet fw last counter reject");
     assert_eq!(found("br-test"), ["inet fw last: its last rule is reject"]);
 }
+
+/// What the reference plugins write for container `abc`, as `nft` lists it, and rules of others beside.
+const REFERENCE_RULES: &str = r#"
+table bridge nat {
+    chain PREROUTING {
+        type filter hook prerouting priority dstnat; policy accept;
+        iifname "vetha" jump cni-br-iface-abc-eth0 comment "macspoofchk-abc-eth0"
+        iifname "vethb" jump cni-br-iface-def-eth0 comment "macspoofchk-def-eth0"
+    }
+    chain cni-br-iface-abc-eth0 {
+        jump cni-br-iface-abc-eth0-mac comment "macspoofchk-abc-eth0"
+    }
+    chain cni-br-iface-abc-eth0-mac {
+        ether saddr 02:00:00:00:00:01 return comment "macspoofchk-abc-eth0"
+        drop comment "macspoofchk-abc-eth0"
+    }
+    chain cni-br-iface-def-eth0 {
+        drop comment "macspoofchk-def-eth0"
+    }
+}
+table inet cni_plugins_masquerade {
+    chain masq_checks {
+        ip saddr 10.1.2.2 ip daddr != 10.1.2.0/24 masquerade comment "43d91f8451058a70-e65086f8a75535c6, net: n1, if: eth0, id: abc"
+        ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 masquerade comment "0000000000000000-0000000000000000, net: x"
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        goto masq_checks
+    }
+}
+"#;
+
+#[test]
+fn what_the_reference_left_goes_with_a_removal_and_nothing_else_does() {
+    let mut rules = namespace();
+    let sample = Sample {
+        network: "n1".to_owned(),
+        attachment: Attachment::new("abc", "eth0").unwrap(),
+        ..Sample::new(2, ALL)
+    };
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, REFERENCE_RULES.as_bytes()).unwrap();
+    nft(&format!("-f {}", file.path().display()));
+    let chain = "CNI-0dc0301bc9564ed905ff7609";
+    for (words, comment) in [
+        (format!("-N {chain}"), None),
+        (format!("-A {chain} -j MASQUERADE"), Some(r#"name: "n1" id: "abc""#)),
+        (format!("-A POSTROUTING -s 10.1.2.2 -j {chain}"), Some(r#"name: "n1" id: "abc""#)),
+        ("-A POSTROUTING -s 10.1.2.9 -j MASQUERADE".to_owned(), Some("somebody's")),
+    ] {
+        let mut iptables = Command::new("iptables-nft");
+        iptables.args(["-t", "nat"]).args(words.split(' '));
+        iptables.args(comment.iter().flat_map(|text| ["-m", "comment", "--comment", text]));
+        let output = iptables.output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    rules.remove(&sample.owner()).unwrap();
+    let left = ruleset();
+    for gone in ["abc", "10.1.2.2", "CNI-0dc"] {
+        assert!(!left.contains(gone), "{gone} is still there:\n{left}");
+    }
+    for kept in ["macspoofchk-def-eth0", "10.1.2.3", "10.1.2.9", "goto masq_checks"] {
+        assert!(left.contains(kept), "{kept} is gone:\n{left}");
+    }
+}

@@ -1,0 +1,110 @@
+//! What the reference plugins (containernetworking/plugins) made for an attachment, for a DEL after the change to this
+//! one: their masquerade rules in either backend, and their MAC spoof check.
+//!
+//! `iptables-nft` keeps its rules in ordinary nf_tables tables (`ip nat`, `ip6 nat`), so they are removed like the rest,
+//! without a process. Tables, base chains and what is not of the attachment are left alone.
+
+use nft_netlink::{Batch, Error, Family, FoundRule, Socket, Table};
+use sha2::{Digest as _, Sha512};
+
+use super::Owner;
+
+const MASQUERADE: Table<'static> = Table { family: Family::Inet, name: "cni_plugins_masquerade" };
+const MASQUERADE_CHAIN: &str = "masq_checks";
+const SPOOF_CHECK: Table<'static> = Table { family: Family::Bridge, name: "nat" };
+const SPOOF_CHECK_BASE: &str = "PREROUTING";
+const IPTABLES: [Table<'static>; 2] =
+    [Table { family: Family::Ipv4, name: "nat" }, Table { family: Family::Ipv6, name: "nat" }];
+const IPTABLES_BASE: &str = "POSTROUTING";
+
+/// Adds to `batch` the removal of what is there.
+pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) -> Result<(), Error> {
+    let (id, ifname) = (owner.attachment.container_id(), owner.attachment.ifname());
+
+    let mark = masquerade_mark(owner);
+    for rule in socket.rules(MASQUERADE, MASQUERADE_CHAIN)? {
+        if rule.comment().is_some_and(|comment| comment.starts_with(&mark)) {
+            batch.delete_rule(MASQUERADE, MASQUERADE_CHAIN, rule.handle);
+        }
+    }
+
+    let port_chain = format!("cni-br-iface-{id}-{ifname}");
+    remove_chain(socket, SPOOF_CHECK, SPOOF_CHECK_BASE, &port_chain, |_| true, batch)?;
+    let mac_chain = format!("{port_chain}-mac");
+    if socket.chain(SPOOF_CHECK, &mac_chain)?.is_some() {
+        batch.delete_chain(SPOOF_CHECK, &mac_chain);
+    }
+
+    let container_chain = iptables_chain(owner);
+    // Ours through iptables say the interface as well, and are removed by it.
+    let comment = format!("name: \"{}\" id: \"{id}\"", owner.network);
+    for table in IPTABLES {
+        let is_reference = |rule: &FoundRule| rule.mentions(&comment);
+        remove_chain(socket, table, IPTABLES_BASE, &container_chain, is_reference, batch)?;
+    }
+    Ok(())
+}
+
+/// Removes from `base` the rules that lead to `chain` and that `is_meant` picks, and the chain when no other does.
+fn remove_chain(
+    socket: &mut Socket,
+    table: Table<'_>,
+    base: &str,
+    chain: &str,
+    is_meant: impl Fn(&FoundRule) -> bool,
+    batch: &mut Batch,
+) -> Result<(), Error> {
+    let Some(found) = socket.chain(table, chain)? else { return Ok(()) };
+    let mut own_uses = socket.rules(table, chain)?.len();
+    for rule in socket.rules(table, base)? {
+        if rule.targets().any(|target| target == chain) && is_meant(&rule) {
+            batch.delete_rule(table, base, rule.handle);
+            own_uses += 1;
+        }
+    }
+    if found.uses as usize <= own_uses {
+        batch.delete_chain(table, chain);
+    }
+    Ok(())
+}
+
+/// The start of the comment of the attachment's rules in the nftables backend.
+fn masquerade_mark(owner: &Owner<'_>) -> String {
+    let (id, ifname) = (owner.attachment.container_id(), owner.attachment.ifname());
+    let network = hex_of_hash(&[owner.network], 16);
+    let attachment = hex_of_hash(&[ifname, ":", id], 16);
+    format!("{network}-{attachment},")
+}
+
+/// The container's chain in the iptables backend.
+fn iptables_chain(owner: &Owner<'_>) -> String {
+    /// Digits that fit behind the prefix, into the 28 bytes that iptables allows.
+    const DIGITS: usize = 24;
+    format!("CNI-{}", hex_of_hash(&[owner.network, owner.attachment.container_id()], DIGITS))
+}
+
+/// The first digits of the SHA-512 of `parts`, as the reference derives its names.
+fn hex_of_hash(parts: &[&str], digits: usize) -> String {
+    let mut hash = Sha512::new();
+    for part in parts {
+        hash.update(part);
+    }
+    let nibbles = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    nibbles.take(digits).filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cni_types::Attachment;
+
+    use super::*;
+
+    #[test]
+    fn names_are_the_references() {
+        let attachment = Attachment::new("abc", "enft").unwrap();
+        let owner = |network| Owner { network, attachment: &attachment, host_veth: "veth0" };
+        assert_eq!(masquerade_mark(&owner("n-nftables")), "0dcdf0ea417a391a-f4ca8d5970fe4650,");
+        assert_eq!(iptables_chain(&owner("n-iptables")), "CNI-2981a8dec2cfe0ad6e67a57d");
+        assert_eq!(iptables_chain(&owner("n1")), "CNI-0dc0301bc9564ed905ff7609");
+    }
+}
