@@ -1,6 +1,7 @@
 //! What a release consists of is the same each time it is made, and installed, replaced and removed without a trace,
 //! beside the plugins of others.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use integration_tests::{Output, Suite, World};
@@ -247,5 +248,55 @@ fn the_debian_package_takes_the_place_of_the_reference_and_gives_it_back() {
         assert_eq!(world.host().run("dpkg-divert --list alias-dns-suite").success(), "");
         assert_ne!(world.host().run("ls /opt/cni/bin").status, 0);
         dpkg(&world, "--remove containernetworking-plugins");
+    }
+}
+
+/// The verbs that `--help` lists, as lines that begin with the program's name.
+#[track_caller]
+fn verbs(world: &World, program: &str) -> BTreeSet<String> {
+    let help = world.host().command([Suite::Ours.binary(program).as_os_str(), "--help".as_ref()]).run();
+    let lines = help.success().lines().filter_map(|line| line.trim_start().strip_prefix(program));
+    let verbs = lines.filter_map(|rest| rest.strip_prefix(' ')?.split_whitespace().next());
+    verbs.filter(|verb| verb.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned).collect()
+}
+
+/// What the bash completion offers for the first word after `command`.
+#[track_caller]
+fn offered_by_bash(world: &World, file: &Path, function: &str, command: &str) -> BTreeSet<String> {
+    let line = r#"source "$1"; COMP_WORDS=("$3" ''); COMP_CWORD=1; "$2" "$3" '' "$3"; printf '%s\n' "${COMPREPLY[@]}""#;
+    let argv = [
+        "bash".as_ref(),
+        "-c".as_ref(),
+        line.as_ref(),
+        "bash".as_ref(),
+        file.as_os_str(),
+        function.as_ref(),
+        command.as_ref(),
+    ];
+    let output = world.host().command(argv).run();
+    output.success().lines().filter(|word| !word.starts_with('-')).map(str::to_owned).collect()
+}
+
+#[test]
+fn manual_and_completions_know_every_verb() {
+    let world = World::new();
+    let packaging = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging"));
+    for (program, command, function) in
+        [("alias-dns", "alias-dns", "_alias_dns"), ("host-local-ipam", "host-local-ipam", "_host_local_ipam")]
+    {
+        let verbs = verbs(&world, program);
+        assert!(verbs.len() >= 2, "{program} --help lists {verbs:?}");
+        let bash = packaging.join("completions/bash").join(command);
+        assert_eq!(offered_by_bash(&world, &bash, function, command), verbs, "{}", bash.display());
+        for (path, before, after) in [
+            (format!("man/{command}.8"), ".It Cm ", ""),
+            (format!("completions/zsh/_{command}"), "", "\\:"),
+            (format!("completions/fish/{command}.fish"), " -a ", " "),
+        ] {
+            let text = std::fs::read_to_string(packaging.join(&path)).unwrap();
+            for verb in &verbs {
+                assert!(text.contains(&format!("{before}{verb}{after}")), "{path} lacks {verb}");
+            }
+        }
     }
 }
