@@ -1,5 +1,7 @@
 //! Which run of the kernel this is, and when it began.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::time::{Duration, SystemTime};
 
 /// The kernel's id of this boot (`/proc/sys/kernel/random/boot_id`): 36 characters, drawn anew at every start.
@@ -11,8 +13,9 @@ impl BootId {
 
     /// `None` where the kernel does not tell.
     pub(super) fn current() -> Option<Self> {
-        let text = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-        text.get(..Self::LEN)?.try_into().ok().map(Self)
+        let mut id = [0; Self::LEN];
+        File::open("/proc/sys/kernel/random/boot_id").and_then(|mut file| file.read_exact(&mut id)).ok()?;
+        Some(Self(id))
     }
 
     pub(super) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {

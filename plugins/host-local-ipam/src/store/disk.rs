@@ -31,6 +31,9 @@ use crate::span::{Point, Span};
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
 
+/// Longer than any address in writing.
+const MAX_ADDRESS: usize = 64;
+
 /// In a network of at most so many leases a holder that the index does not know is looked for in the files as well,
 /// which then costs less than a millisecond: so a lease that somebody edited in place is found too.
 const CHEAP_SCAN: usize = 256;
@@ -55,8 +58,19 @@ pub(crate) struct DiskStore {
     directory: PathBuf,
     boot: Option<BootId>,
     index: Index,
+    /// Those that were read, to be written again.
+    cursors: Vec<Cursor>,
     changes: Changes,
     _lock: Lock,
+}
+
+/// The file of the address leased last from a range set.
+#[derive(Debug)]
+struct Cursor {
+    set: usize,
+    file: File,
+    /// Of its content, in bytes; `MAX_ADDRESS` stands for anything as long or longer.
+    length: usize,
 }
 
 /// What has happened since the store was opened.
@@ -115,6 +129,7 @@ impl DiskStore {
             directory,
             boot,
             index: Index::empty(boot, 0),
+            cursors: Vec::new(),
             changes: Changes::None,
             _lock: lock,
         };
@@ -136,8 +151,7 @@ impl DiskStore {
         let own = self.place.own_directory();
         let (path, aside) = (self.place.own_file("index"), self.place.own_file("index.new"));
         let mut save = || {
-            let (stamp, now) = Stamp::now().ok_or_else(|| io::Error::other("the clock is before 1970"))?;
-            File::open(&self.directory)?.set_modified(now)?;
+            let stamp = Stamp::set(&self.directory)?;
             match self.index.save(&path, &aside, stamp) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     make_directory(&own)?;
@@ -529,27 +543,35 @@ impl Store for DiskStore {
     }
 
     fn last_reserved(&mut self, set: usize) -> Option<Point> {
-        let text = std::fs::read_to_string(self.directory.join(format!("{LAST_RESERVED}{set}"))).ok()?;
-        text.parse::<IpAddr>().ok().map(|address| Point::from(address.to_canonical()))
+        let path = self.directory.join(format!("{LAST_RESERVED}{set}"));
+        let file = File::options().read(true).write(true).open(path).ok()?;
+        let mut text = [0; MAX_ADDRESS];
+        let length = file.read_at(&mut text, 0).ok()?;
+        let address = std::str::from_utf8(&text[..length]).ok()?.parse::<IpAddr>().ok();
+        self.cursors.push(Cursor { set, file, length });
+        address.map(|address| Point::from(address.to_canonical()))
     }
 
     fn set_last_reserved(&mut self, set: usize, address: Point) -> Result<(), StoreError> {
         let path = self.directory.join(format!("{LAST_RESERVED}{set}"));
-        let text = address.to_string();
-        // In place and without emptying it first: a kill in between leaves some address, not none, and file systems
-        // make a point of writing out at once what is emptied and written again.
-        File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|file| {
-                file.write_all_at(text.as_bytes(), 0)?;
-                let len = text.len() as u64;
-                if file.metadata()?.len() == len { Ok(()) } else { file.set_len(len) }
-            })
+        let read = self.cursors.iter().position(|cursor| cursor.set == set);
+        let open = || {
+            let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let length = file.metadata()?.len().try_into().unwrap_or(usize::MAX);
+            Ok(Cursor { set, file, length })
+        };
+        read.map_or_else(open, |place| Ok(self.cursors.swap_remove(place)))
+            .and_then(|cursor| cursor.write(&address.to_string()))
             .map_err(|source| StoreError::new("write", &path, source))
+    }
+}
+
+impl Cursor {
+    /// In place and without emptying it first: a kill in between leaves some address, not none, and file systems make a
+    /// point of writing out at once what is emptied and written again.
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        if self.length > text.len() { self.file.set_len(text.len() as u64) } else { Ok(()) }
     }
 }
 

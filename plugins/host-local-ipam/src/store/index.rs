@@ -17,6 +17,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use std::{array, io};
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
 use super::Era;
 use super::boot::BootId;
 use crate::span::{Point, Span};
@@ -78,12 +82,14 @@ impl Stamp {
         Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec() }
     }
 
-    /// The time of this moment. It is finer than the kernel's clock for files, whose times are thereby others.
-    pub(super) fn now() -> Option<(Self, SystemTime)> {
-        let now = SystemTime::now();
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let seconds = i64::try_from(since.as_secs()).ok()?;
-        Some((Self { seconds, nanoseconds: since.subsec_nanos().into() }, now))
+    /// Gives `directory` the time of this moment. It is finer than the kernel's clock for files, whose times are thereby
+    /// others.
+    pub(super) fn set(directory: &Path) -> io::Result<Self> {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
+        let now = TimeSpec::from_duration(since);
+        let follow = UtimensatFlags::FollowSymlink;
+        utimensat(AT_FDCWD, directory, &TimeSpec::UTIME_OMIT, &now, follow)?;
+        Ok(Self { seconds: now.tv_sec(), nanoseconds: now.tv_nsec() })
     }
 
     pub(super) fn is_before(self, time: SystemTime) -> bool {
@@ -340,8 +346,7 @@ impl Index {
         let boot = field::<{ BootId::LEN }>(&header, 64);
         let entries = Table { first: 1, blocks: count(40) };
         let chunks = Table { first: 1 + entries.blocks, blocks: count(44) };
-        let whole = file.metadata().ok()?.len() == (chunks.all().end * BLOCK) as u64;
-        (whole && entries.blocks > 0 && chunks.blocks > 0).then(|| Self {
+        (entries.blocks > 0 && chunks.blocks > 0).then(|| Self {
             image: Image::Disk(file),
             boot: (boot != [0; BootId::LEN]).then(|| BootId::from_bytes(boot)),
             stamp: Some(Stamp {

@@ -100,6 +100,18 @@ fn a_changed_file_time_does_not_hide_a_reboot() {
 }
 
 #[test]
+fn after_a_power_loss_a_lease_is_dead_if_its_file_is_the_one_that_was_recorded() {
+    let network = full();
+    // The directory has a time that is not the one we left, but is from before this boot; one lease was made again.
+    network.write("10.8.0.3", "old2\r\neth0");
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    std::fs::File::open(network.leases_dir()).unwrap().set_modified(long_ago).unwrap();
+    assert_eq!(ask_in(1, &network, "ADD", "new").address(), "10.8.0.2");
+    ask_in(1, &network, "ADD", "late").exhausted();
+    assert!(ask_in(1, &network, "ADD", "old2").error().1.contains("duplicate allocation is not allowed"));
+}
+
+#[test]
 fn where_the_reference_has_been_writing_nothing_is_reclaimed_in_that_boot() {
     let network = full();
     // In boot 1 the reference runs first, and replaces one lease by a live one.

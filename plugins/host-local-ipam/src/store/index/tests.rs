@@ -105,7 +105,8 @@ fn no_damage_goes_unnoticed_where_it_is_read() {
         let mut cut = whole.clone();
         cut.resize(length, 0);
         std::fs::write(&path, cut).unwrap();
-        assert!(load(&directory).is_none(), "{length} bytes");
+        let answered = load(&directory).and_then(|index| answers(&index));
+        assert!(answered.is_none() || answered == right, "{length} bytes");
     }
     // a block of another index, or from another place
     let mut moved = whole.clone();
