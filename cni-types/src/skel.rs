@@ -202,7 +202,8 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
         let answer = VersionAnswer { cni_version: SpecVersion::LATEST, supported_versions: SpecVersion::ALL };
         return serde_json::to_string(&answer).map(|answer| answer + "\n").map_err(Error::internal);
     }
-    let mut bytes = Vec::new();
+    // Room for any usual configuration, so that it is read at once.
+    let mut bytes = Vec::with_capacity(8192);
     stdin
         .read_to_end(&mut bytes)
         .map_err(|error| Error::new(ErrorCode::IO_FAILURE, format!("error reading from stdin: {error}")))?;
