@@ -225,6 +225,8 @@ fn reference_package(world: &World) {
 fn the_debian_package_takes_the_place_of_the_reference_and_gives_it_back() {
     let world = world_with_dpkg();
     reference_package(&world);
+    put_foreign(&world, "/opt/cni/bin", "bridge");
+    put_foreign(&world, "/opt/cni/bin", "alias-dns");
     release(&world, "/run/dist");
     for ours_first in [false, true] {
         let packages = match ours_first {
@@ -246,7 +248,8 @@ fn the_debian_package_takes_the_place_of_the_reference_and_gives_it_back() {
         assert_eq!(entries(&world, "/usr/lib/cni"), ["bridge", "host-local", "portmap"]);
         assert_eq!(about(&world, "/usr/lib/cni/host-local"), "somebody else's host-local");
         assert_eq!(world.host().run("dpkg-divert --list alias-dns-suite").success(), "");
-        assert_ne!(world.host().run("ls /opt/cni/bin").status, 0);
+        assert_eq!(entries(&world, "/opt/cni/bin"), ["alias-dns", "bridge"]);
+        assert_eq!(about(&world, "/opt/cni/bin/alias-dns"), "somebody else's alias-dns");
         dpkg(&world, "--remove containernetworking-plugins");
     }
 }
