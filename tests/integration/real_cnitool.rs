@@ -69,3 +69,30 @@ fn a_failure_reaches_the_user_of_cnitool_in_our_words() {
     assert!(again.failure().stderr.contains("eth0") || again.stderr.contains("172.20.0.2"), "{again}");
     cnitool(&world, "check", "testnet", &c1).run().success();
 }
+
+#[test]
+fn the_example_for_cnitool_publishes_ports_and_names() {
+    let world = World::new();
+    let plugins = world.install_plugins();
+    let (web, client) = (world.container("web"), world.container("client"));
+    let wishes = json!({
+        "aliases": ["shop"],
+        "ips": ["172.24.0.80/16"],
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+    });
+    let call = |verb: &str, container: &Space| {
+        cnitool(&world, verb, "cnitool", container)
+            .env("CNI_PATH", &plugins)
+            .env("CAP_ARGS", wishes.to_string())
+    };
+    call("status", &web).run().success();
+    call("add", &web).run().success();
+    cnitool(&world, "add", "cnitool", &client).env("CNI_PATH", &plugins).run().success();
+    world.write("/etc/netns/client/resolv.conf", "nameserver 172.24.0.1\nsearch cnitool\noptions ndots:0\n");
+    let _server = web.serve("0.0.0.0:80");
+    assert_eq!(client.fetch("http://shop/"), "shop called by 172.24.0.81");
+    assert!(world.host().fetch("http://127.0.0.1:8080/").starts_with("127.0.0.1:8080 called by 172.24.0.1"));
+    call("check", &web).run().success();
+    call("del", &web).run().success();
+    assert!(client.resolve("shop").is_empty());
+}

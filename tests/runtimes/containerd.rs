@@ -60,6 +60,34 @@ fn pods_find_each_other(release: Release) {
 }
 
 #[track_caller]
+fn example_for_kubernetes_serves_pods(release: Release) {
+    let site = Site::new();
+    let example = fixture("conf-examples/kubernetes.conflist");
+    site.write("/etc/cni/net.d/10-kubernetes.conflist", example.to_string());
+    let containerd = Containerd::start(&site, release);
+    let mut wishes = json!({ "dns_config": { "servers": ["10.244.0.1"], "searches": ["pods.local"] } });
+    let client = containerd.run_pod("client", &wishes);
+    wishes["port_mappings"] = json!([{ "protocol": 0, "container_port": 80, "host_port": 8080 }]);
+    wishes["annotations"] = json!({ "alias-dns.cni/aliases": "shop" });
+    let web = containerd.run_pod("web-7f9c", &wishes);
+    let (inside, _web) =
+        (containerd.run_container("client", &client), containerd.run_container("web-7f9c", &web));
+    let answer = containerd.exec(&inside, "fetch shop");
+    assert!(
+        answer.success().contains(&format!("web-7f9c called by [::ffff:{}]", containerd.address(&client))),
+        "{answer}"
+    );
+    ping(&containerd, &inside, "web-7f9c.pods.local")
+        .has_line("64 bytes from web-7f9c.pods.local (10.244.0.3)");
+    let page = site.host().run("curl --silent --max-time 5 http://127.0.0.1:8080/");
+    assert_eq!(page.success().trim(), "It works!");
+    containerd.remove_pod(&web);
+    containerd.remove_pod(&client);
+    containerd.stop();
+    site.assert_nothing_is_left(&["cbr0"]);
+}
+
+#[track_caller]
 fn pod_that_cannot_start_leaves_nothing(release: Release) {
     let site = site();
     let containerd = Containerd::start(&site, release);
@@ -221,6 +249,16 @@ fn pods_find_each_other_on_1_6() {
 #[test]
 fn pods_find_each_other_on_2_4() {
     pods_find_each_other(Release::V2_4);
+}
+
+#[test]
+fn example_for_kubernetes_serves_pods_on_1_6() {
+    example_for_kubernetes_serves_pods(Release::V1_6);
+}
+
+#[test]
+fn example_for_kubernetes_serves_pods_on_2_4() {
+    example_for_kubernetes_serves_pods(Release::V2_4);
 }
 
 #[test]

@@ -195,3 +195,25 @@ fn our_examples_are_networks_of_podman_as_they_stand() {
     podman.remove_all(&[]);
     site.assert_nothing_is_left(&["br-testnet", "docker0", "br-internal", "br-dual"]);
 }
+
+#[test]
+fn our_example_takes_the_place_of_the_default_network() {
+    let site = Site::new();
+    let podman = Podman::new(&site);
+    let example = std::fs::read(Suite::examples().join("podman.conflist")).unwrap();
+    site.write("/etc/cni/net.d/87-podman.conflist", example);
+    podman.ok(&format!(
+        "run --detach --name web --publish 8080:80 {} httpd -f -p 80 -h /www",
+        crate::support::IMAGE
+    ));
+    podman.run("c2", "");
+    assert_eq!(podman.address("web", "podman"), "10.88.0.2");
+    ping(&podman, "c2", "web").has_line("64 bytes from web.podman (10.88.0.2)");
+    let page = wait_until("the web server listens", || {
+        let output = site.host().run("curl --silent --max-time 5 http://127.0.0.1:8080/");
+        (output.status == 0).then_some(output.stdout)
+    });
+    assert_eq!(page.trim(), "It works!");
+    podman.remove_all(&[]);
+    site.assert_nothing_is_left(&["cni-podman0"]);
+}

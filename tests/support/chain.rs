@@ -84,6 +84,11 @@ impl Network {
         Self { world: world.clone(), name, version, list, plugin_path }
     }
 
+    /// The same network, with the attachments that it has, after other plugins were installed in `dirs`.
+    pub fn served_from(&self, dirs: &[PathBuf]) -> Self {
+        Self { plugin_path: dirs.to_vec(), ..self.clone() }
+    }
+
     /// The network's name.
     pub fn name(&self) -> &str {
         &self.name
