@@ -1,0 +1,98 @@
+//! A small DNS client: one question, the answer as text.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use domain::base::iana::{Class, Rtype};
+use domain::base::{Message, MessageBuilder, Name};
+use domain::rdata::AllRecordData;
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Response {
+    pub(crate) rcode: String,
+    pub(crate) truncated: bool,
+    /// `TYPE data`, one a record of the answer section.
+    pub(crate) answer: Vec<String>,
+    pub(crate) ttl: Option<u32>,
+    pub(crate) octets: Vec<u8>,
+}
+
+/// A query for `name` with `id`.
+pub(crate) fn query(id: u16, name: &str, rtype: Rtype, payload: Option<u16>) -> Vec<u8> {
+    let mut builder = MessageBuilder::new_vec();
+    builder.header_mut().set_id(id);
+    builder.header_mut().set_rd(true);
+    let mut builder = builder.question();
+    builder.push((Name::<Vec<u8>>::from_chars(name.chars()).unwrap(), rtype, Class::IN)).unwrap();
+    let mut builder = builder.additional();
+    if let Some(payload) = payload {
+        builder
+            .opt(|opt| {
+                opt.set_udp_payload_size(payload);
+                Ok(())
+            })
+            .unwrap();
+    }
+    builder.finish()
+}
+
+/// Reads a response.
+pub(crate) fn read(octets: &[u8]) -> Response {
+    let message = Message::from_octets(octets).expect("a message");
+    let mut answer = Vec::new();
+    let mut ttl = None;
+    for record in message.answer().unwrap().limit_to::<AllRecordData<_, _>>() {
+        let record = record.unwrap();
+        ttl = Some(record.ttl().as_secs());
+        answer.push(format!("{} {}", record.rtype(), record.data()));
+    }
+    Response {
+        rcode: message.header().rcode().to_string(),
+        truncated: message.header().tc(),
+        answer,
+        ttl,
+        octets: octets.to_vec(),
+    }
+}
+
+/// Asks `server` over UDP, once; `None` when nothing comes back.
+pub(crate) fn ask(server: &str, name: &str, rtype: Rtype) -> Option<Response> {
+    exchange(server, &query(7, name, rtype, Some(1232)))
+}
+
+/// Sends `packet` to `server`, and reads what comes back within two seconds.
+pub(crate) fn exchange(server: &str, packet: &[u8]) -> Option<Response> {
+    let server = SocketAddr::new(server.parse().unwrap(), 53);
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    socket.connect(server).unwrap();
+    socket.send(packet).ok()?;
+    let mut buffer = [0; 4096];
+    let len = socket.recv(&mut buffer).ok()?;
+    Some(read(&buffer[..len]))
+}
+
+/// A connection to `server`.
+pub(crate) fn connect(server: &str) -> TcpStream {
+    let stream = TcpStream::connect(SocketAddr::new(server.parse().unwrap(), 53)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    stream
+}
+
+/// Sends a message with its length.
+pub(crate) fn send(stream: &mut TcpStream, packet: &[u8]) {
+    let mut framed = (packet.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(packet);
+    stream.write_all(&framed).unwrap();
+}
+
+/// Receives a message; `None` at the end of the connection.
+pub(crate) fn receive(stream: &mut TcpStream) -> Option<Response> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).ok()?;
+    let mut octets = vec![0; u16::from_be_bytes(len).into()];
+    stream.read_exact(&mut octets).ok()?;
+    Some(read(&octets))
+}

@@ -1,0 +1,146 @@
+//! What is answered to whom.
+
+use std::time::{Duration, Instant};
+
+use domain::base::iana::Rtype;
+
+use crate::Test;
+use crate::dns::{ask, connect, exchange, query, receive, send};
+use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, state};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("containers_and_the_host_are_answered_over_every_transport_and_family", every_way),
+    ("strangers_and_other_bridges_get_nothing", strangers),
+    ("what_does_not_fit_comes_over_tcp", truncation),
+    ("many_queries_on_one_connection_are_answered", pipelining),
+    ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
+    ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
+];
+
+fn every_way() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    let check = |place: &'static str| {
+        for server in [GATEWAY, GATEWAY_V6] {
+            let response = ask(server, "CentOS-2", Rtype::A).unwrap_or_else(|| panic!("{place} {server}"));
+            assert_eq!(response.answer, ["A 172.20.0.3"], "{place} {server}");
+            assert!(response.octets.windows(8).any(|octets| octets == b"CentOS-2"), "case is not kept");
+            assert_eq!(ask(server, "centos-2.testnet", Rtype::AAAA).unwrap().answer, ["AAAA fd00:20::3"]);
+            assert_eq!(
+                ask(server, "2.0.20.172.in-addr.arpa", Rtype::PTR).unwrap().answer,
+                ["PTR centos-1.testnet."]
+            );
+            let nothing = ask(server, "centos-2", Rtype::TXT).unwrap();
+            assert_eq!((nothing.rcode.as_str(), nothing.answer.len()), ("NOERROR", 0));
+            assert_eq!(ask(server, "nobody.testnet", Rtype::A).unwrap().rcode, "NXDOMAIN");
+            let mut stream = connect(server);
+            send(&mut stream, &query(9, "centos-1", Rtype::A, None));
+            assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
+        }
+    };
+    check("host");
+    inside("c1", move || check("c1"));
+    remove("c2");
+    assert_eq!(inside("c1", || ask(GATEWAY, "centos-2", Rtype::A).unwrap()).rcode, "NXDOMAIN");
+}
+
+fn strangers() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    assert_eq!(inside("c2", || ask(GATEWAY, "centos-1", Rtype::A).unwrap()).rcode, "REFUSED");
+    run("ip link add br1 type bridge && ip addr add 172.21.0.1/16 dev br1 && ip link set br1 up && \
+         ip netns add far && ip link add v9 type veth peer name eth0 netns far && ip link set v9 master br1 up && \
+         ip -n far addr add 172.21.0.2/16 dev eth0 && ip -n far link set eth0 up && \
+         ip -n far route add default via 172.21.0.1 && sysctl -qw net.ipv4.ip_forward=1");
+    assert_eq!(inside("far", || ask(GATEWAY, "centos-1", Rtype::A)), None);
+}
+
+fn truncation() {
+    host();
+    for number in 2..120 {
+        let mut record = record(&format!("c{number}"), &format!("172.20.0.{number}"), "many");
+        record.addresses.truncate(1);
+        put_record(&record);
+    }
+    let small = exchange(GATEWAY, &query(1, "many", Rtype::A, None)).unwrap();
+    assert!(
+        small.truncated && small.octets.len() <= 512 && small.answer.len() > 25,
+        "{}",
+        small.octets.len()
+    );
+    let large = exchange(GATEWAY, &query(1, "many", Rtype::A, Some(4096))).unwrap();
+    assert!(
+        large.truncated && large.octets.len() <= 1232 && large.answer.len() > 70,
+        "{}",
+        large.octets.len()
+    );
+    let mut stream = connect(GATEWAY);
+    send(&mut stream, &query(1, "many", Rtype::A, None));
+    let whole = receive(&mut stream).unwrap();
+    assert_eq!((whole.truncated, whole.answer.len()), (false, 118));
+}
+
+fn pipelining() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    inside("c1", || {
+        let mut stream = connect(GATEWAY);
+        for _ in 0..1000 {
+            send(&mut stream, &query(1, "centos-1", Rtype::A, None));
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        for _ in 0..1000 {
+            assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
+        }
+        assert_eq!(receive(&mut stream), None);
+    });
+}
+
+fn greedy_client() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    inside("c1", || {
+        let began = Instant::now();
+        let mut streams: Vec<_> = (0..100).map(|_| connect(GATEWAY)).collect();
+        inside("c2", || {
+            let mut stream = connect(GATEWAY);
+            send(&mut stream, &query(1, "centos-1", Rtype::A, None));
+            assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
+        });
+        assert_eq!(receive(&mut streams[0]), None);
+        let idle = began.elapsed();
+        assert!(idle > Duration::from_secs(3) && idle < Duration::from_secs(7), "{idle:?}");
+    });
+}
+
+fn broken_packets() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let good = query(7, "centos-1", Rtype::A, Some(1232));
+    let changed = |at: usize, to: u8| {
+        let mut packet = good.clone();
+        packet[at] = to;
+        packet
+    };
+    let rcode = |packet: &[u8]| exchange(GATEWAY, packet).map(|response| response.rcode);
+    assert_eq!(rcode(&changed(2, 0x28)).as_deref(), Some("NOTIMP"));
+    assert_eq!(rcode(&changed(5, 2)).as_deref(), Some("FORMERR"));
+    assert_eq!(rcode(&good[..good.len() - 3]).as_deref(), Some("FORMERR"));
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let mut noise = 1_u32;
+    for len in 0..2000_usize {
+        let mut packet = good.clone();
+        packet.resize(len % 120, 0);
+        for octet in packet.iter_mut().skip(len % 13) {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *octet ^= if noise >> 29 == 0 { (noise >> 16) as u8 } else { 0 };
+        }
+        // What the server says of them is the parser's test; here it has to live on.
+        let _ = socket.send_to(&packet, (GATEWAY, 53));
+    }
+    assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
+    let status = alias_dns::daemon::Client::connect_existing(&state()).unwrap().unwrap().status().unwrap();
+    assert_eq!((status.queries.panicked, status.unconfined.as_str()), (0, ""));
+}

@@ -1,0 +1,142 @@
+//! A host with a bridge and containers on it, and the records of these.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use alias_dns::daemon::Client;
+use alias_dns::domain_name::DomainName;
+use alias_dns::records::disk::Store;
+use alias_dns::records::{Record, RecordKey};
+use alias_dns::state_dir::StateDir;
+use alias_dns::zone::Listener;
+use cni_types::Attachment;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The state directory of every test's own host.
+pub(crate) const STATE: &str = "/run/cni/alias-dns/test";
+
+/// The bridge's addresses.
+pub(crate) const GATEWAY: &str = "172.20.0.1";
+pub(crate) const GATEWAY_V6: &str = "fd00:20::1";
+
+/// Runs a command line, which has to succeed.
+pub(crate) fn run(line: &str) {
+    let output = Command::new("sh").args(["-c", line]).output().expect("sh");
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes a host with `br0`, and the containers `c1` (172.20.0.2) and `c2` (172.20.0.3) as network namespaces.
+pub(crate) fn host() {
+    run("mount -t tmpfs tmpfs /run && mkdir -p /run/netns && ip link set lo up");
+    run(&format!(
+        "ip link add br0 type bridge && ip addr add {GATEWAY}/16 dev br0 && \
+         ip addr add {GATEWAY_V6}/64 dev br0 nodad && ip link set br0 up"
+    ));
+    for (number, name) in [(2, "c1"), (3, "c2")] {
+        run(&format!(
+            "ip netns add {name} && ip link add v{number} type veth peer name eth0 netns {name} && \
+             ip link set v{number} master br0 up && ip -n {name} link set lo up && \
+             ip -n {name} addr add 172.20.0.{number}/16 dev eth0 && \
+             ip -n {name} addr add fd00:20::{number}/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
+             ip -n {name} route add default via {GATEWAY}"
+        ));
+    }
+}
+
+/// What `f` returns when it is called in the network namespace `name`.
+pub(crate) fn inside<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
+    let netns = File::open(Path::new("/run/netns").join(name)).expect("netns");
+    let thread = std::thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET).expect("setns");
+        f()
+    });
+    thread.join().expect("thread in a netns")
+}
+
+/// The state of this test's host.
+pub(crate) fn state() -> StateDir {
+    StateDir::at(STATE)
+}
+
+/// Whose record that of `container` is.
+pub(crate) fn key(container: &str) -> RecordKey {
+    RecordKey::new("testnet", Attachment::new(container, "eth0").unwrap()).unwrap()
+}
+
+/// A record of one container with one name.
+pub(crate) fn record(container: &str, address: &str, name: &str) -> Record {
+    let v4: IpAddr = address.parse().unwrap();
+    let v6 = address.rsplit('.').next().map(|last| format!("fd00:20::{last}").parse().unwrap());
+    Record {
+        key: key(container),
+        joined: 1,
+        bridge: "br0".to_owned(),
+        gateways: vec![format!("{GATEWAY}/16").parse().unwrap(), format!("{GATEWAY_V6}/64").parse().unwrap()],
+        addresses: std::iter::once(v4).chain(v6).collect(),
+        names: vec![DomainName::new(name).unwrap()],
+        links: Vec::new(),
+        domain: DomainName::new("testnet").unwrap(),
+        other_domains: Vec::new(),
+        ttl: 0,
+        forward: true,
+        upstreams: Vec::new(),
+        netns: None,
+    }
+}
+
+/// Does what ADD does: writes the record, and has the server answer by it.
+pub(crate) fn put(container: &str, address: &str, name: &str) {
+    put_record(&record(container, address, name));
+}
+
+pub(crate) fn put_record(record: &Record) {
+    Store::new(&state()).write(record).expect("write the record");
+    let listeners: Vec<Listener> = record
+        .gateways
+        .iter()
+        .map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
+        .collect();
+    Client::ensure(&state()).expect("server").apply(&record.key, &listeners).expect("apply");
+}
+
+/// Does what DEL does.
+pub(crate) fn remove(container: &str) {
+    Store::new(&state()).remove(&key(container)).expect("remove the record");
+    if let Some(mut client) = Client::connect_existing(&state()).expect("connect") {
+        client.remove(&[key(container)]).expect("remove");
+    }
+}
+
+/// The processes that were started as `alias-dns PART`.
+pub(crate) fn processes(part: &str) -> Vec<Pid> {
+    let wanted = format!("alias-dns\0{part}\0");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes()) {
+            found.push(Pid::from_raw(id));
+        }
+    }
+    found
+}
+
+/// Kills every `alias-dns PART`, as `signal` does.
+pub(crate) fn signal(part: &str, signal: Signal) {
+    for process in processes(part) {
+        kill(process, signal).expect("kill");
+    }
+}
+
+/// Waits until `holds`, for five seconds at most.
+pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not so within five seconds: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
