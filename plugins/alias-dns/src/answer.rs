@@ -282,11 +282,14 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
     }
 
     fn reverse(&self, name: &Split<'_>, reverse: &Reverse) -> (Answer<'z>, Reason<'z>) {
-        let Some(subnet) = self.zones.subnets().find(|subnet| reverse.is_inside(*subnet)) else {
-            return self.elsewhere(name);
-        };
-        let apex = Apex(name.offset(name.labels() - reverse.zone_labels(subnet)));
         let pointed = reverse.address().and_then(|ip| (self.seats)().find_map(|seat| self.pointed(seat, ip)));
+        let subnet = self.zones.subnets().find(|subnet| reverse.is_inside(*subnet));
+        let apex = match subnet {
+            Some(subnet) => Apex(name.offset(name.labels() - reverse.zone_labels(subnet))),
+            // A container outside of its gateway's subnet, on a point-to-point link: a zone of its own.
+            None if pointed.is_some() => Apex(0),
+            None => return self.elsewhere(name),
+        };
         if let Some((pointer, reason)) = pointed {
             return match self.question.rtype {
                 Rtype::PTR | Rtype::ANY => (Answer::Pointer(pointer), reason),

@@ -354,6 +354,24 @@ fn a_prefix_within_a_label_makes_zones_of_the_next_label() {
 }
 
 #[test]
+fn an_address_outside_of_its_gateways_subnet_is_reversed_as_well() {
+    let routed = Record {
+        gateways: vec!["10.1.1.1/32".parse().unwrap()],
+        ..record("testnet", N1, "10.1.1.5", &["n1"])
+    };
+    check(
+        vec![routed],
+        asker("br-testnet", [10, 1, 1, 5]),
+        &[
+            ("PTR 5.1.1.10.in-addr.arpa", "PTR n1.testnet."),
+            ("TXT 5.1.1.10.in-addr.arpa", "NODATA 5.1.1.10.in-addr.arpa."),
+            ("PTR 1.1.1.10.in-addr.arpa", "PTR _gateway.testnet."),
+            ("PTR 6.1.1.10.in-addr.arpa", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
 fn both_families_are_answered() {
     let records =
         vec![record("dual", "c1", "10.90.0.200 fd12::99", &["d1"]), record("dual", "c2", "fd12::a", &["d2"])];
