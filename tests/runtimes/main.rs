@@ -9,4 +9,5 @@ mod support;
 mod containerd;
 mod critest;
 mod docker;
+mod migration;
 mod podman;
