@@ -9,5 +9,6 @@ mod support;
 mod containerd;
 mod critest;
 mod docker;
+mod kubernetes;
 mod migration;
 mod podman;

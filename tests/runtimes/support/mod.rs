@@ -2,10 +2,12 @@
 
 mod containerd;
 mod dockerd;
+mod kubelet;
 mod podman;
 mod site;
 
 pub(crate) use containerd::{Containerd, Release};
 pub(crate) use dockerd::Dockerd;
+pub(crate) use kubelet::Kubelet;
 pub(crate) use podman::Podman;
 pub(crate) use site::{IMAGE, Site};
