@@ -189,6 +189,22 @@ fn an_add_that_was_killed_can_be_deleted_collected_and_repeated() {
 }
 
 #[test]
+fn a_second_add_of_a_live_attachment_is_refused_and_takes_nothing_from_it() {
+    let story = Story::new();
+    story.attach_guest();
+    let before = Snapshot::of(&story.world);
+    let elsewhere = story.world.container("elsewhere");
+    for attachment in [story.guest(), story.guest().netns(&elsewhere.netns_path())] {
+        let refusal = story.network.add(&attachment).unwrap_err();
+        assert_eq!(refusal.plugin, "bridge");
+        assert!(refusal.msg.contains("guest") || refusal.msg.contains("eth0"), "{refusal}");
+        before.assert_unchanged(&story.world);
+    }
+    story.network.check(&story.guest()).unwrap();
+    assert!(story.resident.reaches("172.20.0.3"));
+}
+
+#[test]
 fn a_del_that_was_killed_can_be_repeated() {
     let story = Story::new();
     for round in 0..20_u32 {

@@ -26,10 +26,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
 
     let signals = Held::new()?;
     let mut undo = Undo::default();
-    let plan = lease(call, &settings, &mut undo)?;
+    let mut host = Netlink::open().map_err(Error::internal)?;
+    let plan = lease(call, &settings, &identity, &mut host, &mut undo)?;
     signals.heed()?;
 
-    let mut host = Netlink::open().map_err(Error::internal)?;
     let attaching = home.share()?;
     let bridge = bridge::ensure(&mut host, &settings, &home, &mut undo)?;
     let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut undo)?;
@@ -90,11 +90,29 @@ fn announce(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Ve
 
 /// Leases addresses and makes the plan; a result that the runtime's spec version cannot hold is refused here, while
 /// nothing but the lease has to be taken back.
-fn lease<'a>(call: &'a AttachmentCall, settings: &'a Settings, undo: &mut Undo<'a>) -> Result<Plan, Error> {
+fn lease<'a>(
+    call: &'a AttachmentCall,
+    settings: &'a Settings,
+    identity: &Identity,
+    host: &mut Netlink,
+    undo: &mut Undo<'a>,
+) -> Result<Plan, Error> {
     let plan = match &settings.ipam {
         None => Plan::switch(settings),
         Some(ipam) => {
-            let leased = ipam.add(call.network());
+            let mut leased = ipam.add(call.network());
+            if let Err(refusal) = &leased
+                && refusal.code() == ErrorCode::TRY_AGAIN_LATER
+            {
+                if veth::is_attached(host, identity)? {
+                    // The leases are those of an attachment that lives, in another namespace.
+                    return Err(refusal.clone());
+                }
+                // What an attempt that was killed has leased is in the way of its repetition.
+                rules::remove(&identity.owner())?;
+                ipam.del(call.network())?;
+                leased = ipam.add(call.network());
+            }
             if leased.as_ref().map_or_else(leaves_in_doubt, |_| true) {
                 undo.push("release the leases", move || ipam.del(call.network()));
             }

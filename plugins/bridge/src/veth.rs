@@ -44,6 +44,22 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
     }
 }
 
+/// Whether there is a pair of `identity` whose container end is in a namespace that lives. The kernel takes its time
+/// to destroy the pair of one that does not.
+pub(crate) fn is_attached(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
+    let name = identity.host_veth();
+    let failed = |failure: Failure| Error::internal(failure).context(format_args!("look for \"{name}\""));
+    let Some(link) = host.link_by_name(name).map_err(failed)?.filter(|link| is_of(link, identity)) else {
+        return Ok(false);
+    };
+    let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(true) };
+    match host.link_there(netns, index) {
+        Ok(end) => Ok(end.is_some()),
+        Err(failure) if failure.is_gone() => Ok(false),
+        Err(failure) => Err(failed(failure)),
+    }
+}
+
 /// Makes the pair, and the host end a port of the bridge.
 pub(crate) fn create<'a>(
     host: &mut Netlink,
