@@ -55,7 +55,8 @@ pub(crate) fn is_attached(host: &mut Netlink, identity: &Identity) -> Result<boo
     let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(true) };
     match host.link_there(netns, index) {
         Ok(end) => Ok(end.is_some()),
-        Err(failure) if failure.is_gone() => Ok(false),
+        // Nobody is known by that number any more.
+        Err(failure) if failure.is(Errno::EINVAL) || failure.is_gone() => Ok(false),
         Err(failure) => Err(failed(failure)),
     }
 }
