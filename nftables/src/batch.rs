@@ -110,20 +110,36 @@ impl Batch {
     }
 
     /// Elements of a set; none of their keys may be there yet.
-    pub fn create_elements(&mut self, table: Table<'_>, set: &str, elements: &[Element]) {
-        for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            self.push(Request::NewElements, table, EXCLUSIVE, |bytes| {
-                wire::put_elements(bytes, table.name, set, part);
-            });
-        }
+    pub fn create_elements<'a>(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+    ) {
+        self.push_elements(Request::NewElements, EXCLUSIVE, table, set, elements);
     }
 
     /// Elements of a set go, by their keys; each must be there.
-    pub fn delete_elements(&mut self, table: Table<'_>, set: &str, elements: &[Element]) {
+    pub fn delete_elements<'a>(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+    ) {
+        self.push_elements(Request::DeleteElements, 0, table, set, elements);
+    }
+
+    fn push_elements<'a>(
+        &mut self,
+        request: Request,
+        flags: u16,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+    ) {
+        let elements: Vec<&Element> = elements.into_iter().collect();
         for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            self.push(Request::DeleteElements, table, 0, |bytes| {
-                wire::put_elements(bytes, table.name, set, part);
-            });
+            self.push(request, table, flags, |bytes| wire::put_elements(bytes, table.name, set, part));
         }
     }
 

@@ -24,3 +24,4 @@ pub use object::{
 };
 pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};
+pub use wire::{MAX_COMMENT, MAX_NAME};

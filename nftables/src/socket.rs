@@ -173,8 +173,8 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn element(&mut self, table: Table<'_>, set: &str, key: &[u8]) -> Result<Option<Element>, Error> {
-        let wanted = [Element::new(key.to_vec())];
-        let name = |bytes: &mut Vec<u8>| wire::put_elements(bytes, table.name, set, &wanted);
+        let wanted = Element::new(key.to_vec());
+        let name = |bytes: &mut Vec<u8>| wire::put_elements(bytes, table.name, set, &[&wanted]);
         self.get(Request::GetElements, Some(table.family), name, |body| wire::decode_elements(body).next())
     }
 

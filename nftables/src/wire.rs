@@ -10,8 +10,12 @@ use crate::object::{End, Holds};
 use crate::rule::Expression;
 use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set, Verdict};
 
-/// Longest text of a comment in bytes: user data of rules and elements ends at 256, of which three are its frame.
-const MAX_COMMENT: usize = 253;
+/// Longest name of a table, chain or set in bytes (`NFT_NAME_MAXLEN` less the NUL).
+pub const MAX_NAME: usize = 255;
+
+/// Longest text of a comment in bytes; a longer one is cut. The kernel counts an element's user data with its own frame
+/// in one byte, and loses what is longer, or refuses it; ours takes three bytes more than the text.
+pub const MAX_COMMENT: usize = 250;
 
 const UDATA_COMMENT: u8 = 0;
 const UDATA_SET_KEY_BYTE_ORDER: u8 = 0;
@@ -535,7 +539,7 @@ pub(crate) fn put_set_reference(buffer: &mut Vec<u8>, table: &str, set: &str) {
 }
 
 /// Elements of a set; a request to read with none of them means all.
-pub(crate) fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &str, elements: &[Element]) {
+pub(crate) fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &str, elements: &[&Element]) {
     put_text(buffer, ELEM_LIST_TABLE, table);
     put_text(buffer, ELEM_LIST_SET, set);
     if elements.is_empty() {

@@ -4,8 +4,8 @@
 use std::process::Command;
 
 use nft_netlink::{
-    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, KeyType, Policy, Rule, Set, Socket,
-    Table, Verdict, address_key, ifname_key,
+    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, KeyType, MAX_COMMENT, Policy, Rule,
+    Set, Socket, Table, Verdict, address_key, ifname_key,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -84,4 +84,20 @@ fn nft_reads_every_word_back_as_a_person_would_write_it() {
     batch.create_elements(TABLE, PORTS.name, &[Element::new(key).with_comment("net/c/eth0")]);
     socket.commit(batch).unwrap();
     assert_eq!(listed("ruleset"), include_str!("everything.nft"));
+}
+
+#[test]
+fn the_longest_comment_comes_back_whole() {
+    let mut socket = namespace();
+    socket.commit(everything()).unwrap();
+    let key = address("10.1.0.3");
+    let text = "x".repeat(300);
+    let element = Element { key: key.clone(), ..element("10.1.0.3", &text) };
+    let mut batch = Batch::new();
+    batch.create_elements(TABLE, ADDRESSES.name, &[element]);
+    batch.add_rule(TABLE, "other", &Rule::new().accept().comment(&text));
+    socket.commit(batch).unwrap();
+    let found = socket.element(TABLE, ADDRESSES.name, &key).unwrap().unwrap();
+    assert_eq!(found.comment.as_deref(), Some(&text[..MAX_COMMENT]));
+    assert_eq!(socket.rules(TABLE, "other").unwrap()[0].comment(), Some(&text[..MAX_COMMENT]));
 }

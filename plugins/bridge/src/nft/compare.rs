@@ -173,11 +173,11 @@ fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
             }
             What::NoEntryRule(entry_chain, _, rule) => batch.add_rule(*table, entry_chain, rule),
             What::OtherElement(member) => {
-                batch.delete_elements(*table, member.set, std::slice::from_ref(&member.element));
-                batch.create_elements(*table, member.set, std::slice::from_ref(&member.element));
+                batch.delete_elements(*table, member.set, [&member.element]);
+                batch.create_elements(*table, member.set, [&member.element]);
             }
             What::NoElement(member) => {
-                batch.create_elements(*table, member.set, std::slice::from_ref(&member.element));
+                batch.create_elements(*table, member.set, [&member.element]);
             }
             What::NoTable(_) | What::NoSet(..) => {}
         }

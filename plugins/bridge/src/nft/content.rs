@@ -6,6 +6,8 @@
 //! It knows no rule of any network.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table, Verdict};
 
@@ -103,9 +105,7 @@ impl Content {
         for chain in &self.chains {
             self.create_chain(chain, batch);
         }
-        for Member { set, element } in self.members() {
-            batch.create_elements(self.skeleton.table, set, std::slice::from_ref(element));
-        }
+        create_members(self.skeleton.table, self.members(), batch);
     }
 
     /// A chain with its rules and the one that leads to it, without the elements that do.
@@ -207,7 +207,9 @@ fn complete(
         }
     }
     members.extend(content.elements.iter().map(|member| (member, Conflict::OursReplaces)));
-    for (Member { set, element }, conflict) in members {
+    let mut missing = Vec::new();
+    for (member, conflict) in members {
+        let Member { set, element } = member;
         let found = match elements {
             Elements::New => None,
             Elements::Unknown => socket.element(table, set, &element.key)?,
@@ -215,11 +217,26 @@ fn complete(
         match found {
             None => {}
             Some(found) if found == *element || conflict == Conflict::TheirsStays => continue,
-            Some(found) => batch.delete_elements(table, set, &[found]),
+            Some(found) => batch.delete_elements(table, set, [&found]),
         }
-        batch.create_elements(table, set, std::slice::from_ref(element));
+        missing.push(member);
     }
+    create_members(table, missing, batch);
     Ok(installed)
+}
+
+/// Creates elements, those of one set together: a message of its own for each costs more than the element.
+fn create_members<'a>(table: Table<'_>, members: impl IntoIterator<Item = &'a Member>, batch: &mut Batch) {
+    let mut sets: Vec<(&str, Vec<&Element>)> = Vec::new();
+    for Member { set, element } in members {
+        match sets.iter_mut().find(|(name, _)| name == set) {
+            Some((_, elements)) => elements.push(element),
+            None => sets.push((set, vec![element])),
+        }
+    }
+    for (set, elements) in sets {
+        batch.create_elements(table, set, elements);
+    }
 }
 
 /// What a DEL removes from one table.
@@ -303,7 +320,7 @@ impl Doomed {
             return;
         }
         for Member { set, element } in &self.members {
-            batch.delete_elements(table, set, std::slice::from_ref(element));
+            batch.delete_elements(table, set, [element]);
         }
         for handle in &self.entry_rules {
             batch.delete_rule(table, self.skeleton.entry_chain.unwrap_or_default(), *handle);
@@ -345,17 +362,54 @@ fn chain_of(verdict: &Verdict) -> Option<&str> {
 
 /// A chain's name from what it does and what it is for, no two alike, and readable by `nft`: letters, digits, `_`, `.`
 /// and `-` stand for themselves, any other byte is written as a slash and its number. (Neither names of networks nor of
-/// links have slashes; the one of a subnet is at the end.)
+/// links have slashes; the one of a subnet is at the end.) The kernel takes 255 bytes: what is too long is cut and ends
+/// with a hash.
 pub(super) fn chain_name(what: &str, of: &str) -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
+    /// Leaves room for a subnet.
+    const MAX_LEN: usize = 180;
     let mut name = format!("{what}-");
     for byte in of.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-') {
             name.push(char::from(byte));
         } else {
-            name.push('/');
-            name.extend([byte >> 4, byte & 0xf].map(|digit| char::from(HEX[usize::from(digit)])));
+            // Writing to a String cannot fail.
+            let _ = write!(name, "/{byte:02x}");
         }
     }
+    if name.len() > MAX_LEN {
+        // Only ASCII, so it can be cut anywhere.
+        name.truncate(MAX_LEN);
+        let _ = write!(name, "/-{:016x}", stable_hash(of));
+    }
     name
+}
+
+/// The same number in every call of every build of a release. After a change of it, chains under older names live on
+/// until their attachments go: what refers to a chain says its name.
+pub(super) fn stable_hash(of: impl Hash) -> u64 {
+    let mut hash = DefaultHasher::new();
+    of.hash(&mut hash);
+    hash.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_readable_where_it_can_be() {
+        assert_eq!(chain_name("isolated", "br-0.1_x"), "isolated-br-0.1_x");
+        assert_eq!(chain_name("isolated", "a b"), "isolated-a/20b");
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_names_are_alike_and_the_kernel_takes_each(one in "\\PC{0,300}", other in "\\PC{0,300}") {
+            let names = [chain_name("x", &one), chain_name("x", &other)];
+            prop_assert!(names.iter().all(|name| name.len() <= 200 && name.is_ascii()));
+            prop_assert_eq!(names[0] == names[1], one == other);
+        }
+    }
 }

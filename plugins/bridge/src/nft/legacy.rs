@@ -4,7 +4,7 @@
 //! `iptables-nft` keeps its rules in ordinary nf_tables tables (`ip nat`, `ip6 nat`), so they are removed like the rest,
 //! without a process. Tables, base chains and what is not of the attachment are left alone.
 
-use nft_netlink::{Batch, Error, Family, FoundRule, Socket, Table};
+use nft_netlink::{Batch, Error, Family, FoundRule, MAX_NAME, Socket, Table};
 use sha2::{Digest as _, Sha512};
 
 use super::Owner;
@@ -28,11 +28,14 @@ pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) 
         }
     }
 
-    let port_chain = format!("cni-br-iface-{id}-{ifname}");
-    remove_chain(socket, SPOOF_CHECK, SPOOF_CHECK_BASE, &port_chain, |_| true, batch)?;
-    let mac_chain = format!("{port_chain}-mac");
-    if socket.chain(SPOOF_CHECK, &mac_chain)?.is_some() {
-        batch.delete_chain(SPOOF_CHECK, &mac_chain);
+    let (port_chain, mac_chain) =
+        (format!("cni-br-iface-{id}-{ifname}"), format!("cni-br-iface-{id}-{ifname}-mac"));
+    // A name that the kernel refuses even to look for was never given.
+    if mac_chain.len() <= MAX_NAME {
+        remove_chain(socket, SPOOF_CHECK, SPOOF_CHECK_BASE, &port_chain, |_| true, batch)?;
+        if socket.chain(SPOOF_CHECK, &mac_chain)?.is_some() {
+            batch.delete_chain(SPOOF_CHECK, &mac_chain);
+        }
     }
 
     let container_chain = iptables_chain(owner);

@@ -1,13 +1,13 @@
 //! The comment of an attachment's element: whose it is, and which other elements belong to it.
 //!
-//! `<network>/<container id>/<ifname>`, then one word for each address or MAC, then `on` and a link. A comment of
-//! nf_tables is at most 253 bytes long; what does not fit is cut off. Pure.
+//! `<network>/<container id>/<ifname>`, then one word for each address or MAC, then `on` and a link. When the words do
+//! not fit into a comment, the last one is `+`, and the elements have to be searched for. Pure.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use nft_netlink::Element;
+use nft_netlink::{Element, MAX_COMMENT};
 
 use super::Owner;
 
@@ -30,9 +30,21 @@ impl Record {
     }
 }
 
-/// Whose an element is, in the words that links are marked with as well.
+/// Longest identity, which leaves room for the words that almost every attachment has.
+const MAX_IDENTITY: usize = 240;
+
+/// Stands before the link.
+const ON: &str = "on";
+
+/// Says that there are more words than fit.
+const MORE: &str = "+";
+
+/// Whose an element is, in the words that links are marked with as well; cut when it is too long.
 pub(super) fn identity(owner: &Owner<'_>) -> String {
-    format!("{}/{}/{}", owner.network, owner.attachment.container_id(), owner.attachment.ifname())
+    let mut text =
+        format!("{}/{}/{}", owner.network, owner.attachment.container_id(), owner.attachment.ifname());
+    text.truncate(text.floor_char_boundary(MAX_IDENTITY));
+    text
 }
 
 /// The identity with the addresses, and the MAC and link, that have elements of their own.
@@ -42,18 +54,23 @@ pub(super) fn with(
     mac: Option<[u8; 6]>,
     link: Option<&str>,
 ) -> String {
+    let mut words: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    words.extend(mac.map(|[a, b, c, d, e, f]| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")));
+    words.extend(link.map(|link| format!("{ON} {link}")));
     let mut text = identity(owner);
-    // Writing to a String cannot fail.
-    for address in addresses {
-        let _ = write!(text, " {}", address.ip());
-    }
-    if let Some([a, b, c, d, e, f]) = mac {
-        let _ = write!(text, " {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-    }
-    if let Some(link) = link {
-        let _ = write!(text, " on {link}");
+    for word in &words {
+        if text.len() + word.len() + " ".len() > MAX_COMMENT - MORE.len() - " ".len() {
+            return format!("{text} {MORE}");
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, " {word}");
     }
     text
+}
+
+/// Whether a comment does not list everything.
+pub(super) fn is_cut(comment: &str) -> bool {
+    words(comment).last() == Some(MORE)
 }
 
 /// The addresses that a comment lists.
@@ -76,10 +93,64 @@ pub(super) fn mac(comment: &str) -> Option<[u8; 6]> {
 /// The link that a comment ends with.
 pub(super) fn link(comment: &str) -> Option<&str> {
     let mut words = words(comment);
-    words.find(|word| *word == "on")?;
+    words.find(|word| *word == ON)?;
     words.next()
 }
 
 fn words(comment: &str) -> impl Iterator<Item = &str> {
     comment.split(' ').skip(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use cni_types::Attachment;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(network: &str, id: &str, addresses: &[IpNetwork], mac: Option<[u8; 6]>, link: Option<&str>) {
+        let attachment = Attachment::new(id, "eth0").unwrap();
+        let owner = Owner { network, attachment: &attachment, host_veth: "veth0" };
+        let comment = with(&owner, addresses, mac, link);
+        assert!(comment.len() <= MAX_COMMENT, "{} bytes: {comment}", comment.len());
+        assert!(comment.starts_with(&identity(&owner)));
+        if is_cut(&comment) {
+            return;
+        }
+        assert!(super::addresses(&comment).eq(addresses.iter().map(IpNetwork::ip)), "{comment}");
+        assert_eq!((super::mac(&comment), super::link(&comment)), (mac, link), "{comment}");
+        let key = nft_netlink::ifname_key("veth0");
+        let record = Record::of(&Element::new(key).with_comment(&comment)).unwrap();
+        assert_eq!(
+            [record.network.as_str(), &record.container_id, &record.host_veth],
+            [network, id, "veth0"]
+        );
+    }
+
+    #[test]
+    fn a_dual_stack_container_of_a_runtime_fits() {
+        let addresses = ["172.20.255.254/16", "2001:db8:1234:5678:9abc:def0:1234:5678/64"];
+        let addresses = addresses.map(|address| address.parse().unwrap());
+        let attachment = Attachment::new(&"f".repeat(64), "eth0").unwrap();
+        let owner =
+            Owner { network: "a-network-of-thirty-characters", attachment: &attachment, host_veth: "v" };
+        assert!(!is_cut(&with(&owner, &addresses, Some([2; 6]), Some("br-0123456789ab"))));
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_comment_says_is_read_back_or_it_says_that_it_is_cut(
+            network in "[a-z][a-z0-9._-]{0,120}",
+            id in "[a-f0-9]{1,120}",
+            v4 in prop::collection::vec(any::<[u8; 4]>(), 0..3),
+            v6 in prop::collection::vec(any::<[u8; 16]>(), 0..3),
+            mac in prop::option::of(any::<[u8; 6]>()),
+            link in prop::option::of("[a-z0-9]{1,15}"),
+        ) {
+            let v4 = v4.into_iter().map(|octets| IpNetwork::from(IpAddr::from(octets)));
+            let v6 = v6.into_iter().map(|octets| IpNetwork::from(IpAddr::from(octets)));
+            let addresses: Vec<IpNetwork> = v4.chain(v6).collect();
+            check(&network, &id, &addresses, mac, link.as_deref());
+        }
+    }
 }

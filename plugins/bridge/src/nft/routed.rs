@@ -4,14 +4,12 @@
 //! the attachment uses. For that its verdict names a chain of the network that no packet enters: the jumps in it are
 //! the list, and as long as a record refers to it, the kernel keeps everything that is on the list.
 
-use std::hash::{Hash as _, Hasher as _};
-
 use nft_netlink::{
     Base, ChainKind, Element, Error, Family, Holds, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket,
     Table, Verdict, address_key, ifname_key,
 };
 
-use super::content::{Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
+use super::content::{self, Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
 use super::{Attached, IngressPolicy, Owner, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
@@ -105,11 +103,8 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
 /// The chain that lists what an attachment uses. A network has one for each different list: its subnets or its policy
 /// may have changed.
 fn list(network: &str, uses: &[String]) -> NetworkChain {
-    // Its keys are fixed, so every call of every build of a release finds the same name.
-    let mut hash = std::hash::DefaultHasher::new();
-    uses.hash(&mut hash);
     NetworkChain {
-        name: format!("{}-{:08x}", chain_name("network", network), hash.finish() as u32),
+        name: format!("{}-{:08x}", chain_name("network", network), content::stable_hash(uses) as u32),
         comment: format!("network {network}: what it uses; no packet comes here"),
         rules: uses.iter().map(|chain| Rule::new().jump(chain)).collect(),
         entries: Vec::new(),
@@ -125,20 +120,24 @@ pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Do
     };
     let identity = record::identity(owner);
     let comment = found.comment.as_deref().unwrap_or_default();
-    let addresses =
-        record::addresses(comment).map(|address| (masquerade::addresses_of(address), address_key(address)));
-    let member = record::link(comment)
-        .zip(record::mac(comment))
-        .map(|(link, mac)| (isolation::MEMBERS.name, isolation::member(link, mac).key));
     let mut members = Vec::new();
-    for (set, key) in addresses.chain(member) {
-        // The address may have been leased to somebody else since.
-        if let Some(element) = socket.element(table, set, &key)?
-            && element.comment.as_deref() == Some(identity.as_str())
-        {
-            members.push(Member { set, element });
+    if record::is_cut(comment) {
+        for set in [masquerade::ADDRESSES_V4, masquerade::ADDRESSES_V6, isolation::MEMBERS.name] {
+            let elements = socket.elements(table, set)?.into_iter();
+            members.extend(elements.map(|element| Member { set, element }));
+        }
+    } else {
+        let addresses = record::addresses(comment)
+            .map(|address| (masquerade::addresses_of(address), address_key(address)));
+        let member = record::link(comment)
+            .zip(record::mac(comment))
+            .map(|(link, mac)| (isolation::MEMBERS.name, isolation::member(link, mac).key));
+        for (set, key) in addresses.chain(member) {
+            members.extend(socket.element(table, set, &key)?.map(|element| Member { set, element }));
         }
     }
+    // An address may have been leased to somebody else since.
+    members.retain(|member| member.element.comment.as_deref() == Some(identity.as_str()));
     members.push(Member { set: ATTACHMENTS, element: found });
     Doomed::with(socket, &SKELETON, members).map(Some)
 }

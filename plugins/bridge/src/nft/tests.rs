@@ -192,6 +192,21 @@ fn a_late_removal_leaves_an_address_to_its_new_holder() {
 }
 
 #[test]
+fn names_of_any_length_and_any_number_of_addresses_leave_nothing() {
+    let mut rules = namespace();
+    let mut sample = Sample::new(2, ALL);
+    sample.network = "n".repeat(3000);
+    sample.attachment = Attachment::new(&"c".repeat(3000), "eth0").unwrap();
+    sample
+        .addresses
+        .extend((1..40_u8).map(|number| format!("10.8.{number}.2/24").parse::<IpNetwork>().unwrap()));
+    rules.install(&[sample.attached()]).unwrap();
+    assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&sample.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
 fn a_policy_goes_with_the_last_attachment_that_came_with_it() {
     let mut rules = namespace();
     let (isolated, same_bridge) = (Sample::new(2, ISOLATED), Sample::new(3, SAME_BRIDGE));
