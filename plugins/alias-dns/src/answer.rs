@@ -11,12 +11,17 @@
 //! A zone is described as RFC 6303 does for empty ones: it is its own name server. Negative answers may not be kept,
 //! for the name may belong to a container that starts the next moment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod reverse;
+mod split;
+
+use std::net::{IpAddr, SocketAddr};
 
 use domain::base::iana::Rtype;
 use domain::base::{Name, RelativeName};
 use ipnetwork::IpNetwork;
 
+use self::reverse::{Reverse, Shape};
+use self::split::Split;
 use crate::zone::{RecordIx, Seat, Terms, Zones};
 
 /// What a gateway address is reversed to, below the network's domain; it resolves, too. No container is called so by
@@ -390,162 +395,6 @@ impl Family {
             Self::V4 => ip.is_ipv4(),
             Self::V6 => ip.is_ipv6(),
         }
-    }
-}
-
-/// A name with the places where it can be split.
-struct Split<'q> {
-    octets: &'q [u8],
-    offsets: [u8; Split::MAX_LABELS + 1],
-    labels: usize,
-}
-
-impl<'q> Split<'q> {
-    /// A name has at most 255 octets, and a label at least two.
-    const MAX_LABELS: usize = 127;
-
-    fn of(name: &'q Name<[u8]>) -> Self {
-        let octets = name.as_slice();
-        let mut split = Self { octets, offsets: [0; Self::MAX_LABELS + 1], labels: 0 };
-        let mut offset = 0;
-        while let Some(length @ 1..) = octets.get(offset) {
-            offset += usize::from(*length) + 1;
-            split.labels += 1;
-            // A name's octets are numbered up to 254.
-            split.offsets[split.labels] = offset as u8;
-        }
-        split
-    }
-
-    /// The number of labels but for the root's.
-    fn labels(&self) -> usize {
-        self.labels
-    }
-
-    /// Where label number `label` begins; the root label has the number of labels.
-    fn offset(&self, label: usize) -> usize {
-        usize::from(self.offsets[label])
-    }
-
-    fn root(&self) -> Apex {
-        Apex(self.offset(self.labels))
-    }
-
-    /// The labels in front of number `label`.
-    fn before(&self, label: usize) -> &'q [u8] {
-        &self.octets[..self.offset(label)]
-    }
-
-    /// The labels from number `label` on, without the root label.
-    fn from(&self, label: usize) -> &'q [u8] {
-        &self.octets[self.offset(label)..self.offset(self.labels)]
-    }
-
-    /// The text of label number `label`.
-    fn label(&self, label: usize) -> &'q [u8] {
-        &self.octets[self.offset(label) + 1..self.offset(label + 1)]
-    }
-}
-
-/// A name below `in-addr.arpa` (RFC 1035, section 3.5) or `ip6.arpa` (RFC 3596, section 2.5), read from its end.
-#[derive(Debug, PartialEq, Eq)]
-struct Reverse {
-    /// The address as far as it is written; the rest is zero.
-    ip: IpAddr,
-    /// How many bits of it are written.
-    bits: usize,
-    shape: Shape,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// A whole address.
-    Address,
-    /// The beginning of an address.
-    Prefix,
-    /// Something in front of either that is no part of an address.
-    Below,
-}
-
-const ARPA_LABELS: usize = 2;
-const V4_LABEL_BITS: usize = 8;
-const V6_LABEL_BITS: usize = 4;
-
-impl Reverse {
-    fn of(name: &Split<'_>) -> Option<Self> {
-        let digits = name.labels().checked_sub(ARPA_LABELS)?;
-        let suffix = name.from(digits);
-        let labels = (0..digits).rev().map(|label| name.label(label));
-        if suffix.eq_ignore_ascii_case(b"\x07in-addr\x04arpa") {
-            let mut octets = [0; 4];
-            let read = read_labels(labels, &mut octets, decimal);
-            let shape = Shape::of(digits, read, octets.len());
-            return Some(Self { ip: Ipv4Addr::from(octets).into(), bits: read * V4_LABEL_BITS, shape });
-        }
-        if suffix.eq_ignore_ascii_case(b"\x03ip6\x04arpa") {
-            let mut nibbles = [0; 32];
-            let read = read_labels(labels, &mut nibbles, hexadecimal);
-            let bits =
-                nibbles.iter().fold(0_u128, |bits, nibble| bits << V6_LABEL_BITS | u128::from(*nibble));
-            let shape = Shape::of(digits, read, nibbles.len());
-            return Some(Self { ip: Ipv6Addr::from(bits).into(), bits: read * V6_LABEL_BITS, shape });
-        }
-        None
-    }
-
-    fn address(&self) -> Option<IpAddr> {
-        (self.shape == Shape::Address).then_some(self.ip)
-    }
-
-    /// Whether all that the name can stand for is in `subnet`.
-    fn is_inside(&self, subnet: IpNetwork) -> bool {
-        self.bits >= usize::from(subnet.prefix()) && subnet.contains(self.ip)
-    }
-
-    /// How many labels the reverse zone of `subnet` has at this address. A prefix that ends within a label makes
-    /// several zones of the next longer one.
-    fn zone_labels(&self, subnet: IpNetwork) -> usize {
-        let label_bits = if self.ip.is_ipv4() { V4_LABEL_BITS } else { V6_LABEL_BITS };
-        ARPA_LABELS + usize::from(subnet.prefix()).div_ceil(label_bits)
-    }
-}
-
-impl Shape {
-    fn of(labels: usize, read: usize, whole: usize) -> Self {
-        match read {
-            _ if read < labels => Self::Below,
-            _ if read == whole => Self::Address,
-            _ => Self::Prefix,
-        }
-    }
-}
-
-/// Reads `labels` into `digits` up to the first that is no digit, and tells how many were.
-fn read_labels<'q>(
-    labels: impl Iterator<Item = &'q [u8]>,
-    digits: &mut [u8],
-    digit: fn(&[u8]) -> Option<u8>,
-) -> usize {
-    let mut read = 0;
-    for (label, place) in labels.zip(digits) {
-        let Some(value) = digit(label) else { break };
-        *place = value;
-        read += 1;
-    }
-    read
-}
-
-/// An octet as it is written in a reverse name: without leading zeros.
-fn decimal(label: &[u8]) -> Option<u8> {
-    let text = std::str::from_utf8(label).ok()?;
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
-    text.parse().ok().filter(|_| plain)
-}
-
-fn hexadecimal(label: &[u8]) -> Option<u8> {
-    match label {
-        [digit] => char::from(*digit).to_digit(16).map(|nibble| nibble as u8),
-        _ => None,
     }
 }
 

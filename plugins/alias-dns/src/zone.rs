@@ -5,9 +5,9 @@
 //! stored once: records refer to their names, addresses and container by number.
 
 mod index;
+mod key;
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -17,7 +17,9 @@ use ipnetwork::IpNetwork;
 use slab::Slab;
 
 pub(crate) use self::index::RecordIx;
-use self::index::{Index, Key, SlotIx};
+use self::index::{Index, SlotIx};
+pub(crate) use self::key::Folded;
+use self::key::{Address, ContainerId, Domain, Name, NameRef};
 use crate::domain_name::DomainName;
 use crate::records::{Record, RecordKey};
 
@@ -85,34 +87,6 @@ struct Surroundings {
     bridges: HashMap<Box<str>, Vec<NetworkIx>>,
     domains: Index<Domain>,
 }
-
-/// Octets that are equal whatever the case of letters (RFC 4343). Length octets are below 64, so below the letters.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Folded<'b>(pub(crate) &'b [u8]);
-
-#[derive(Debug)]
-struct ContainerId(Box<str>);
-
-#[derive(Debug)]
-struct Name {
-    network: NetworkIx,
-    labels: Box<[u8]>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct NameRef<'b> {
-    network: NetworkIx,
-    labels: Folded<'b>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Address {
-    network: NetworkIx,
-    ip: IpAddr,
-}
-
-#[derive(Debug)]
-struct Domain(Box<[u8]>);
 
 /// An address that the server listens on, and the device that queries to it come in by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -484,92 +458,5 @@ impl Surroundings {
             }
         }
         surroundings
-    }
-}
-
-impl PartialEq for Folded<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(other.0)
-    }
-}
-
-impl Eq for Folded<'_> {}
-
-impl Hash for Folded<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        const CHUNK: usize = 64;
-        for chunk in self.0.chunks(CHUNK) {
-            let mut folded = [0; CHUNK];
-            let folded = &mut folded[..chunk.len()];
-            folded.copy_from_slice(chunk);
-            folded.make_ascii_lowercase();
-            state.write(folded);
-        }
-        state.write_usize(self.0.len());
-    }
-}
-
-impl Key for ContainerId {
-    type Borrowed<'b> = &'b str;
-
-    fn is(&self, borrowed: &str) -> bool {
-        *self.0 == *borrowed
-    }
-
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-
-    fn own(borrowed: &str) -> Self {
-        Self(borrowed.into())
-    }
-}
-
-impl Key for Name {
-    type Borrowed<'b> = NameRef<'b>;
-
-    fn is(&self, borrowed: NameRef<'_>) -> bool {
-        self.network == borrowed.network && Folded(&self.labels) == borrowed.labels
-    }
-
-    fn borrow(&self) -> NameRef<'_> {
-        NameRef { network: self.network, labels: Folded(&self.labels) }
-    }
-
-    fn own(borrowed: NameRef<'_>) -> Self {
-        // In lower case, so that it does not depend on which of two records came first.
-        Self { network: borrowed.network, labels: borrowed.labels.0.to_ascii_lowercase().into() }
-    }
-}
-
-impl Key for Address {
-    type Borrowed<'b> = Self;
-
-    fn is(&self, borrowed: Self) -> bool {
-        *self == borrowed
-    }
-
-    fn borrow(&self) -> Self {
-        *self
-    }
-
-    fn own(borrowed: Self) -> Self {
-        borrowed
-    }
-}
-
-impl Key for Domain {
-    type Borrowed<'b> = Folded<'b>;
-
-    fn is(&self, borrowed: Folded<'_>) -> bool {
-        Folded(&self.0) == borrowed
-    }
-
-    fn borrow(&self) -> Folded<'_> {
-        Folded(&self.0)
-    }
-
-    fn own(borrowed: Folded<'_>) -> Self {
-        Self(borrowed.0.into())
     }
 }

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use cni_types::Attachment;
 use proptest::prelude::*;
