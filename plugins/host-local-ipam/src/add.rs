@@ -14,6 +14,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let dns = read_dns(&settings)?;
 
     let mut store = DiskStore::open(&settings.place)?;
+    log::debug!("locked the leases of the network");
     let preferred = sticky_name.as_ref().map(|name| store.addresses_of(name)).unwrap_or_default();
     let demand = Demand {
         attachment: call.attachment(),
@@ -24,10 +25,14 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         preferred: &preferred,
     };
     let leased = allocator::allocate(&mut store, &demand);
+    for allocation in leased.iter().flatten() {
+        log::debug!("leased {}", allocation.address);
+    }
     if let (Some(name), Ok(leased)) = (&sticky_name, &leased) {
         remember(&mut store, name, leased);
     }
     store.finish();
+    log::debug!("saved the index of the leases");
 
     let ips = leased?.iter().map(ip_config).collect();
     Ok(CniResult { ips, routes: settings.routes, dns, ..CniResult::default() })

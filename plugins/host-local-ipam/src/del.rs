@@ -7,8 +7,10 @@ use crate::store::DiskStore;
 
 pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let Some(mut store) = DiskStore::open_existing(&config::place_of(call.network()))? else { return Ok(()) };
+    log::debug!("locked the leases of the network");
     let released = store.release_all(call.attachment());
     store.finish();
-    released?;
+    let released = released?;
+    log::debug!("released {released} addresses");
     Ok(())
 }

@@ -8,11 +8,14 @@ use crate::store::{DiskStore, Era, Holder, LeaseFile};
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
     let valid = call.conf().valid_attachments()?;
     let Some(mut store) = DiskStore::open_existing(&config::place_of(call))? else { return Ok(()) };
+    log::debug!("locked the leases of the network");
     let collected = store
         .leases()
         .and_then(|leases| store.remove(leases.iter().filter(|lease| is_garbage(lease, valid.as_deref()))));
     store.finish();
-    Ok(collected?)
+    collected?;
+    log::debug!("released what no valid attachment holds");
+    Ok(())
 }
 
 /// A runtime that does not say which attachments are valid has not said that none are: then only what is provably dead
