@@ -236,7 +236,8 @@ fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
 fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
-        // A name too long for a file was never written. A read-only filesystem refuses before it looks.
+        Err(error) if is_absence(&error) => Ok(false),
+        // A read-only filesystem refuses before it looks.
         Err(error) => match fs::symlink_metadata(path) {
             Err(missing) if is_absence(&missing) => Ok(false),
             _ => Err(error),
@@ -244,6 +245,7 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// A name too long for a file was never written.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
 }
