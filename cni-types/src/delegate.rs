@@ -118,8 +118,8 @@ impl Delegate {
         delegate.env_clear().envs(call.env().iter()).env("CNI_COMMAND", command.as_str());
         let output = match run_to_end(&mut delegate, call.conf().bytes()).map_err(failed)? {
             End::Exited(output) => output,
-            End::Interrupted(signal) => {
-                let text = format!("ended by {signal} while {} ran", self.program.display());
+            End::Interrupted => {
+                let text = format!("asked to end while {} ran", self.program.display());
                 return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
             }
         };
@@ -136,13 +136,14 @@ impl Delegate {
 enum End {
     Exited(Output),
     /// A signal asked the caller to end, so the delegate was killed.
-    Interrupted(Signal),
+    Interrupted,
 }
 
 /// Runs `delegate` with `stdin` until it ends.
 ///
-/// A caller may hold back the signals that ask it to end, so as not to leave things half done. They are heeded here
-/// all the same: a delegate may run for long, and nothing says that it ever ends.
+/// A caller may hold back the signals that ask it to end, so as not to leave things half done. One that comes is
+/// heeded here all the same, and left for the caller to find: a delegate may run for long, and nothing says that it
+/// ever ends.
 fn run_to_end(delegate: &mut std::process::Command, stdin: &[u8]) -> std::io::Result<End> {
     let (mut stdout, mut stderr) = (memory_file(&[])?, memory_file(&[])?);
     let child = delegate
@@ -151,7 +152,7 @@ fn run_to_end(delegate: &mut std::process::Command, stdin: &[u8]) -> std::io::Re
         .stderr(stderr.try_clone()?)
         .spawn()?;
     Ok(match wait(child)? {
-        Ok(status) => {
+        Some(status) => {
             let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
             for (file, bytes) in [(&mut stdout, &mut output.stdout), (&mut stderr, &mut output.stderr)] {
                 file.rewind()?;
@@ -159,35 +160,33 @@ fn run_to_end(delegate: &mut std::process::Command, stdin: &[u8]) -> std::io::Re
             }
             End::Exited(output)
         }
-        Err(signal) => End::Interrupted(signal),
+        None => End::Interrupted,
     })
 }
 
-/// Waits until `child` has ended, or kills it when a signal comes that asks the caller to end and is held back.
-fn wait(mut child: Child) -> std::io::Result<Result<ExitStatus, Signal>> {
+/// Waits until `child` has ended; kills it when a signal comes that asks the caller to end and is held back.
+fn wait(mut child: Child) -> std::io::Result<Option<ExitStatus>> {
     let held = SigSet::thread_get_mask()?;
     let ending = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter();
     let heeded: SigSet = ending.filter(|signal| held.contains(*signal)).collect();
     if heeded.iter().next().is_none() {
-        return child.wait().map(Ok);
+        return child.wait().map(Some);
     }
     let signals = SignalFd::with_flags(&heeded, SfdFlags::SFD_CLOEXEC)?;
     let end = end_of(&child)?;
-    loop {
-        let mut awaited =
-            [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut awaited, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            polled => polled?,
-        };
-        if let Some(status) = child.try_wait()? {
-            return Ok(Ok(status));
+    let mut awaited =
+        [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    while let Err(errno) = poll(&mut awaited, PollTimeout::NONE) {
+        if errno != Errno::EINTR {
+            return Err(errno.into());
         }
-        let signal = signals.read_signal()?.and_then(|signal| i32::try_from(signal.ssi_signo).ok());
+    }
+    let status = child.try_wait()?;
+    if status.is_none() {
         child.kill()?;
         child.wait()?;
-        return Ok(Err(signal.and_then(|signal| Signal::try_from(signal).ok()).unwrap_or(Signal::SIGTERM)));
     }
+    Ok(status)
 }
 
 /// A descriptor that becomes readable when `child` ends (pidfd_open(2)).
