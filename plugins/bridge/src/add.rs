@@ -27,11 +27,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let signals = Held::new()?;
     let mut undo = Undo::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
-    let plan = lease(call, &settings, &identity, &mut host, &mut undo)?;
-    signals.heed()?;
+    let plan = lease(call, &settings, &identity, &mut host, &signals, &mut undo)?;
 
     let attaching = home.share()?;
-    let bridge = bridge::ensure(&mut host, &settings, &home, &mut undo)?;
+    let bridge = bridge::ensure(&mut host, &settings, &home, &attaching, &mut undo)?;
     let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut undo)?;
     let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
     gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut undo)?;
@@ -95,12 +94,17 @@ fn lease<'a>(
     settings: &'a Settings,
     identity: &Identity,
     host: &mut Netlink,
+    signals: &Held,
     undo: &mut Undo<'a>,
 ) -> Result<Plan, Error> {
     let plan = match &settings.ipam {
         None => Plan::switch(settings),
         Some(ipam) => {
             let mut leased = ipam.add(call.network());
+            if let Err(ended) = signals.heed() {
+                undo.push("release the leases", move || ipam.del(call.network()));
+                return Err(ended);
+            }
             if let Err(refusal) = &leased
                 && refusal.code() == ErrorCode::TRY_AGAIN_LATER
             {

@@ -1,7 +1,6 @@
 //! The bridge of a network: made when it is missing, and complete before a port is put on it.
 //!
-//! Parallel first attachments all find it missing and all try to make it. One wins; the others find it there. Whoever
-//! finds it down completes it, so none of them depends on how far another has come.
+//! Parallel first attachments all find it missing. One makes it, alone; the others find it then.
 
 use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
@@ -11,7 +10,7 @@ use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::link::{Kind, Link, NewBridge};
 use crate::netlink::{Failure, Netlink};
-use crate::netns::Netns;
+use crate::netns::{LinkLock, Netns};
 use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
 
@@ -21,11 +20,12 @@ const ETHERNET_MTU: u32 = 1500;
 /// How often a bridge that vanishes again is made.
 const ATTEMPTS: u32 = 8;
 
-/// Makes sure that the bridge is there and up.
+/// Makes sure that the bridge is there and up. `attaching` is the lock under which a port will be put on it.
 pub(crate) fn ensure<'a>(
     host: &mut Netlink,
     settings: &'a Settings,
     home: &'a Netns,
+    attaching: &LinkLock,
     undo: &mut Undo<'a>,
 ) -> Result<Link, Error> {
     let name = settings.bridge.as_str();
@@ -41,29 +41,42 @@ pub(crate) fn ensure<'a>(
                 Err(failure) => return Err(failed(failure)),
             }
         }
-        let mtu = match settings.mtu {
-            Some(mtu) => mtu,
-            None => egress_mtu(host).map_err(failed)?,
-        };
-        let mac = Mac::random().map_err(Error::internal)?;
-        let vlan_filtering = settings.vlans.is_some();
-        match host.create_bridge(NewBridge { name, mac, mtu, vlan_filtering }) {
-            Ok(()) => undo.push("remove the new bridge", move || remove_unused(home, name)),
-            // Another attachment made it.
-            Err(failure) if failure.is(Errno::EEXIST) => continue,
-            Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {
-                return Err(no_vlan_filtering(name));
-            }
-            Err(failure) => return Err(failed(failure)),
-        }
-        let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
-        // The MTU is said once more, so that it counts as chosen: else the kernel fits it to ports that come and go.
-        host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)?;
+        // Nobody of ours sees it half made.
+        attaching.alone(|| make(host, settings, home, undo))?;
     }
     Err(Error::new(
         ErrorCode::TRY_AGAIN_LATER,
         format!("create bridge \"{name}\": it was removed again each time"),
     ))
+}
+
+/// Makes the bridge, unless another attachment has made it.
+fn make<'a>(
+    host: &mut Netlink,
+    settings: &'a Settings,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<(), Error> {
+    let name = settings.bridge.as_str();
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
+    let mtu = match settings.mtu {
+        Some(mtu) => mtu,
+        None => egress_mtu(host).map_err(failed)?,
+    };
+    let mac = Mac::random().map_err(Error::internal)?;
+    let vlan_filtering = settings.vlans.is_some();
+    match host.create_bridge(NewBridge { name, mac, vlan_filtering }) {
+        Ok(()) => undo.push("remove the new bridge", move || remove_unused(home, name)),
+        Err(failure) if failure.is(Errno::EEXIST) => return Ok(()),
+        Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {
+            return Err(no_vlan_filtering(name));
+        }
+        Err(failure) => return Err(failed(failure)),
+    }
+    let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+    // An MTU that is set counts as chosen. One given at creation would be fitted to the ports that come and go.
+    host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)
 }
 
 /// Refuses a link of the bridge's name that cannot serve as the bridge.

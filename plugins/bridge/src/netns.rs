@@ -110,15 +110,19 @@ impl Netns {
     }
 
     fn lock(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<LinkLock, Error> {
-        let failed = |error: io::Error| Error::io(format_args!("lock {}", self.path.display()), &error);
         // Opened anew: a lock belongs to an open file, and a guard ends by closing its own.
-        let file = File::open(&self.path).map_err(failed)?;
-        loop {
-            match lock(&file) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
-                Ok(()) => return Ok(LinkLock { _file: file }),
-            }
+        let file = File::open(&self.path)
+            .map_err(|error| Error::io(format_args!("open {}", self.path.display()), &error))?;
+        take(&file, lock)?;
+        Ok(LinkLock { file })
+    }
+}
+
+fn take(file: &File, lock: impl Fn(&File) -> io::Result<()>) -> Result<(), Error> {
+    loop {
+        match lock(file) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            taken => return taken.map_err(|error| Error::io("lock the network namespace", &error)),
         }
     }
 }
@@ -132,7 +136,20 @@ impl AsFd for Netns {
 /// Holds off those who would make or remove bridges at the same time, while it lives.
 #[derive(Debug)]
 pub(crate) struct LinkLock {
-    _file: File,
+    file: File,
+}
+
+impl LinkLock {
+    /// Does `make` while nobody else shares or excludes. In between others may have had their turn.
+    ///
+    /// # Errors
+    /// Code 5, and what `make` says.
+    pub(crate) fn alone<T>(&self, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        take(&self.file, File::lock)?;
+        let made = make();
+        take(&self.file, File::lock_shared)?;
+        made
+    }
 }
 
 /// The system's words for an error, without the number that Rust adds.

@@ -2,13 +2,16 @@
 
 use cni_types::{Error, ErrorCode};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Signals that ask a process to end and leave it the time to do so.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Ending signals, held back from here on.
 #[derive(Debug)]
-pub(crate) struct Held(());
+pub(crate) struct Held {
+    arrived: SignalFd,
+}
 
 impl Held {
     /// Holds them back until the process ends; a child gets them as ever.
@@ -17,27 +20,21 @@ impl Held {
     /// Code 999 if the kernel refuses.
     pub(crate) fn new() -> Result<Self, Error> {
         let signals: SigSet = ENDING.into_iter().collect();
-        signals.thread_block().map_err(|errno| Error::internal(errno).context("block signals"))?;
-        Ok(Self(()))
+        let held = signals
+            .thread_block()
+            .and_then(|()| SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK));
+        let arrived = held.map_err(|errno| Error::internal(errno).context("hold signals back"))?;
+        Ok(Self { arrived })
     }
 
-    /// An error if one has come in the meantime.
+    /// An error if one has come in the meantime. It is used up by that: what takes the call back runs to its end.
     ///
     /// # Errors
     /// Code 11: the same call can succeed later.
     pub(crate) fn heed(&self) -> Result<(), Error> {
-        let mut pending = std::mem::MaybeUninit::uninit();
-        // SAFETY: sigpending(2) fills the set it is given, and does nothing else.
-        #[allow(unsafe_code, reason = "nix has no sigpending")]
-        let pending = unsafe {
-            if libc::sigpending(pending.as_mut_ptr()) != 0 {
-                return Ok(());
-            }
-            SigSet::from_sigset_t_unchecked(pending.assume_init())
-        };
-        match ENDING.into_iter().find(|signal| pending.contains(*signal)) {
-            Some(signal) => Err(Error::new(ErrorCode::TRY_AGAIN_LATER, format!("ended by {signal}"))),
-            None => Ok(()),
-        }
+        let Ok(Some(signal)) = self.arrived.read_signal() else { return Ok(()) };
+        let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
+        let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+        Err(Error::new(ErrorCode::TRY_AGAIN_LATER, format!("ended by {name}")))
     }
 }

@@ -104,8 +104,6 @@ pub(crate) struct NewBridge<'a> {
     pub(crate) name: &'a str,
     /// Its hardware address. Given at creation, it is the bridge's own and does not follow its ports.
     pub(crate) mac: Mac,
-    /// Its MTU in bytes.
-    pub(crate) mtu: u32,
     /// Whether it filters by VLAN.
     pub(crate) vlan_filtering: bool,
 }
@@ -135,8 +133,7 @@ impl Netlink {
     pub(crate) fn create_bridge(&mut self, bridge: NewBridge<'_>) -> Result<(), Failure> {
         let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
             .name(bridge.name)
-            .address(bridge.mac.octets().to_vec())
-            .mtu(bridge.mtu);
+            .address(bridge.mac.octets().to_vec());
         if bridge.vlan_filtering {
             message = message.set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
         }

@@ -1,0 +1,168 @@
+//! CHECK of the bridge plugin sees each thing that ADD made, and is not disturbed by what others do.
+
+use integration_tests::{Container, Suite, World};
+use serde_json::{Value, json};
+
+/// A container on a gateway network with two families, and what ADD answered.
+struct Story {
+    world: World,
+    container: Container,
+    path: String,
+    config: Value,
+    result: Value,
+}
+
+impl Story {
+    #[track_caller]
+    fn new(keys: &Value) -> Self {
+        Self::wired_by(Suite::Ours, keys)
+    }
+
+    #[track_caller]
+    fn wired_by(suite: Suite, keys: &Value) -> Self {
+        let mut config = json!({
+            "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0",
+            "isGateway": true, "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]],
+                "routes": [{ "dst": "10.9.0.0/16", "mtu": 1400, "advmss": 1300 }]
+            }
+        });
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let world = World::new();
+        let container = world.container("c1");
+        let path = world.install_plugins();
+        let mut story = Self { world, container, path, config, result: Value::Null };
+        let add = story.world.plugin_of(suite, "bridge").verb("ADD").env("CNI_PATH", &story.path);
+        story.result = add.container(&story.container).config(&story.config).run().json();
+        assert!(story.result["interfaces"].is_array(), "{}", story.result);
+        story
+    }
+
+    /// What CHECK finds, by whatever path the namespace is told; nothing when all is well.
+    fn found_by(&self, netns: &str) -> String {
+        let mut config = self.config.clone();
+        config["prevResult"] = self.result.clone();
+        let check = self.world.plugin("bridge").verb("CHECK").container(&self.container);
+        let output = check.env("CNI_NETNS", netns).env("CNI_PATH", &self.path).config(&config).run();
+        match output.status {
+            0 => String::new(),
+            _ => output.error(100),
+        }
+    }
+
+    fn found(&self) -> String {
+        self.found_by(&self.container.netns_path())
+    }
+
+    fn host_veth(&self) -> &str {
+        self.result["interfaces"][1]["name"].as_str().unwrap()
+    }
+}
+
+/// `damage` done on the host, or in the container, is found and named.
+#[track_caller]
+fn sees(in_container: bool, damage: &str, named: &str) {
+    let story = Story::new(&json!({}));
+    assert_eq!(story.found(), "");
+    let damage = damage.replace("VETH", story.host_veth());
+    match in_container {
+        true => story.container.run(&damage).success().to_owned(),
+        false => story.world.host().run(&damage).success().to_owned(),
+    };
+    let found = story.found();
+    assert!(found.contains(named), "after `{damage}` CHECK said {found:?}");
+}
+
+#[test]
+fn damage_on_the_host_is_named() {
+    for (damage, named) in [
+        ("ip address delete 10.1.2.1/24 dev br0", "gateway address 10.1.2.1/24 is missing on \"br0\""),
+        ("ip address delete fd00:1::1/64 dev br0", "gateway address fd00:1::1/64 is missing on \"br0\""),
+        ("sysctl -w net.ipv4.ip_forward=0", "the host does not forward IPv4"),
+        ("nft flush ruleset", "nf_tables"),
+        ("ip link set br0 down", "bridge \"br0\" is down"),
+        (
+            "ip link set br0 address 02:00:00:00:00:77",
+            "hardware address of bridge \"br0\" is 02:00:00:00:00:77",
+        ),
+        ("ip link delete br0", "bridge \"br0\" is missing"),
+        ("ip link set VETH down", "is down"),
+        ("ip link set VETH nomaster", "is not a port of bridge \"br0\""),
+        ("ip link set VETH mtu 1400", "MTU of \"eth0\" is 1500, not 1400"),
+        ("bridge link set dev VETH hairpin off", "hairpin mode of host veth"),
+        ("bridge link set dev VETH isolated on", "isolation of host veth"),
+        ("ip link delete VETH", "is missing"),
+    ] {
+        sees(false, damage, named);
+    }
+}
+
+#[test]
+fn damage_in_the_container_is_named() {
+    for (damage, named) in [
+        ("ip address delete 10.1.2.2/24 dev eth0", "address 10.1.2.2/24 is missing on \"eth0\""),
+        ("ip address delete fd00:1::2/64 dev eth0", "address fd00:1::2/64 is missing on \"eth0\""),
+        ("ip route delete default", "route 0.0.0.0/0 via 10.1.2.1 is missing"),
+        ("ip route delete 10.9.0.0/16", "route 10.9.0.0/16 via 10.1.2.1 is missing"),
+        ("ip route change 10.9.0.0/16 via 10.1.2.1 mtu 1300 advmss 1300", "MTU of route 10.9.0.0/16"),
+        ("ip link set eth0 address 02:00:00:00:00:78", "hardware address of \"eth0\" is 02:00:00:00:00:78"),
+        ("ip link set eth0 down", "interface \"eth0\" of the container is down"),
+        ("ip link delete eth0", "interface \"eth0\" is missing in the container"),
+    ] {
+        sees(true, damage, named);
+    }
+}
+
+#[test]
+fn an_impostor_is_not_taken_for_the_interface() {
+    let story = Story::new(&json!({}));
+    let mac = story.result["interfaces"][2]["mac"].as_str().unwrap();
+    story.container.run("ip link delete eth0").success();
+    story.container.run(&format!("ip link add eth0 address {mac} type veth peer name other")).success();
+    let found = story.found();
+    assert!(found.contains("is missing") || found.contains("is not the other end"), "{found}");
+}
+
+#[test]
+fn what_others_do_does_not_disturb() {
+    let story = Story::new(&json!({}));
+    let host = story.world.host();
+    host.run("ip address add 10.77.0.1/24 dev br0").success();
+    host.run("nft add table ip others").success();
+    story.container.run("ip address add 10.77.0.2/24 dev eth0").success();
+    let sniffer = host.command(["tcpdump", "-n", "-i", "br0", "-c", "1000"]).start();
+    let promiscuity =
+        || host.run("ip -d link show dev br0").success().contains("promiscuity 1").then_some(());
+    integration_tests::wait_until("the sniffer has begun", promiscuity);
+    assert_eq!(story.found(), "");
+    sniffer.kill();
+}
+
+#[test]
+fn another_path_to_the_same_namespace_is_the_same_namespace() {
+    let story = Story::new(&json!({}));
+    let inside = story.container.command(["sleep", "60"]).start();
+    let pid = story.world.host().run("pgrep -x sleep").success().trim().to_owned();
+    assert_eq!(story.found_by(&format!("/proc/{pid}/ns/net")), "");
+    inside.kill();
+}
+
+#[test]
+fn a_switch_without_addresses_passes() {
+    let story = Story::new(&json!({
+        "isGateway": false, "isDefaultGateway": false, "ipMasq": false, "ipam": {}
+    }));
+    assert_eq!(story.found(), "");
+    story.world.host().run(&format!("ip link set {} nomaster", story.host_veth())).success();
+    assert!(story.found().contains("is not a port"), "{}", story.found());
+}
+
+#[test]
+fn a_container_that_the_reference_wired_passes() {
+    let story = Story::wired_by(Suite::Reference, &json!({}));
+    assert_eq!(story.found(), "");
+    story.container.run("ip route delete default").success();
+    assert!(story.found().contains("route 0.0.0.0/0"), "{}", story.found());
+}

@@ -1,0 +1,210 @@
+//! ADD of the bridge plugin is all or nothing, and whatever kills a call leaves nothing that the next DEL cannot find.
+
+use std::time::Duration;
+
+use integration_tests::{Container, PluginCall, Snapshot, World, wait_until};
+use serde_json::{Value, json};
+
+/// Files that the allocator keeps by intent, and a bridge's counters.
+const KEPT: [&str; 3] = ["last_reserved_ip", "/lock ", ".index "];
+
+/// A network with a resident container, and a guest to be attached.
+struct Story {
+    world: World,
+    guest: Container,
+    path: String,
+    before: Snapshot,
+}
+
+fn config() -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isDefaultGateway": true,
+        "ipMasq": true, "ingressPolicy": "same-bridge", "macspoofchk": true,
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]] }
+    })
+}
+
+impl Story {
+    #[track_caller]
+    fn new() -> Self {
+        let world = World::new();
+        let path = world.install_plugins();
+        let (resident, guest) = (world.container("resident"), world.container("guest"));
+        let add = world.plugin("bridge").verb("ADD").container(&resident).env("CNI_PATH", &path);
+        add.config(&config()).run().success();
+        let before = Snapshot::of(&world);
+        Self { world, guest, path, before }
+    }
+
+    fn call(&self, verb: &str, config: &Value) -> PluginCall {
+        let call = self.world.plugin("bridge").verb(verb).container(&self.guest);
+        call.env("CNI_PATH", &self.path).config(config)
+    }
+
+    /// An IPAM plugin that is this shell script.
+    fn ipam(&self, name: &str, script: &str) -> Value {
+        let file = format!("{}/{name}", self.path);
+        self.world.write(&file, format!("#!/bin/sh\n{script}\n"));
+        self.world.host().run(&format!("chmod 755 {file}")).success();
+        let mut config = config();
+        config["ipam"]["type"] = json!(name);
+        config
+    }
+
+    #[track_caller]
+    fn assert_clean(&self) {
+        self.before.assert_unchanged_but(&self.world, &KEPT);
+        let links = self.guest.run("ip -o link show");
+        assert_eq!(links.success().lines().count(), 1, "left in the container: {links}");
+    }
+
+    /// ADD with `config` fails with `code`, leaves nothing, and ADD as it should be works afterwards.
+    #[track_caller]
+    fn fails(&self, config: &Value, code: u32, said: &str) {
+        let output = self.call("ADD", config).run();
+        let msg = output.error(code);
+        assert!(msg.contains(said), "{output}");
+        self.assert_clean();
+        self.call("ADD", &self::config()).run().success();
+        self.call("DEL", &self::config()).run().success();
+        self.assert_clean();
+    }
+}
+
+fn with(pointer: &str, value: Value) -> Value {
+    let mut config = config();
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    config.pointer_mut(parent).unwrap()[key] = value;
+    config
+}
+
+#[test]
+fn a_failure_at_any_step_takes_back_what_was_done_before_it() {
+    let story = Story::new();
+    story.fails(&with("/runtimeConfig", json!({ "mac": "01:00:00:00:00:01" })), 7, "01:00:00:00:00:01");
+    story.fails(&with("/ipam/type", json!("none-such")), 7, "none-such");
+    story.fails(&with("/vlan", json!(100)), 2, "vlan");
+    story.fails(&with("/mtu", json!(1000)), 7, "1280");
+    let unreachable = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
+    story.fails(&with("/ipam/routes", unreachable), 7, "10.7.0.0/16");
+    let twice = json!([{ "dst": "10.7.0.0/16" }, { "dst": "10.7.0.0/16" }]);
+    story.fails(&with("/ipam/routes", twice), 7, "10.7.0.0/16");
+    story.fails(&with("/ipam/ranges/0/0/subnet", json!("10.8.0.0/24")), 7, "already has an IP address");
+}
+
+#[test]
+fn an_allocator_that_fails_in_any_way_leaves_no_lease_and_no_link() {
+    let story = Story::new();
+    let lease = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"
+        "$(dirname "$0")/host-local" > /run/answer"#;
+    let junk = story.ipam("junk", &format!("{lease}; echo junk"));
+    story.fails(&junk, 6, "junk");
+    let killed = story.ipam("killed", &format!("{lease}; kill -9 $$"));
+    story.fails(&killed, 0, "SIGKILL");
+    let nothing = story.ipam("nothing", r#"[ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.1.0"}'"#);
+    story.fails(&nothing, 7, "missing IP config");
+    let later = story
+        .ipam("later", r#"[ "$CNI_COMMAND" != ADD ] || { echo '{"code": 11, "msg": "soon"}'; exit 1; }"#);
+    story.fails(&later, 11, "soon");
+}
+
+#[test]
+fn a_bridge_and_its_address_are_taken_back_with_the_first_attachment() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let container = world.container("c1");
+    let before = Snapshot::of(&world);
+    let mut config = config();
+    config["ipam"]["routes"] = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
+    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
+    add.config(&config).run().error(7);
+    before.assert_unchanged_but(&world, &KEPT);
+
+    // One that was there before is left as it was: down, without an address, and not promiscuous.
+    world.host().run("ip link add br0 type bridge").success();
+    let before = Snapshot::of(&world);
+    config["promiscMode"] = json!(true);
+    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
+    add.config(&config).run().error(7);
+    // Bringing it up once gave it a queue discipline, which means nothing while it is down.
+    before.assert_unchanged_but(&world, &[KEPT.as_slice(), &["br0: <BROADCAST,MULTICAST> "]].concat());
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_an_allocator_that_never_answers() {
+    let story = Story::new();
+    let script = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"
+        "$(dirname "$0")/host-local" > /run/answer; exec sleep 1000"#;
+    let hung = story.call("ADD", &story.ipam("hung", script)).start();
+    wait_until("the lease is there", || {
+        story.world.host().run("pgrep -x sleep").stdout.lines().next().map(drop)
+    });
+    story.world.host().run("pkill -TERM -x bridge").success();
+    let output = hung.wait();
+    assert!(output.error(11).contains("ended by SIGTERM"), "{output}");
+    assert_eq!(story.world.host().run("pgrep -x sleep").stdout, "", "the allocator outlived the call");
+    story.assert_clean();
+}
+
+/// Kills calls after a while that grows from call to call over the whole of a call.
+#[track_caller]
+fn survives(verb: &str, signal: &str) {
+    let story = Story::new();
+    let longest = Duration::from_millis(if verb == "ADD" { 24 } else { 40 });
+    const KILLS: u32 = 24;
+    for number in 0..KILLS {
+        if verb == "DEL" {
+            story.call("ADD", &config()).run().success();
+        }
+        let running = story.call(verb, &config()).start();
+        // The moment is what is tested, so this is the one place that waits for a time.
+        std::thread::sleep(longest * number / KILLS);
+        story.world.host().run(&format!("pkill -{signal} -x bridge"));
+        let output = running.wait();
+        if signal == "TERM" && verb == "ADD" && output.status == 1 {
+            story.assert_clean();
+        }
+        wait_until("an allocator that was left alone has ended", || {
+            story.world.host().run("pgrep -f host-local").stdout.is_empty().then_some(())
+        });
+        story.call("DEL", &config()).run().success();
+        story.assert_clean();
+    }
+}
+
+#[test]
+fn add_killed_at_any_moment_leaves_nothing_after_del() {
+    survives("ADD", "KILL");
+}
+
+#[test]
+fn del_killed_at_any_moment_is_completed_by_the_next() {
+    survives("DEL", "KILL");
+}
+
+#[test]
+fn add_asked_to_end_at_any_moment_is_whole_or_nothing() {
+    survives("ADD", "TERM");
+}
+
+#[test]
+fn sixty_four_first_attachments_at_once_all_succeed() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let containers: Vec<_> = (0..64).map(|number| world.container(&format!("c{number}"))).collect();
+    let running: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let add = world.plugin("bridge").verb("ADD").container(container).env("CNI_PATH", &path);
+            add.config(&config()).start()
+        })
+        .collect();
+    let mut addresses = std::collections::BTreeSet::new();
+    for add in running {
+        let result = add.wait().json();
+        assert!(addresses.insert(result["ips"][0]["address"].to_string()), "{result}");
+    }
+    assert_eq!(world.host().run("ip -o link show master br0").success().lines().count(), 64);
+    containers[0].run("ping -c 1 -W 5 10.1.2.1").success();
+    containers[63].run("ping -c 1 -W 5 fd00:1::1").success();
+}

@@ -1,0 +1,194 @@
+//! Over the life of a network: addresses that change hands, rules that vanish, attachments that the reference made,
+//! collection of what nobody needs.
+
+use integration_tests::{Container, PluginCall, Suite, World};
+use serde_json::{Value, json};
+
+struct Story {
+    world: World,
+    path: String,
+    config: Value,
+}
+
+impl Story {
+    #[track_caller]
+    fn new(keys: &Value) -> Self {
+        let world = World::new();
+        let path = world.install_plugins();
+        let mut config = json!({
+            "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0",
+            "isGateway": true, "isDefaultGateway": true, "ipMasq": true,
+            "ipam": {
+                "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]]
+            }
+        });
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        Self { world, path, config }
+    }
+
+    fn call(&self, verb: &str, container: &Container) -> PluginCall {
+        self.call_of(Suite::Ours, verb, container)
+    }
+
+    fn call_of(&self, suite: Suite, verb: &str, container: &Container) -> PluginCall {
+        let call = self.world.plugin_of(suite, "bridge").verb(verb).container(container);
+        call.env("CNI_PATH", &self.path).config(&self.config)
+    }
+
+    fn host_veths(&self) -> usize {
+        self.world.host().run("ip -o link show type veth").success().lines().count()
+    }
+}
+
+#[test]
+fn an_address_is_reachable_at_once_under_its_new_holder() {
+    let story = Story::new(&json!({ "runtimeConfig": { "ips": [] } }));
+    let (peer, first, second) =
+        (story.world.container("peer"), story.world.container("first"), story.world.container("second"));
+    story.call("ADD", &peer).run().success();
+    let requested = "IP=10.1.2.77;IgnoreUnknown=1";
+    story.call("ADD", &first).env("CNI_ARGS", requested).run().success();
+    peer.run("ping -c 1 -W 5 10.1.2.77").success();
+    story.world.host().run("ping -c 1 -W 5 10.1.2.77").success();
+
+    story.call("DEL", &first).run().success();
+    story.call("ADD", &second).env("CNI_ARGS", requested).run().success();
+    // Whoever still believes in the old hardware address has no answer within a second.
+    peer.run("ping -c 1 -W 1 10.1.2.77").success();
+    story.world.host().run("ping -c 1 -W 1 10.1.2.77").success();
+}
+
+#[test]
+fn the_next_attachment_gives_all_of_them_their_rules_back() {
+    let story = Story::new(&json!({ "macspoofchk": true, "ingressPolicy": "same-bridge" }));
+    let containers = ["c1", "c2", "c3"].map(|name| story.world.container(name));
+    let mut results = containers[..2].iter().map(|container| story.call("ADD", container).run().json());
+    let (first, second) = (results.next().unwrap(), results.next().unwrap());
+    drop(results);
+    let check = |container: &Container, result: &Value| {
+        let mut config = story.config.clone();
+        config["prevResult"] = result.clone();
+        story.call("CHECK", container).config(&config).run()
+    };
+    check(&containers[0], &first).success();
+    story.world.host().run("nft flush ruleset").success();
+    check(&containers[0], &first).error(100);
+    story.call("ADD", &containers[2]).run().success();
+    check(&containers[0], &first).success();
+    check(&containers[1], &second).success();
+}
+
+#[test]
+fn the_bridge_keeps_its_hardware_address_and_mtu_whatever_its_ports() {
+    let story = Story::new(&json!({ "mtu": 1400 }));
+    let shown = || {
+        let link = story.world.host().run("ip -o link show dev br0").success().to_owned();
+        let words: Vec<&str> = link.split_whitespace().collect();
+        let after = |word: &str| {
+            let place = words.iter().position(|found| *found == word).unwrap();
+            words[place + 1].to_owned()
+        };
+        (after("link/ether"), after("mtu"))
+    };
+    let (c1, c2) = (story.world.container("c1"), story.world.container("c2"));
+    story.call("ADD", &c1).run().success();
+    let made = shown();
+    assert_eq!(made.1, "1400");
+    story.call("ADD", &c2).run().success();
+    story.call("DEL", &c1).run().success();
+    story.call("DEL", &c2).run().success();
+    assert_eq!(shown(), made);
+}
+
+#[test]
+fn del_removes_what_the_reference_wired_with_and_without_its_namespace() {
+    for netns_is_told in [true, false] {
+        let story = Story::new(&json!({ "ipMasq": false }));
+        let container = story.world.container("c1");
+        let result = story.call_of(Suite::Reference, "ADD", &container).run().json();
+        assert_eq!(story.host_veths(), 1);
+        let mut config = story.config.clone();
+        config["prevResult"] = result;
+        let del = story.call("DEL", &container).config(&config);
+        if netns_is_told { del } else { del.env("CNI_NETNS", "") }.run().success();
+        assert_eq!(story.host_veths(), 0);
+    }
+}
+
+#[test]
+fn del_leaves_a_link_alone_that_is_another_attachments() {
+    let story = Story::new(&json!({}));
+    let container = story.world.container("c1");
+    story.call("ADD", &container).run().success();
+    let mut other = story.config.clone();
+    other["name"] = json!("another");
+    story.call("DEL", &container).config(&other).run().success();
+    assert_eq!(story.host_veths(), 1);
+    story.call("DEL", &container).env("CNI_CONTAINERID", "another").run().success();
+    assert_eq!(story.host_veths(), 1);
+}
+
+#[test]
+fn del_works_with_a_configuration_that_add_would_refuse() {
+    let story = Story::new(&json!({}));
+    let container = story.world.container("c1");
+    story.call("ADD", &container).run().success();
+    let mut broken = story.config.clone();
+    broken["mtu"] = json!("huge");
+    broken["bridge"] = json!(7);
+    broken["vlan"] = json!(-1);
+    story.call("DEL", &container).config(&broken).run().success();
+    assert_eq!(story.host_veths(), 0);
+}
+
+#[test]
+fn gc_removes_what_is_not_valid_and_nothing_when_it_is_not_told() {
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        let story = Story::new(&json!({}));
+        let containers = ["c1", "c2", "c3", "c4"].map(|name| story.world.container(name));
+        for container in &containers {
+            story.call("ADD", container).run().success();
+        }
+        let gc = |valid: Option<Value>| {
+            let mut config = story.config.clone();
+            if let Some(valid) = valid {
+                config[key] = valid;
+            }
+            let call = story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path).config(&config);
+            call.run().success();
+        };
+        gc(None);
+        assert_eq!(story.host_veths(), 4);
+        gc(Some(json!([{ "containerID": "c2", "ifname": "eth0" }])));
+        assert_eq!(story.host_veths(), 1);
+        containers[1].run("ping -c 1 -W 5 10.1.2.1").success();
+        gc(Some(json!([])));
+        assert_eq!(story.host_veths(), 0);
+        assert!(!story.world.host().run("nft list ruleset").success().contains("n/c"));
+    }
+}
+
+#[test]
+fn two_interfaces_on_one_network_keep_their_iptables_rules_apart() {
+    let story = Story::new(&json!({ "ipMasqBackend": "iptables" }));
+    let container = story.world.container("c1");
+    let eth = |verb: &str, ifname: &str| story.call(verb, &container).env("CNI_IFNAME", ifname).run();
+    let result = eth("ADD", "eth0").json();
+    eth("ADD", "eth1").success();
+    eth("DEL", "eth1").success();
+    let mut config = story.config.clone();
+    config["prevResult"] = result;
+    story.call("CHECK", &container).config(&config).run().success();
+    eth("DEL", "eth0").success();
+    assert!(!story.world.host().run("iptables -t nat -S").success().contains("CNI-"));
+}
+
+#[test]
+fn a_forward_chain_that_drops_is_named_and_does_not_fail_the_call() {
+    let story = Story::new(&json!({}));
+    story.world.host().run("iptables -P FORWARD DROP").success();
+    let container = story.world.container("c1");
+    let output = story.call("ADD", &container).run();
+    output.success();
+    assert!(output.stderr.contains("FORWARD"), "{output}");
+}
