@@ -149,11 +149,12 @@ fn without_numbers(line: &str) -> String {
     while let Some(word) = words.next() {
         if FOLLOWED_BY_A_NUMBER.contains(&word) || word.ends_with("_timer") {
             words.next();
-        } else if !(word.starts_with('[') && word.ends_with(']')) {
+        } else if !(word.starts_with('[') && word.ends_with(']')) && word != "linkdown" {
             kept.push(word.split('@').next().unwrap_or(word));
         }
     }
-    kept.join(" ")
+    // Carrier is noticed some time after it has come or gone.
+    kept.join(" ").replace("NO-CARRIER,", "").replace(",LOWER_UP", "")
 }
 
 fn sysctls(world: &World) -> BTreeSet<String> {
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn what_the_kernel_counts_is_left_out() {
         assert_eq!(
-            without_numbers("7: veth1@if2: <UP> mtu 1500 master br0 state UP link-netnsid 3"),
+            without_numbers("7: veth1@if2: <UP,LOWER_UP> mtu 1500 master br0 state UP link-netnsid 3"),
             "veth1 <UP> mtu 1500 master br0"
         );
         assert_eq!(without_numbers(":FORWARD ACCEPT [12:840]"), ":FORWARD ACCEPT");
