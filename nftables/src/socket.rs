@@ -108,6 +108,8 @@ impl Socket {
         self.sequence = last + 1;
         if bytes.len() > DEFAULT_SEND_BYTES {
             self.grow_send_buffer(bytes.len())?;
+            // A refusal would carry the whole message back, and many would not fit.
+            self.socket.set_cap_ack(true).map_err(Error::Socket)?;
         }
         self.send(&bytes)?;
         let mut refusal = None;

@@ -188,6 +188,70 @@ fn only_what_leaves_the_subnet_is_masqueraded() {
     assert!(one.fetch("http://10.1.0.3/").ends_with("10.1.0.2"));
 }
 
+/// A network `net` on `10.1.0.0/16` and `fd00:1::/64`, with further keys for the bridge.
+fn network_with(world: &World, keys: serde_json::Value) -> Network {
+    let mut bridge = json!({
+        "type": "bridge", "bridge": "br-1",
+        "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "fd00:1::/64" }]] },
+    });
+    for (key, value) in keys.as_object().expect("keys of a bridge") {
+        bridge[key] = value.clone();
+    }
+    Network::new(world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }))
+}
+
+/// Sends a router advertisement to all nodes. The kernel fills in the checksum and the link-local source.
+fn advertise_as_router(container: &Container) {
+    const SCRIPT: &str = r#"
+        use Socket qw(:DEFAULT inet_pton);
+        my $index = shift;
+        socket(my $s, AF_INET6, SOCK_RAW, 58) or die "socket: $!";
+        setsockopt($s, 41, 18, pack("i", 255)) or die "hops: $!";
+        my $to = pack_sockaddr_in6(0, inet_pton(AF_INET6, "ff02::1"), $index);
+        send($s, pack("CCnCCnNN", 134, 0, 0, 64, 0, 1800, 0, 0), 0, $to) or die "send: $!";
+    "#;
+    let link = container.run("ip -o link show eth0").success().to_owned();
+    let index = link.split(':').next().expect("an index").to_owned();
+    container.command(["perl", "-e", SCRIPT, &index]).run().success();
+}
+
+/// Whether one of a few advertisements gives `listener` a default route.
+fn is_misled(listener: &Container, by: &Container) -> bool {
+    listener.run("sysctl -q -w net.ipv6.conf.eth0.accept_ra=2").success();
+    (0..3).any(|_| {
+        advertise_as_router(by);
+        // An answered ping from the same port comes after the advertisement.
+        by.reaches("10.1.0.3");
+        listener.run("ip -6 route show default proto ra").success().contains("via fe80")
+    })
+}
+
+#[test]
+fn a_container_of_a_gateway_bridge_is_no_router() {
+    for (is_gateway, misled) in [(true, false), (false, true)] {
+        let world = World::new();
+        let net = network_with(&world, json!({ "isGateway": is_gateway }));
+        let (rogue, victim) = (member(&world, &net, "rogue"), member(&world, &net, "victim"));
+        assert_eq!(is_misled(&victim, &rogue), misled, "isGateway: {is_gateway}");
+    }
+}
+
+#[test]
+fn with_the_spoof_check_a_port_takes_frames_of_its_own_mac_only() {
+    for (checked, answered) in [(true, false), (false, true)] {
+        let world = World::new();
+        let net = network_with(&world, json!({ "isGateway": true, "macspoofchk": checked }));
+        let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
+        check(&one, &["10.1.0.1", "10.1.0.3", "fd00:1::1"], true);
+        one.run("ip link set eth0 address 02:00:00:00:00:99").success();
+        for target in ["10.1.0.1", "10.1.0.3"] {
+            one.run(&format!("ip neighbour flush to {target}"));
+        }
+        check(&one, &["10.1.0.1", "10.1.0.3"], answered);
+        check(&two, &["10.1.0.1"], true);
+    }
+}
+
 #[test]
 fn rules_of_a_network_go_with_its_last_container() {
     let world = World::new();

@@ -5,7 +5,7 @@
 //! refuses when anything has changed since it was looked at. So both are whole or not at all, wherever they are killed.
 //! It knows no rule of any network.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -225,17 +225,20 @@ fn complete(
     Ok(installed)
 }
 
-/// Creates elements, those of one set together: a message of its own for each costs more than the element.
+/// Creates elements, those of one set together: a message of its own for each costs more than the element. Of two with
+/// one key the later one counts.
 fn create_members<'a>(table: Table<'_>, members: impl IntoIterator<Item = &'a Member>, batch: &mut Batch) {
-    let mut sets: Vec<(&str, Vec<&Element>)> = Vec::new();
+    let mut sets: Vec<(&str, BTreeMap<&[u8], &Element>)> = Vec::new();
     for Member { set, element } in members {
         match sets.iter_mut().find(|(name, _)| name == set) {
-            Some((_, elements)) => elements.push(element),
-            None => sets.push((set, vec![element])),
+            Some((_, elements)) => {
+                elements.insert(&element.key, element);
+            }
+            None => sets.push((set, BTreeMap::from([(element.key.as_slice(), element)]))),
         }
     }
     for (set, elements) in sets {
-        batch.create_elements(table, set, elements);
+        batch.create_elements(table, set, elements.into_values());
     }
 }
 

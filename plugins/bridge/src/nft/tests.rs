@@ -239,6 +239,29 @@ fn after_a_flush_one_transaction_brings_everything_back() {
 }
 
 #[test]
+fn many_attachments_fit_into_one_transaction_even_if_two_claim_one_address() {
+    let mut rules = namespace();
+    let samples: Vec<Sample> = (0..1500_u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            Sample {
+                attachment: Attachment::new(&format!("{number:064x}"), "eth0").unwrap(),
+                host_veth: format!("veth{number:011x}"),
+                mac: [2, 0, 0, 0, high, low],
+                addresses: vec![format!("172.20.{high}.{}/16", low.max(1)).parse().unwrap()],
+                gateways: vec!["172.20.255.254".parse().unwrap()],
+                ..Sample::new(2, ALL)
+            }
+        })
+        .collect();
+    let attached: Vec<Attached<'_>> = samples.iter().map(Sample::attached).collect();
+    rules.install(&attached).unwrap();
+    rules.install(&attached).unwrap();
+    assert_eq!(rules.records().unwrap().len(), attached.len());
+    assert_eq!(rules.verify(&attached[700]).unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
