@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::{Environment, Error, ErrorCode, skel};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::AliasDns;
@@ -503,4 +504,74 @@ fn status_looks_and_changes_nothing() {
     call("STATUS").succeed(&host);
     assert!(!host.0.state.path().exists());
     call("STATUS").with("onError", json!("no")).fail(&host, ErrorCode::INVALID_CONFIG, "onError");
+}
+
+/// Any JSON, as often as not with the keys and texts that mean something here.
+fn arbitrary_json() -> impl Strategy<Value = Value> {
+    let text = || {
+        let known = prop::sample::select(vec![
+            "web",
+            "n1:lnk",
+            "a b",
+            "",
+            "9.9.9.9",
+            "10.82.0.1",
+            "10.82.0.50/24",
+            "tnet",
+            "warn",
+        ]);
+        prop_oneof![known.prop_map(str::to_owned), any::<String>()]
+    };
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        text().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        let known = prop::sample::select(vec![
+            "aliases",
+            "links",
+            "containerName",
+            "dns",
+            "Servers",
+            "cni",
+            "tnet",
+            "ips",
+            "interfaces",
+            "routes",
+            "address",
+            "gateway",
+            "interface",
+            "io.kubernetes.cri.pod-annotations",
+            "alias-dns.cni/aliases",
+        ]);
+        let key = prop_oneof![known.prop_map(str::to_owned), any::<String>()];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_configuration_says_add_serves_it_or_names_the_mistake(
+        key in prop::sample::select(vec!["runtimeConfig", "args", "prevResult", "domainName", "ttl", "upstreams", "forward", "onError"]),
+        value in arbitrary_json(),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let host = AliasDns(FakeHost::at(&directory));
+        let (status, answer) = call("ADD").with(key, value).run(&host);
+        if status == 0 {
+            let record = only_record(&host);
+            prop_assert!(host.0.served.borrow().contains(&record.key));
+        } else {
+            prop_assert_eq!(&answer["code"], &json!(7), "{}", answer);
+            prop_assert_eq!(files(&host), BTreeSet::new());
+        }
+        prop_assert_eq!(call("DEL").run(&host).0, 0);
+        prop_assert_eq!(files(&host), BTreeSet::new());
+    }
 }
