@@ -5,10 +5,14 @@
 //! is born with the first attachment that needs it and gone with the last one.
 //!
 //! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::install`], and when that says
-//! [`Installed::Anew`] and the bridge has other attachments, somebody has flushed the ruleset: install all of them in
-//! one call (those whose rules are there are left alone). Undo of an ADD: [`Rules::remove`]. DEL: `remove`, then
-//! RTM_DELLINK, and only then drop the `Rules`: closing the socket waits until what it removed is destroyed (about
-//! 12 ms), and that wait overlaps with the link's own. CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
+//! [`Installed::Anew`] and the bridge has other attachments, somebody may have flushed the ruleset: [`Rules::repair`]
+//! those. Undo of an ADD: [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, and only then drop the `Rules`: closing
+//! the socket waits until what it removed is destroyed (about 12 ms), and that wait overlaps with the link's own.
+//! CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
+//!
+//! A repair of others can meet the DEL of one of them, between its `remove` and its RTM_DELLINK. So that no rule is left
+//! over, each side looks again after its own last step: the DEL removes once more when the link is gone (a few reads),
+//! the repair removes the rules of those whose link has gone meanwhile.
 //!
 //! The design, in short. The number of rules does not depend on the number of containers: an attachment is an element
 //! of sets. Each table has one map in which its element, keyed by the host veth, is the record: the comment says whose
