@@ -23,35 +23,45 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let netns = Netns::open(call.netns())?;
     let mut container = netns.netlink(&home)?;
     veth::require_free_name(&mut container, &identity)?;
+    log::debug!("opened the container's namespace");
 
     let signals = Held::new()?;
     let mut undo = Undo::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
     let plan = lease(call, &settings, &identity, &mut host, &signals, &mut undo)?;
+    log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
 
     let attaching = home.share()?;
     let bridge = bridge::ensure(&mut host, &settings, &home, &attaching, &mut undo)?;
+    log::debug!("bridge {} is up", settings.bridge);
     let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut undo)?;
     let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
     gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut undo)?;
+    log::debug!("{} has {} gateway addresses", gateway.name, plan.gateways.len());
     let veth = veth::create(&mut host, &settings, &identity, &netns, &bridge, &mut undo)?;
+    log::debug!("made the veth pair {}", identity.host_veth());
     drop(attaching);
     signals.heed()?;
 
     rules::install(&mut host, &bridge, &settings, &identity, &plan, veth.container_mac, &mut undo)?;
+    log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
         let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
         container::configure(&mut container, end, &settings, &plan)?;
+        log::debug!("gave {ifname} its addresses and routes");
         veth::await_port(&mut host, &identity, veth.host_index)?;
+        log::debug!("the bridge port forwards");
     }
     signals.heed()?;
     gateway::enable_forwarding(&plan)?;
+    log::debug!("the host forwards");
     if !settings.leave_container_down {
         if veth.container_index != FIRST_INDEX && settings.is_gateway() {
             reverse_path::loosen(&mut host, &mut container, &netns);
         }
         announce(&mut host, &mut container, gateway.index, &veth, &plan);
+        log::debug!("announced the addresses");
     }
 
     undo.disarm();

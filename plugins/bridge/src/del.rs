@@ -20,12 +20,15 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
 
     // Closing the socket waits until the kernel has destroyed the rules; the wait for the link covers that.
     let rules = rules::remove(&identity.owner());
+    log::debug!("done with the rules");
     let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
+    log::debug!("done with the veth pair");
     failures.note(rules.map(drop));
     if config::uses_iptables(call.conf()) || made_by == Some(Maker::Reference) {
         failures.note(iptables::remove(identity.jumps()));
+        log::debug!("done with iptables");
     }
     if let Some(name) = config::ipam_type(call.conf()) {
         let released =

@@ -1,13 +1,15 @@
 //! CNI plugin `bridge`: a Linux bridge, a veth pair for each container, addresses, routes, masquerade, isolation.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, logging, skel};
 
 mod add;
 mod attachment;
 mod bridge;
 mod check;
+mod cli;
 mod config;
 mod container;
 mod del;
@@ -60,5 +62,11 @@ impl Plugin for Bridge {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // A runtime passes none; a person who passes some is answered, whatever is in the environment but a verb.
+    if !arguments.is_empty() && std::env::var_os("CNI_COMMAND").is_none() {
+        logging::init(Bridge::NAME, log::LevelFilter::Warn);
+        return cli::run(arguments);
+    }
     skel::main(&Bridge)
 }

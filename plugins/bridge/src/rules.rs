@@ -49,6 +49,19 @@ impl Subject {
         }
     }
 
+    /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked.
+    pub(crate) fn of_found(settings: &Settings, gateways: &[IpNetwork], found: Found) -> Option<Self> {
+        let end = found.container?;
+        Some(Self {
+            identity: found.identity,
+            gateway_link: settings.gateway_link(),
+            mac: end.mac?,
+            addresses: end.addresses,
+            gateways: gateways.iter().map(IpNetwork::ip).collect(),
+            policy: policy(settings),
+        })
+    }
+
     /// The same rules for another attachment to the network.
     fn applied_to(&self, other: Found) -> Option<Self> {
         let end = other.container?;

@@ -1,0 +1,162 @@
+//! What a person types: `bridge list`, `show`, `repair`, `prune`.
+//!
+//! All that is shown comes from the kernel. `repair` alone reads the network's configuration, for what its rules are
+//! meant to be. Only this folder prints for a person.
+
+mod prune;
+mod repair;
+mod text;
+mod view;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use lexopt::prelude::*;
+
+use view::View;
+
+/// What `--help` prints.
+const USAGE: &str = "\
+bridge: networks of containers on Linux bridges.
+
+bridge list                 the networks of this host and their attachments
+bridge show NETWORK         one network: bridge, addresses, attachments, and what keeps them from working
+bridge repair [NETWORK]     gives the attachments their rules back, after somebody flushed them
+bridge prune                removes bridges that nobody is attached to, and rules of attachments that are gone
+
+--json      list, show: prints JSON
+--dot       show: prints a graph for Graphviz
+--help      prints this
+
+repair reads the configuration of the network in /etc/cni/net.d, or the directory that NETCONFPATH names.
+Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
+";
+
+/// The exit status for a command line that cannot be read.
+const WRONG_USAGE: u8 = 2;
+
+/// A command line, checked.
+#[derive(Debug, PartialEq, Eq)]
+enum CommandLine {
+    Help,
+    List(Format),
+    Show(String, Format),
+    Repair(Option<String>),
+    Prune,
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+    Dot,
+}
+
+/// Does what the command line says.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let printed = match parse(lexopt::Parser::from_args(arguments)) {
+        Ok(command) => answer(command).map(|text| (text, ExitCode::SUCCESS)),
+        Err(error) => {
+            say(&format!("bridge: {error}\n{USAGE}"));
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    let outcome = printed.and_then(|(text, code)| {
+        io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
+        Ok(code)
+    });
+    outcome.unwrap_or_else(|error| {
+        say(&format!("bridge: {error:#}\n"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Says something on stderr; when that is closed, nobody listens.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
+    let mut words: Vec<String> = Vec::new();
+    let mut format = Format::Text;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("help") | Short('h') => return Ok(CommandLine::Help),
+            Long("json") => format = Format::Json,
+            Long("dot") => format = Format::Dot,
+            Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match (words.as_slice(), format) {
+        (["list"], Format::Text | Format::Json) => Ok(CommandLine::List(format)),
+        (["show", network], _) => Ok(CommandLine::Show((*network).to_owned(), format)),
+        (["repair"], Format::Text) => Ok(CommandLine::Repair(None)),
+        (["repair", network], Format::Text) => Ok(CommandLine::Repair(Some((*network).to_owned()))),
+        (["prune"], Format::Text) => Ok(CommandLine::Prune),
+        (["help"], Format::Text) => Ok(CommandLine::Help),
+        ([], _) => Err("what is to be done?".into()),
+        (words, _) => Err(format!("not understood: {}", words.join(" ")).into()),
+    }
+}
+
+fn answer(command: CommandLine) -> anyhow::Result<String> {
+    Ok(match command {
+        CommandLine::Help => USAGE.to_owned(),
+        CommandLine::List(Format::Json) => json(&View::of_host()?)?,
+        CommandLine::List(_) => text::list(&View::of_host()?),
+        CommandLine::Show(network, format) => {
+            let network = View::of_host()?.network(&network)?;
+            match format {
+                Format::Text => text::show(&network),
+                Format::Json => json(&network)?,
+                Format::Dot => text::dot(&network),
+            }
+        }
+        CommandLine::Repair(network) => repair::repair(network.as_deref())?,
+        CommandLine::Prune => prune::prune()?,
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &str) -> Result<CommandLine, String> {
+        parse(lexopt::Parser::from_args(words.split_whitespace())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn command_lines_are_read() {
+        for (words, command) in [
+            ("list", CommandLine::List(Format::Text)),
+            ("list --json", CommandLine::List(Format::Json)),
+            ("--json show net", CommandLine::Show("net".into(), Format::Json)),
+            ("show net --dot", CommandLine::Show("net".into(), Format::Dot)),
+            ("repair", CommandLine::Repair(None)),
+            ("repair net", CommandLine::Repair(Some("net".into()))),
+            ("prune", CommandLine::Prune),
+            ("show --help", CommandLine::Help),
+        ] {
+            assert_eq!(parsed(words), Ok(command), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (words, named) in
+            [("", "what"), ("shwo net", "shwo net"), ("list --xml", "--xml"), ("prune --json", "prune")]
+        {
+            let error = parsed(words).unwrap_err();
+            assert!(error.contains(named), "{words}: {error}");
+        }
+    }
+}

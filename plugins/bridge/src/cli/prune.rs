@@ -1,0 +1,48 @@
+//! `bridge prune`: bridges of ours that nobody is attached to, and rules of attachments that are gone.
+
+use std::collections::BTreeSet;
+
+use anyhow::Context as _;
+use cni_types::Attachment;
+
+use crate::attachment::is_marked;
+use crate::netlink::Netlink;
+use crate::netlink::link::Kind;
+use crate::netns::Netns;
+use crate::nft::{Owner, Rules};
+
+/// Removes them; says what was removed.
+pub(super) fn prune() -> anyhow::Result<String> {
+    let mut removed = String::new();
+    let home = Netns::own()?;
+    // While nobody is about to put a port on one of them.
+    let _alone = home.exclude()?;
+    let mut host = Netlink::open().context("netlink")?;
+    let links = host.links().context("list links")?;
+    for bridge in links.iter().filter(|link| link.kind == Kind::Bridge && is_marked(&link.alias)) {
+        let is_used = links
+            .iter()
+            // Its own gateway interface is no use of it.
+            .any(|link| link.controller == Some(bridge.index) && link.alias != bridge.alias);
+        if is_used {
+            continue;
+        }
+        for port in links.iter().filter(|link| link.controller == Some(bridge.index)) {
+            host.delete_link(port.index).with_context(|| format!("remove {}", port.name))?;
+        }
+        host.delete_link(bridge.index).with_context(|| format!("remove bridge {}", bridge.name))?;
+        removed += &format!("removed bridge {}\n", bridge.name);
+    }
+    let host_veths: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
+    let mut rules = Rules::open()?;
+    for record in rules.records()? {
+        if host_veths.contains(record.host_veth.as_str()) {
+            continue;
+        }
+        let attachment = Attachment::new(&record.container_id, &record.ifname)?;
+        let (network, host_veth) = (record.network.as_str(), record.host_veth.as_str());
+        rules.remove(&Owner { network, attachment: &attachment, host_veth })?;
+        removed += &format!("removed rules of {network}/{}/{}\n", record.container_id, record.ifname);
+    }
+    Ok(removed)
+}

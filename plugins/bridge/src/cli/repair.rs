@@ -1,0 +1,83 @@
+//! `bridge repair`: the rules of every attachment, as the network's configuration means them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use cni_types::{CniArgs, Command, Delegate, Environment, NetConf};
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+use crate::config::Settings;
+use crate::netlink::Netlink;
+use crate::nft::Rules;
+use crate::rules::{self, Subject};
+use crate::survey::{self, Found};
+
+/// Where networks are configured, unless `NETCONFPATH` says otherwise.
+const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// Where plugins are, unless `CNI_PATH` says otherwise.
+const PLUGIN_DIR: &str = "/opt/cni/bin";
+
+/// Repairs the rules of one network, or of all that have attachments; says what was wrong.
+pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
+    let mut host = Netlink::open().context("netlink")?;
+    let links = host.links().context("list links")?;
+    let mut found = survey::attachments(&mut host, links).context("list attachments")?;
+    if let Some(network) = network {
+        found.retain(|found| found.identity.network() == network);
+        if found.is_empty() {
+            bail!("nobody is attached to network \"{network}\"");
+        }
+    }
+    let mut subjects = Vec::new();
+    for found in found {
+        let settings = settings_of(found.identity.network())?;
+        subjects.extend(subject(&mut host, &settings, found)?);
+    }
+    let wrong = rules::repair(&mut Rules::open()?, subjects)?;
+    Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
+}
+
+fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Result<Option<Subject>> {
+    let link = host.link_by_name(&settings.gateway_link()).context("look for the gateway's link")?;
+    let addresses = match link.filter(|_| settings.is_gateway()) {
+        Some(link) => host.addresses(link.index).context("list addresses")?,
+        None => Vec::new(),
+    };
+    let gateways: Vec<IpNetwork> =
+        addresses.into_iter().filter(|address| address.global).map(|address| address.network).collect();
+    Ok(Subject::of_found(settings, &gateways, found))
+}
+
+/// The settings of a network, from its configuration file.
+fn settings_of(network: &str) -> anyhow::Result<Settings> {
+    let directory = std::env::var_os("NETCONFPATH").map_or_else(|| PathBuf::from(CONF_DIR), PathBuf::from);
+    let shown = directory.display();
+    let entries = std::fs::read_dir(&directory).with_context(|| format!("read {shown}"))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        // Whatever else is in the directory configures another network, or none.
+        let Some(conf) = configuration(&path, network) else { continue };
+        let conf = NetConf::parse(Command::Add, serde_json::to_vec(&conf)?)?;
+        let path = Environment::of_process().plugin_path();
+        let path = if path.is_empty() { vec![PathBuf::from(PLUGIN_DIR)] } else { path };
+        return Ok(Settings::new(&conf, &CniArgs::default(), |name| Delegate::find(name, &path))?);
+    }
+    bail!("no configuration of network \"{network}\" with a bridge in {shown}")
+}
+
+/// The part for this plugin in the file at `path`, if that configures `network`.
+fn configuration(path: &Path, network: &str) -> Option<Value> {
+    let file: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    if file["name"] != network {
+        return None;
+    }
+    let plugins = file["plugins"].as_array().cloned().unwrap_or_else(|| vec![file.clone()]);
+    let mut conf = plugins.into_iter().find(|plugin| plugin["type"] == "bridge")?;
+    for key in ["name", "cniVersion"] {
+        if !file[key].is_null() {
+            conf[key] = file[key].clone();
+        }
+    }
+    Some(conf)
+}

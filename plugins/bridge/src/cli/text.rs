@@ -1,0 +1,160 @@
+//! Answers for a person's eyes, and for Graphviz. Pure.
+
+use super::view::{AttachmentView, NetworkView, View};
+
+/// One line for each network.
+pub(super) fn list(view: &View) -> String {
+    let mut rows = vec![["NETWORK", "BRIDGE", "ADDRESSES", "ATTACHMENTS"].map(str::to_owned)];
+    rows.extend(view.networks.iter().map(|network| {
+        let bridge = network.bridge.as_ref();
+        [
+            network.name.clone(),
+            bridge.map_or("-", |bridge| bridge.name.as_str()).to_owned(),
+            bridge.map_or_else(String::new, |bridge| bridge.addresses.join(",")),
+            network.attachments.len().to_string(),
+        ]
+    }));
+    let widths: Vec<usize> =
+        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A network as a tree.
+pub(super) fn show(network: &NetworkView) -> String {
+    let mut text = format!("network {}\n", network.name);
+    match &network.bridge {
+        Some(bridge) => {
+            let state = if bridge.up { "up" } else { "down" };
+            let mac = bridge.mac.as_deref().unwrap_or("-");
+            text += &format!("bridge {} ({state}, mac {mac}, mtu {})\n", bridge.name, bridge.mtu);
+            for address in &bridge.addresses {
+                text += &format!("  address {address}\n");
+            }
+        }
+        None => text += "no bridge\n",
+    }
+    for obstacle in &network.obstacles {
+        text += &format!("! forwarded packets are dropped by {obstacle}\n");
+    }
+    for (index, attachment) in network.attachments.iter().enumerate() {
+        let last = index + 1 == network.attachments.len();
+        let (branch, below) = if last { ("└─", "  ") } else { ("├─", "│ ") };
+        text +=
+            &format!("{branch} {} {} ({})\n", attachment.container_id, attachment.ifname, attachment.state);
+        for line in details(attachment) {
+            text += &format!("{below}   {line}\n");
+        }
+    }
+    text
+}
+
+fn details(attachment: &AttachmentView) -> Vec<String> {
+    let mut lines = vec![format!("host veth {}", attachment.host_veth)];
+    lines.extend(attachment.netns.as_ref().map(|path| format!("namespace {}", path.display())));
+    lines.extend(attachment.addresses.iter().map(|address| format!("address {address}")));
+    lines.extend(attachment.mac.as_ref().map(|mac| format!("mac {mac}")));
+    lines.push(if attachment.rules { "rules: yes".to_owned() } else { "rules: none".to_owned() });
+    lines
+}
+
+/// A network as a graph in the DOT language.
+pub(super) fn dot(network: &NetworkView) -> String {
+    let bridge = network.bridge.as_ref();
+    let bridge_name = bridge.map_or("-", |bridge| bridge.name.as_str());
+    let bridge_label = lines(bridge_name, bridge.map_or(&[], |bridge| bridge.addresses.as_slice()));
+    let mut text = format!("graph {} {{\n  node [shape=box];\n", quoted(&network.name));
+    text += "  subgraph cluster_host {\n    label=host;\n";
+    text += &format!("    bridge [label={}];\n", quoted(&bridge_label));
+    for attachment in &network.attachments {
+        text += &format!("    {0} [label={0}];\n", quoted(&attachment.host_veth));
+    }
+    text += "  }\n";
+    for (index, attachment) in network.attachments.iter().enumerate() {
+        let label = lines(&attachment.ifname, &attachment.addresses);
+        text += &format!("  subgraph cluster_{index} {{\n    label={};\n", quoted(&attachment.container_id));
+        text += &format!("    container{index} [label={}];\n  }}\n", quoted(&label));
+        text += &format!("  bridge -- {};\n", quoted(&attachment.host_veth));
+        text += &format!("  {} -- container{index};\n", quoted(&attachment.host_veth));
+    }
+    text + "}\n"
+}
+
+fn lines(first: &str, rest: &[String]) -> String {
+    std::iter::once(first).chain(rest.iter().map(String::as_str)).collect::<Vec<_>>().join("\n")
+}
+
+/// A text as DOT quotes it.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::BridgeView;
+    use super::*;
+
+    fn network() -> NetworkView {
+        NetworkView {
+            name: "testnet".into(),
+            bridge: Some(BridgeView {
+                name: "br0".into(),
+                mac: Some("02:00:00:00:00:01".into()),
+                mtu: 1500,
+                up: true,
+                addresses: vec!["172.20.0.1/16".into()],
+            }),
+            obstacles: vec!["ip filter FORWARD: policy drop".into()],
+            attachments: vec![AttachmentView {
+                container_id: "c1".into(),
+                ifname: "eth0".into(),
+                host_veth: "veth0123456789a".into(),
+                netns: Some("/run/netns/c1".into()),
+                mac: Some("02:00:00:00:00:02".into()),
+                addresses: vec!["172.20.0.2/16".into()],
+                state: "up",
+                rules: true,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_network_is_shown_as_a_tree() {
+        assert_eq!(
+            show(&network()),
+            "network testnet\n\
+             bridge br0 (up, mac 02:00:00:00:00:01, mtu 1500)\n\
+             \x20 address 172.20.0.1/16\n\
+             ! forwarded packets are dropped by ip filter FORWARD: policy drop\n\
+             └─ c1 eth0 (up)\n\
+             \x20    host veth veth0123456789a\n\
+             \x20    namespace /run/netns/c1\n\
+             \x20    address 172.20.0.2/16\n\
+             \x20    mac 02:00:00:00:00:02\n\
+             \x20    rules: yes\n"
+        );
+    }
+
+    #[test]
+    fn a_list_has_aligned_columns() {
+        assert_eq!(
+            list(&View { networks: vec![network()] }),
+            "NETWORK  BRIDGE  ADDRESSES      ATTACHMENTS\n\
+             testnet  br0     172.20.0.1/16  1\n"
+        );
+    }
+
+    #[test]
+    fn a_graph_names_bridge_ports_and_containers() {
+        let text = dot(&network());
+        assert!(text.contains("bridge [label=\"br0\\n172.20.0.1/16\"];"), "{text}");
+        assert!(text.contains("\"veth0123456789a\" -- container0;"), "{text}");
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
+}

@@ -1,0 +1,167 @@
+//! The networks of the host as the kernel shows them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use crate::netlink::Netlink;
+use crate::netlink::link::{Kind, Link};
+use crate::netns::Netns;
+use crate::nft::Rules;
+use crate::survey::{self, Found};
+
+/// Where container runtimes bind namespaces to, to be named.
+const NETNS_DIRS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+
+/// Every network that this plugin has made or attached somebody to.
+#[derive(Debug, Serialize)]
+pub(super) struct View {
+    pub(super) networks: Vec<NetworkView>,
+}
+
+/// A network.
+#[derive(Debug, Serialize)]
+pub(super) struct NetworkView {
+    pub(super) name: String,
+    pub(super) bridge: Option<BridgeView>,
+    /// Chains of others that drop what its containers forward.
+    pub(super) obstacles: Vec<String>,
+    pub(super) attachments: Vec<AttachmentView>,
+}
+
+/// A bridge.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct BridgeView {
+    pub(super) name: String,
+    pub(super) mac: Option<String>,
+    pub(super) mtu: u32,
+    pub(super) up: bool,
+    pub(super) addresses: Vec<String>,
+}
+
+/// An attachment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AttachmentView {
+    pub(super) container_id: String,
+    pub(super) ifname: String,
+    pub(super) host_veth: String,
+    /// A path to its namespace, if one is known.
+    pub(super) netns: Option<PathBuf>,
+    pub(super) mac: Option<String>,
+    pub(super) addresses: Vec<String>,
+    /// `up`, or what keeps it from that.
+    pub(super) state: &'static str,
+    /// Whether it has rules.
+    pub(super) rules: bool,
+}
+
+impl View {
+    /// Asks the kernel.
+    pub(super) fn of_host() -> anyhow::Result<Self> {
+        let mut host = Netlink::open().context("netlink")?;
+        let links = host.links().context("list links")?;
+        let bridges: BTreeMap<u32, Link> = links
+            .iter()
+            .filter(|link| link.kind == Kind::Bridge)
+            .map(|link| (link.index, link.clone()))
+            .collect();
+        let mut rules = Rules::open()?;
+        let with_rules: BTreeSet<String> =
+            rules.records()?.into_iter().map(|record| record.host_veth).collect();
+        let netns_paths = netns_paths(&mut host);
+
+        let mut networks: BTreeMap<String, (Option<u32>, Vec<AttachmentView>)> = BTreeMap::new();
+        for bridge in bridges.values() {
+            if let Some(name) = bridge.alias.strip_prefix("cni:").filter(|name| !name.contains('/')) {
+                networks.insert(name.to_owned(), (Some(bridge.index), Vec::new()));
+            }
+        }
+        for found in survey::attachments(&mut host, links).context("list attachments")? {
+            let network = networks.entry(found.identity.network().to_owned()).or_default();
+            network.0 = found.host.controller.or(network.0);
+            network.1.push(attachment_view(&found, &with_rules, &netns_paths));
+        }
+        let networks = networks.into_iter().map(|(name, (bridge, attachments))| {
+            let bridge = bridge.and_then(|index| bridges.get(&index));
+            let bridge = bridge.map(|link| bridge_view(&mut host, link)).transpose()?;
+            let obstacles = match &bridge {
+                Some(bridge) => rules.foreign_drops(&bridge.name)?,
+                None => Vec::new(),
+            };
+            let obstacles =
+                obstacles.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect();
+            anyhow::Ok(NetworkView { name, bridge, obstacles, attachments })
+        });
+        Ok(Self { networks: networks.collect::<Result<_, _>>()? })
+    }
+
+    /// One of them.
+    pub(super) fn network(self, name: &str) -> anyhow::Result<NetworkView> {
+        let known: Vec<String> = self.networks.iter().map(|network| network.name.clone()).collect();
+        match self.networks.into_iter().find(|network| network.name == name) {
+            Some(network) => Ok(network),
+            None if known.is_empty() => bail!("no network \"{name}\"; there is none on this host"),
+            None => bail!("no network \"{name}\"; there are: {}", known.join(", ")),
+        }
+    }
+}
+
+fn bridge_view(host: &mut Netlink, link: &Link) -> anyhow::Result<BridgeView> {
+    let addresses = host.addresses(link.index).context("list addresses")?;
+    Ok(BridgeView {
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| mac.to_string()),
+        mtu: link.mtu,
+        up: link.up,
+        addresses: addresses
+            .into_iter()
+            .filter(|address| address.global)
+            .map(|address| address.network.to_string())
+            .collect(),
+    })
+}
+
+fn attachment_view(
+    found: &Found,
+    with_rules: &BTreeSet<String>,
+    netns_paths: &BTreeMap<i32, PathBuf>,
+) -> AttachmentView {
+    let (host, end) = (&found.host, found.container.as_ref());
+    let state = match end {
+        None => "the container end cannot be asked about",
+        Some(_) if host.controller.is_none() => "not on a bridge",
+        Some(_) if !host.up => "the host veth is down",
+        Some(end) if !end.up => "the container's interface is down",
+        Some(_) => "up",
+    };
+    AttachmentView {
+        container_id: found.identity.attachment().container_id().to_owned(),
+        ifname: found.identity.attachment().ifname().to_owned(),
+        host_veth: host.name.clone(),
+        netns: host.peer_netns.and_then(|id| netns_paths.get(&id).cloned()),
+        mac: end.and_then(|end| end.mac).map(|mac| mac.to_string()),
+        addresses: end.map(|end| end.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        state,
+        rules: with_rules.contains(&host.name),
+    }
+}
+
+/// Paths of namespaces by the numbers that the kernel knows them by here.
+fn netns_paths(host: &mut Netlink) -> BTreeMap<i32, PathBuf> {
+    let mut paths = BTreeMap::new();
+    for directory in NETNS_DIRS {
+        // A directory that is not there, or an entry that is no namespace, names nothing.
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if let Ok(netns) = Netns::open(&path)
+                && let Ok(Some(id)) = host.netns_id(&netns)
+            {
+                paths.insert(id, path);
+            }
+        }
+    }
+    paths
+}
