@@ -8,6 +8,7 @@ use crate::{Base, Element, Family, Generation, Rule, Set, Table};
 /// Elements in one message: an attribute's length is sixteen bits, and one element takes at most about 600 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 100;
 
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const EXCLUSIVE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const APPEND: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
 
@@ -85,6 +86,11 @@ impl Batch {
     /// A rule at the end of a chain.
     pub fn add_rule(&mut self, table: Table<'_>, chain: &str, rule: &Rule) {
         self.push(Request::NewRule, table, APPEND, |bytes| wire::put_rule(bytes, table.name, chain, rule));
+    }
+
+    /// A rule at the start of a chain.
+    pub fn insert_rule(&mut self, table: Table<'_>, chain: &str, rule: &Rule) {
+        self.push(Request::NewRule, table, CREATE, |bytes| wire::put_rule(bytes, table.name, chain, rule));
     }
 
     /// The rule with this handle goes.
