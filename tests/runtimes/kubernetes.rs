@@ -55,8 +55,9 @@ fn node_serves_pods_holds_them_back_while_status_fails_and_lets_go_of_all() {
         (running_container(&containerd, &kubelet, "web"), running_container(&containerd, &kubelet, "client"));
 
     // By address, by the pod's name in the cluster's domain, by alias; from the host by its port.
-    let own = containerd.exec(&web, "hostname -i");
-    let address = own.success().trim().to_owned();
+    let own = containerd.exec(&web, "ip -4 -o address show eth0");
+    let words = own.success().split_once("inet ").and_then(|(_, rest)| rest.split('/').next());
+    let address = words.unwrap_or_else(|| panic!("no address: {own}")).to_owned();
     let by = |target: &str| containerd.exec(&client, &format!("ping -c 1 -W 5 {target}"));
     by(&address).has_line("64 bytes from");
     for name in ["web-node1", "web-node1.pods.local", "shop"] {
