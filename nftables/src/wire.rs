@@ -288,11 +288,20 @@ pub(crate) fn verdict_of(expression: &Expression) -> Option<Verdict> {
     decode_verdict(find(&expression.data, IMMEDIATE_DATA)?)
 }
 
+/// `NFTA_TARGET_NAME`.
+const TARGET_NAME: u16 = 1;
+
 /// What an expression does to every packet, when that is the end of it.
 pub(crate) fn end_of(expression: &Expression) -> Option<End> {
     match verdict_of(expression) {
         Some(Verdict::Drop) => Some(End::Drop),
         None if expression.name == "reject" => Some(End::Reject),
+        // How `iptables-nft` writes it.
+        None if expression.name == "target"
+            && find_text(&expression.data, TARGET_NAME).is_some_and(|name| name == "REJECT") =>
+        {
+            Some(End::Reject)
+        }
         _ => None,
     }
 }
