@@ -7,9 +7,15 @@ use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use super::seqpacket::Seqpacket;
+use super::seqpacket::{MAX_FDS, Seqpacket};
 
-const MAX_MESSAGE: usize = 512;
+const MAX_MESSAGE: usize = 16 << 10;
+
+/// The first line of a message with many labels; each of the others has a number of descriptors and their label.
+const ALL: &str = "all";
+
+/// Octets of such a line beside the label.
+const LINE_ROOM: usize = 8;
 
 /// Descriptors by label: a worker's whole possession.
 pub(crate) type Kept = BTreeMap<String, Vec<OwnedFd>>;
@@ -18,7 +24,7 @@ pub(crate) type Kept = BTreeMap<String, Vec<OwnedFd>>;
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Keep these.
-    Keep(String, Vec<OwnedFd>),
+    Keep(Kept),
     /// Close what is kept under the label.
     Drop(String),
     /// That was all: start to serve (to the worker).
@@ -43,11 +49,16 @@ impl Channel {
     /// # Errors
     /// When the socket fails or a message is none.
     pub(crate) fn receive(&self) -> Result<Option<Message>> {
-        let mut buffer = [0; MAX_MESSAGE];
+        let mut buffer = vec![0; MAX_MESSAGE];
         let Some((bytes, fds)) = self.0.receive(&mut buffer)? else { return Ok(None) };
         let text = std::str::from_utf8(bytes).map_err(Error::other)?;
+        if let Some(lines) = text.strip_prefix(ALL).and_then(|lines| lines.strip_prefix('\n')) {
+            return sorted(lines, fds).map(|kept| Some(Message::Keep(kept)));
+        }
         match text.split_once(' ').unwrap_or((text, "")) {
-            ("keep", label) if !fds.is_empty() => Ok(Some(Message::Keep(label.to_owned(), fds))),
+            ("keep", label) if !fds.is_empty() => {
+                Ok(Some(Message::Keep(Kept::from([(label.to_owned(), fds)]))))
+            }
             ("drop", label) => Ok(Some(Message::Drop(label.to_owned()))),
             ("go", "") => Ok(Some(Message::Go)),
             ("quit", "") => Ok(Some(Message::Quit)),
@@ -60,9 +71,7 @@ impl Channel {
         let mut kept = Kept::new();
         loop {
             match self.receive()? {
-                Some(Message::Keep(label, fds)) => {
-                    kept.insert(label, fds);
-                }
+                Some(Message::Keep(more)) => kept.extend(more),
                 Some(Message::Go) => return Ok(Some(kept)),
                 Some(Message::Drop(_)) => {}
                 Some(Message::Quit) | None => return Ok(None),
@@ -70,12 +79,22 @@ impl Channel {
         }
     }
 
-    /// Sends everything in `kept`, without [`Message::Go`].
-    pub(crate) fn keep_all(&self, kept: &Kept) -> Result<()> {
-        kept.iter().try_for_each(|(label, fds)| {
-            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-            self.keep(label, &fds)
-        })
+    /// Sends everything in `all` in a few messages: they fit into the socket before anybody reads it.
+    pub(crate) fn keep_all<'f>(
+        &self,
+        all: impl IntoIterator<Item = (String, Vec<BorrowedFd<'f>>)>,
+    ) -> Result<()> {
+        let (mut text, mut fds) = (String::from(ALL), Vec::new());
+        for (label, some) in all {
+            if fds.len() + some.len() > MAX_FDS || text.len() + label.len() + LINE_ROOM > MAX_MESSAGE {
+                self.0.send(text.as_bytes(), &fds)?;
+                text.truncate(ALL.len());
+                fds.clear();
+            }
+            text.push_str(&format!("\n{} {label}", some.len()));
+            fds.extend(some);
+        }
+        if fds.is_empty() { Ok(()) } else { self.0.send(text.as_bytes(), &fds) }
     }
 
     /// Sends [`Message::Keep`].
@@ -109,6 +128,25 @@ impl Channel {
     }
 }
 
+/// `fds` under the labels that `lines` give for them.
+fn sorted(lines: &str, fds: Vec<OwnedFd>) -> Result<Kept> {
+    let mut fds = fds.into_iter();
+    let mut kept = Kept::new();
+    for line in lines.lines() {
+        let parts = line.split_once(' ').and_then(|(count, label)| Some((count.parse().ok()?, label)));
+        let Some((count, label)) = parts else {
+            return Err(Error::other(format!("unknown line on the supervision channel: {line}")));
+        };
+        kept.insert(label.to_owned(), fds.by_ref().take(count).collect());
+    }
+    Ok(kept)
+}
+
+/// What `kept` holds, to be sent.
+pub(crate) fn borrowed(kept: &Kept) -> impl Iterator<Item = (String, Vec<BorrowedFd<'_>>)> {
+    kept.iter().map(|(label, fds)| (label.clone(), fds.iter().map(|fd| fd.as_fd()).collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,10 +160,23 @@ mod tests {
             ("lock".to_owned(), vec![reader.into()]),
             ("udp 172.20.0.1 br0".to_owned(), vec![writer.into()]),
         ]);
-        near.keep_all(&kept).unwrap();
+        near.keep_all(borrowed(&kept)).unwrap();
         near.go().unwrap();
         let back = far.receive_all().unwrap().unwrap();
         assert_eq!(back.keys().collect::<Vec<_>>(), kept.keys().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_thousand_labels_fit_before_anybody_reads() {
+        let (near, far) = Seqpacket::pair().unwrap();
+        let (near, far) = (Channel::from(near), Channel::from(far));
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let all = (0..1000).map(|number| (format!("gateway {number}"), vec![reader.as_fd(), reader.as_fd()]));
+        near.keep_all(all).unwrap();
+        near.go().unwrap();
+        let kept = far.receive_all().unwrap().unwrap();
+        assert_eq!(kept.len(), 1000);
+        assert!(kept.values().all(|fds| fds.len() == 2));
     }
 
     #[test]

@@ -12,13 +12,13 @@ use cni_types::ErrorCode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::channel::{Channel, Kept};
+use super::channel::{self, Channel, Kept};
 use super::control::{Asked, Build, Explained, MAX_TOLD, Status, Told, Wanted, decode, encode};
-use super::detach;
 use super::seqpacket::Seqpacket;
 use super::worker::{CONTROL_SOCKET, wanted};
+use super::{detach, gateway};
 use crate::records::RecordKey;
-use crate::serve::listen::{self, PORT};
+use crate::serve::listen::PORT;
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
 
@@ -150,7 +150,15 @@ impl Client {
     /// When the server does not answer.
     pub fn remove(&mut self, keys: &[RecordKey]) -> Result<(), ClientError> {
         match self.ask(&Asked::Remove { keys: keys.to_vec() }, false)? {
-            Told::Done => Ok(()),
+            Told::Removed { closed } => {
+                for wanted in closed {
+                    if let Err(error) = gateway::close(&wanted.listener()) {
+                        // The names are gone, and that is what was asked for.
+                        log::warn!("take the rules for {} back: {error}", wanted.gateway);
+                    }
+                }
+                Ok(())
+            }
             told => Err(unexpected(&told)),
         }
     }
@@ -228,9 +236,8 @@ impl Client {
     /// Opens a listener and hands it over.
     fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
         let listener = wanted.listener();
-        let sockets = listen::open(&listener, PORT).map_err(|source| cannot_listen(&listener, source))?;
-        let asked =
-            encode(&Asked::Listen { wanted: wanted.clone(), port: PORT }).map_err(ClientError::Lost)?;
+        let (sockets, port) = gateway::open(&listener).map_err(|source| cannot_listen(&listener, source))?;
+        let asked = encode(&Asked::Listen { wanted: wanted.clone(), port }).map_err(ClientError::Lost)?;
         self.socket.limit(self.left()).map_err(ClientError::Lost)?;
         let told = self
             .socket
@@ -372,7 +379,7 @@ fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStar
     let socket = detach::start_server(state).map_err(failed)?;
     socket.limit(deadline.saturating_duration_since(Instant::now())).map_err(failed)?;
     let channel = Channel::from(socket);
-    channel.keep_all(kept).and_then(|()| channel.go()).map_err(failed)?;
+    channel.keep_all(channel::borrowed(kept)).and_then(|()| channel.go()).map_err(failed)?;
     let socket = channel.into_socket();
     let mut buffer = [0; 1024];
     match socket.receive(&mut buffer) {

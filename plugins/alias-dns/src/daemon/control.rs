@@ -104,6 +104,11 @@ pub(crate) enum Told {
         /// The server's build.
         build: Build,
     },
+    /// To [`Asked::Remove`].
+    Removed {
+        /// Listeners that no record needs any more, so that they were closed.
+        closed: Vec<Wanted>,
+    },
     /// Done.
     Done,
     /// To [`Asked::Contains`].

@@ -11,6 +11,7 @@ use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, execveat, fork};
 
+use super::channel::Channel;
 use super::seqpacket::Seqpacket;
 
 /// Where the open image stands in every part of the server.
@@ -72,8 +73,12 @@ fn place(image: OwnedFd) -> Result<()> {
 }
 
 /// Starts the image as `part`, which finds the far end of the returned channel in [`CHANNEL_VARIABLE`].
-pub(crate) fn start(part: Part) -> Result<Seqpacket> {
+///
+/// `say` is called first: what it puts into the channel reaches the part even if this process is killed the next moment.
+pub(crate) fn start(part: Part, say: impl FnOnce(&Channel) -> Result<()>) -> Result<Channel> {
     let (near, far) = Seqpacket::pair()?;
+    let near = Channel::from(near);
+    say(&near)?;
     let far = far.into_fd();
     let argv = [c"alias-dns", part.argument()];
     // The number cannot hold a NUL.

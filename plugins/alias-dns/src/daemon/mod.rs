@@ -17,6 +17,7 @@ mod client;
 mod control;
 mod detach;
 mod explain;
+mod gateway;
 mod image;
 mod privileges;
 mod seqpacket;

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// Descriptors in one message at most.
-pub(crate) const MAX_FDS: usize = 4;
+/// Descriptors in one message at most (unix(7), SCM_MAX_FD is 253).
+pub(crate) const MAX_FDS: usize = 250;
 
 /// A connected socket.
 #[derive(Debug)]

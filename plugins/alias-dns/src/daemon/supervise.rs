@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-use super::channel::{Channel, Kept, Message};
+use super::channel::{self, Channel, Kept, Message};
 use super::image::{self, Part};
 
 /// A worker that lived shorter counts as one that could not start.
@@ -29,9 +29,7 @@ pub(crate) fn run(mut channel: Channel) -> Result<()> {
     let mut started = Instant::now();
     loop {
         match channel.receive() {
-            Ok(Some(Message::Keep(label, fds))) => {
-                kept.insert(label, fds);
-            }
+            Ok(Some(Message::Keep(more))) => kept.extend(more),
             Ok(Some(Message::Drop(label))) => {
                 kept.remove(&label);
             }
@@ -50,10 +48,9 @@ pub(crate) fn run(mut channel: Channel) -> Result<()> {
 fn restart(kept: &Kept, pause: &mut Pause) -> Channel {
     loop {
         pause.wait();
-        let started = image::start(Part::Worker).map(Channel::from).and_then(|channel| {
-            channel.keep_all(kept)?;
-            channel.go()?;
-            Ok(channel)
+        let started = image::start(Part::Worker, |channel| {
+            channel.keep_all(channel::borrowed(kept))?;
+            channel.go()
         });
         match started {
             Ok(channel) => return channel,

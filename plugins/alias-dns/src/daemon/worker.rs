@@ -23,14 +23,14 @@ use super::control::{
 };
 use super::image::{self, Part};
 use super::seqpacket::{self, Seqpacket};
-use super::{detach, explain, privileges};
+use super::{detach, explain, gateway, privileges};
 use crate::forward::ResolvConf;
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::records::RecordKey;
 use crate::records::disk::Store;
 use crate::records::watch::{Change, Watch};
 use crate::serve::Server;
-use crate::serve::listen::{self, PORT, Sockets};
+use crate::serve::listen::Sockets;
 use crate::state_dir::StateDir;
 use crate::zone::{Listener, Zones};
 
@@ -127,7 +127,7 @@ fn first(state: &StateDir, starter: Option<&Seqpacket>) -> std::result::Result<O
     Worker::new(possession, None).map(Some)
 }
 
-/// Takes the lock and opens everything that the records need.
+/// Takes the lock and the place of the control socket.
 fn found(state: &StateDir) -> std::result::Result<Possession, StartError> {
     let path = state.path().join(LOCK_FILE);
     let lock =
@@ -139,17 +139,7 @@ fn found(state: &StateDir) -> std::result::Result<Possession, StartError> {
     }
     let path = state.path().join(CONTROL_SOCKET);
     let control = seqpacket::listen_at(&path).map_err(io(path.display()))?;
-    let mut gateways = Vec::new();
-    let records = store().load().records;
-    let listeners: BTreeSet<Listener> = Zones::load(records).listeners().into_iter().collect();
-    for listener in listeners {
-        // The bridge may be gone, or the port be taken: whoever attaches the next container to it is told.
-        let Ok(wanted) = wanted(&listener) else { continue };
-        if let Ok(sockets) = listen::open(&listener, PORT) {
-            gateways.push((wanted, PORT, sockets));
-        }
-    }
-    Ok(Possession { lock: lock.into(), control, gateways })
+    Ok(Possession { lock: lock.into(), control, gateways: Vec::new() })
 }
 
 /// What an earlier worker had.
@@ -213,6 +203,8 @@ struct Worker {
     lock: OwnedFd,
     control: OwnedFd,
     wanted: Vec<(Wanted, u16)>,
+    /// Closed since a client was told last, so that it takes the host's rules for them back.
+    closed: Vec<Wanted>,
     supervisor: Option<Channel>,
     supervisor_tried: Instant,
     clients: Slab<Client>,
@@ -260,6 +252,7 @@ impl Worker {
             lock,
             control,
             wanted: Vec::new(),
+            closed: Vec::new(),
             supervisor,
             supervisor_tried: Instant::now(),
             clients: Slab::new(),
@@ -276,6 +269,8 @@ impl Worker {
             worker.open(wanted, port, sockets).map_err(io("epoll"))?;
         }
         if worker.supervisor.is_none() {
+            // Nobody else has handed over what an earlier server had, or not all of it.
+            worker.open_missing();
             worker.start_supervisor();
         }
         let dropped = privileges::drop_rights().and_then(|()| privileges::confine());
@@ -358,8 +353,8 @@ impl Worker {
 
     fn start_supervisor(&mut self) {
         self.supervisor_tried = Instant::now();
-        let started = image::start(Part::Supervisor).map(Channel::from).and_then(|channel| {
-            self.keep_all(|label, fds| channel.keep(label, fds))?;
+        let started = image::start(Part::Supervisor, |channel| channel.keep_all(self.possessions()));
+        let started = started.and_then(|channel| {
             self.poller.add(channel.as_fd(), Token::only(Kind::Supervisor), Interest::Read)?;
             Ok(channel)
         });
@@ -373,7 +368,7 @@ impl Worker {
         let Some(supervisor) = &self.supervisor else { return Life::On };
         match supervisor.receive() {
             // It has nothing to say but by its end.
-            Ok(Some(Message::Keep(..) | Message::Drop(_) | Message::Go | Message::Quit)) => {}
+            Ok(Some(Message::Keep(_) | Message::Drop(_) | Message::Go | Message::Quit)) => {}
             Ok(None) | Err(_) => {
                 self.supervisor = None;
                 self.start_supervisor();
@@ -382,16 +377,18 @@ impl Worker {
         Life::On
     }
 
-    /// Hands every descriptor with its label to `keep`.
-    fn keep_all(&self, keep: impl Fn(&str, &[BorrowedFd<'_>]) -> Result<()>) -> Result<()> {
-        keep(LOCK, &[self.lock.as_fd()])?;
-        keep(CONTROL, &[self.control.as_fd()])?;
+    /// Every descriptor that another worker would need, by its label.
+    fn possessions(&self) -> Vec<(String, Vec<BorrowedFd<'_>>)> {
+        let mut all = vec![
+            (LOCK.to_owned(), vec![self.lock.as_fd()]),
+            (CONTROL.to_owned(), vec![self.control.as_fd()]),
+        ];
         for (wanted, port) in &self.wanted {
             if let Some(sockets) = self.server.sockets(&wanted.listener()) {
-                keep(&label_of(wanted, *port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()])?;
+                all.push((label_of(wanted, *port), vec![sockets.udp.as_fd(), sockets.tcp.as_fd()]));
             }
         }
-        Ok(())
+        all
     }
 
     // ---- Listeners ----
@@ -402,9 +399,26 @@ impl Worker {
         if let Some(supervisor) = &self.supervisor {
             supervisor.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()])?;
         }
+        self.closed.retain(|closed| closed.listener() != listener);
         self.server.open(&self.poller, listener, port, sockets)?;
         self.wanted.push((wanted, port));
         Ok(())
+    }
+
+    /// Opens what the records need and nobody has opened. The bridge may be gone: whoever attaches the next container to
+    /// it opens it then, and is told what is wrong.
+    fn open_missing(&mut self) {
+        for listener in self.server.desk().zones.listeners() {
+            if self.wanted.iter().any(|(open, _)| open.listener() == listener) {
+                continue;
+            }
+            let opened = wanted(&listener)
+                .and_then(|wanted| gateway::open(&listener).map(|(sockets, port)| (wanted, port, sockets)))
+                .and_then(|(wanted, port, sockets)| self.open(wanted, port, sockets));
+            if let Err(error) = opened {
+                log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge);
+            }
+        }
     }
 
     fn forget(&mut self, listener: &Listener) {
@@ -423,15 +437,12 @@ impl Worker {
     /// Closes what no record needs any more, and notes when the last record went.
     fn note_records(&mut self) {
         let needed: BTreeSet<Listener> = self.server.desk().zones.listeners().into_iter().collect();
-        let unneeded: Vec<Listener> = self
-            .wanted
-            .iter()
-            .map(|(wanted, _)| wanted.listener())
-            .filter(|open| !needed.contains(open))
-            .collect();
-        for listener in &unneeded {
-            self.forget(listener);
+        let open = self.wanted.iter().map(|(wanted, _)| wanted);
+        let closed: Vec<Wanted> = open.filter(|open| !needed.contains(&open.listener())).cloned().collect();
+        for wanted in &closed {
+            self.forget(&wanted.listener());
         }
+        self.closed.extend(closed);
         if !self.server.desk().zones.is_empty() {
             self.empty_since = None;
         } else if self.empty_since.is_none() {
@@ -582,7 +593,7 @@ impl Worker {
                     let _ = self.look_at(&key);
                 }
                 self.note_records();
-                Told::Done
+                Told::Removed { closed: std::mem::take(&mut self.closed) }
             }
             Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
             Asked::Listen { wanted, port } => {
@@ -609,8 +620,10 @@ impl Worker {
     /// is taken: it could tell this worker what the other one has to know.
     fn hand_over(&mut self, token: Token) -> Told {
         let client = &self.clients[token.slot as usize];
-        let sent =
-            self.keep_all(|label, fds| client.socket.send(&encode(&Told::Kept(label.to_owned()))?, fds));
+        let sent = self
+            .possessions()
+            .into_iter()
+            .try_for_each(|(label, fds)| client.socket.send(&encode(&Told::Kept(label))?, &fds));
         match sent {
             Ok(()) => {
                 self.successor = Some(token);

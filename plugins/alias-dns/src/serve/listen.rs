@@ -5,19 +5,23 @@
 //! pair of socket and source address tells who asks. What the host itself asks the address counts as coming in by the
 //! device that has the address, though it goes by way of `lo` (measured; Linux since 4.14).
 
-use std::io::Result;
+use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockname,
+    listen, setsockopt, socket,
 };
 
 use crate::zone::Listener;
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
+
+/// Ports tried when one that is free for TCP is not for UDP.
+const MAX_ATTEMPTS: usize = 16;
 
 /// Receive buffer, in octets: what waits while a worker is replaced. The memory is only used while something waits.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -36,7 +40,29 @@ pub struct Sockets {
 /// # Errors
 /// The operating system's; `AddrInUse` when somebody else serves there.
 pub fn open(listener: &Listener, port: u16) -> Result<Sockets> {
-    let tcp = bound(listener, port, SockType::Stream)?;
+    with_tcp(listener, port, bound(listener, port, SockType::Stream)?)
+}
+
+/// Opens the sockets of `listener` at a port that is free for both.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn open_anywhere(listener: &Listener) -> Result<(Sockets, u16)> {
+    let mut attempt = 0;
+    loop {
+        let tcp = bound(listener, 0, SockType::Stream)?;
+        let address: SockaddrStorage = getsockname(tcp.as_raw_fd())?;
+        let v4 = address.as_sockaddr_in().map(SockaddrIn::port);
+        let port = v4.or(address.as_sockaddr_in6().map(SockaddrIn6::port)).unwrap_or_default();
+        attempt += 1;
+        match with_tcp(listener, port, tcp) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && attempt < MAX_ATTEMPTS => {}
+            opened => return opened.map(|sockets| (sockets, port)),
+        }
+    }
+}
+
+fn with_tcp(listener: &Listener, port: u16, tcp: OwnedFd) -> Result<Sockets> {
     listen(&tcp, Backlog::new(128)?)?;
     let udp = bound(listener, port, SockType::Datagram)?;
     // Only a privileged process may go above the system's limit; without it the default has to do.

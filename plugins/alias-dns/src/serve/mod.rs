@@ -67,6 +67,8 @@ struct Gateway {
     address: SocketAddr,
     sockets: Sockets,
     generation: u16,
+    /// Batches that were full, one after the other.
+    full_batches: u32,
 }
 
 /// Everything that serves queries.
@@ -141,7 +143,13 @@ impl Server {
         poller.add(&sockets.tcp, token(Kind::Connections, slot, generation), Interest::Read)?;
         let address = SocketAddr::new(listener.gateway, port);
         self.desk.own.insert(address);
-        entry.insert(Gateway { bridge: listener.bridge.as_str().into(), address, sockets, generation });
+        entry.insert(Gateway {
+            bridge: listener.bridge.as_str().into(),
+            address,
+            sockets,
+            generation,
+            full_batches: 0,
+        });
         self.slots.insert(listener, slot);
         Ok(())
     }
@@ -212,11 +220,11 @@ impl Server {
     fn datagrams(&mut self, poller: &Poller, token: Token, now: Instant) {
         let Self { gateways, batch, desk, .. } = self;
         let Some(gateway) =
-            gateways.get(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
+            gateways.get_mut(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
         else {
             return;
         };
-        batch.serve(gateway.sockets.udp.as_fd(), |packet, peer, out| {
+        batch.serve(gateway.sockets.udp.as_fd(), &mut gateway.full_batches, |packet, peer, out| {
             let recipient = Recipient::Datagram { socket: token, peer };
             desk.serve(poller, now, &gateway.bridge, recipient, packet, out);
         });
@@ -371,3 +379,6 @@ fn deliver(
         Recipient::Connection { connection, .. } => connections.deliver(poller, connection, now, response),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,16 @@ pub(crate) fn ask(server: &str, name: &str, rtype: Rtype) -> Option<Response> {
     exchange(server, &query(7, name, rtype, Some(1232)))
 }
 
+/// Whether `server` answers within `patience` that `name` exists.
+pub(crate) fn ask_once(server: &str, name: &str, patience: Duration) -> bool {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.connect((server, 53)).unwrap();
+    socket.send(&query(7, name, Rtype::A, None)).unwrap();
+    let mut buffer = [0; 512];
+    socket.recv(&mut buffer).is_ok_and(|len| read(&buffer[..len]).rcode == "NOERROR")
+}
+
 /// Sends `packet` to `server`, and reads what comes back within two seconds.
 pub(crate) fn exchange(server: &str, packet: &[u8]) -> Option<Response> {
     let server = SocketAddr::new(server.parse().unwrap(), 53);

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use domain::base::iana::Rtype;
 
 use crate::Test;
-use crate::dns::{ask, connect, exchange, query, receive, send};
-use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, state};
+use nix::sys::signal::Signal;
+
+use crate::dns::{ask, ask_once, connect, exchange, query, receive, send};
+use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, signal, state};
 
 pub(crate) const TESTS: &[Test] = &[
     ("containers_and_the_host_are_answered_over_every_transport_and_family", every_way),
@@ -14,6 +16,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_does_not_fit_comes_over_tcp", truncation),
     ("many_queries_on_one_connection_are_answered", pipelining),
     ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
+    ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
+    ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
+    ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
 ];
 
@@ -143,4 +148,93 @@ fn broken_packets() {
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
     let status = alias_dns::daemon::Client::connect_existing(&state()).unwrap().unwrap().status().unwrap();
     assert_eq!((status.queries.panicked, status.unconfined.as_str()), (0, ""));
+}
+
+fn both_transports(server: &'static str) {
+    inside("c1", move || {
+        assert_eq!(ask(server, "centos-2", Rtype::A).expect(server).answer, ["A 172.20.0.3"]);
+        let mut stream = connect(server);
+        send(&mut stream, &query(1, "centos-2", Rtype::A, None));
+        assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.3"]);
+    });
+}
+
+fn ruleset() -> String {
+    String::from_utf8(
+        std::process::Command::new("nft").args(["--stateless", "list", "ruleset"]).output().unwrap().stdout,
+    )
+    .unwrap()
+}
+
+fn taken_port() {
+    host();
+    let _udp = std::net::UdpSocket::bind("[::]:53").unwrap();
+    let _tcp = std::net::TcpListener::bind("[::]:53").unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    signal("serve", Signal::SIGKILL);
+    both_transports(GATEWAY);
+    remove("c1");
+    both_transports_of_c2();
+    remove("c2");
+    assert_eq!(ruleset(), "");
+}
+
+fn both_transports_of_c2() {
+    assert_eq!(inside("c2", || ask(GATEWAY, "centos-2", Rtype::A).unwrap()).answer, ["A 172.20.0.3"]);
+}
+
+fn firewall() {
+    host();
+    for rule in [
+        "nft add table inet strict",
+        "nft 'add chain inet strict in { type filter hook input priority 0; policy drop; }'",
+        "nft 'add chain inet strict forward { type filter hook forward priority 0; policy drop; }'",
+        "nft add rule inet strict in meta l4proto icmpv6 accept",
+        "iptables -A INPUT -p icmp -j ACCEPT && iptables -A INPUT -j REJECT",
+        "ip6tables -P INPUT DROP && ip6tables -A INPUT -p icmpv6 -j ACCEPT",
+    ] {
+        run(rule);
+    }
+    let before = ruleset();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    run("iptables-save && ip6tables-save");
+    remove("c1");
+    both_transports_of_c2();
+    remove("c2");
+    assert_eq!(ruleset(), before);
+}
+
+fn flood() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    let until = Instant::now() + Duration::from_secs(3);
+    let flooders: Vec<_> = (0..2)
+        .map(|_| {
+            std::thread::spawn(move || {
+                inside("c1", move || {
+                    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.connect((GATEWAY, 53)).unwrap();
+                    let packet = query(1, "centos-1", Rtype::A, None);
+                    while Instant::now() < until {
+                        // Whatever becomes of it; the answers are never read.
+                        let _ = socket.send(&packet);
+                    }
+                });
+            })
+        })
+        .collect();
+    let (mut asked, mut answered) = (0, 0);
+    while Instant::now() < until - Duration::from_millis(500) {
+        asked += 1;
+        answered += usize::from(inside("c2", || ask_once(GATEWAY, "centos-2", Duration::from_secs(1))));
+    }
+    flooders.into_iter().for_each(|flooder| flooder.join().unwrap());
+    assert!(answered * 10 >= asked * 8, "{answered} of {asked}");
 }
