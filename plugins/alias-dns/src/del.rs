@@ -17,8 +17,9 @@ pub(crate) fn del(host: &impl Host, call: &DelCall) -> Result<(), Error> {
     log::debug!("{} {}", path.display(), if removed { "removed" } else { "was not there" });
     // Told even when there was no record: an earlier DEL may have died between the two steps. A server that does not
     // answer will see for itself that the file is gone.
-    if let Err(error) = host.withdraw(&state, &[key]) {
-        log::warn!("network {}: {error}", call.conf().name());
+    match host.withdraw(&state, &[key]) {
+        Ok(()) => log::debug!("the server has no record of it"),
+        Err(error) => log::warn!("network {}: {error}", call.conf().name()),
     }
     Ok(())
 }

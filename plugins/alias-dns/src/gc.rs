@@ -16,6 +16,7 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
         Some(valid) => without_attachment(&store, call.conf().name(), valid),
         None => dead(&store, call.conf().name()),
     };
+    log::debug!("{} records belong to no valid attachment", stale.len());
     let mut removed = Vec::new();
     let mut failures = Vec::new();
     for key in stale {
