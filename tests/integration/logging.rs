@@ -156,5 +156,13 @@ fn one_file_tells_what_every_plugin_of_the_chain_did() {
             assert_eq!(log.lines().filter(done).count(), 1, "{plugin} {verb}: {log}");
         }
     }
+    for step in [
+        "made the veth pair veth",
+        "installed the rules",
+        "gave eth0 its addresses and routes",
+        "done with the veth pair",
+    ] {
+        assert!(log.lines().any(|line| line.contains(step) && has_duration(line)), "{step}: {log}");
+    }
     assert!(!log.contains("unknown keys"), "{log}");
 }

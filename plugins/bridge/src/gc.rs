@@ -40,6 +40,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         };
         failures.note(rules::collect(network, exists));
     }
+    log::debug!("done with veth pairs and rules");
     if let Some(name) = config::ipam_type(call.conf()) {
         let cleaned = Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.gc(call));
         failures.note(cleaned);
