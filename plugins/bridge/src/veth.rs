@@ -83,9 +83,11 @@ pub(crate) fn create<'a>(
     let mtu = settings.mtu.unwrap_or(bridge.mtu);
     let attempt = |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, mtu);
     match attempt(host) {
-        // An attachment of the same identity that lost its container end to another namespace: its container is gone.
+        // A pair of the same identity whose container is gone: the kernel has not come to destroy it.
         Err(failure)
-            if failure.is(Errno::EEXIST) && remove(host, identity).map_err(failed)? == Removed::Link =>
+            if failure.is(Errno::EEXIST)
+                && !is_attached(host, identity)?
+                && remove(host, identity).map_err(failed)? == Removed::Link =>
         {
             attempt(host)
         }
