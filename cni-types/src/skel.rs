@@ -58,21 +58,19 @@ pub struct NetworkCall {
     env: Environment,
 }
 
-/// ADD or CHECK of one attachment.
+/// A call about one attachment; `N` is what the verb knows of the container's namespace.
 #[derive(Debug)]
-pub struct AttachmentCall {
+pub struct ContainerCall<N> {
     network: NetworkCall,
     attachment: Attachment,
-    netns: PathBuf,
+    netns: N,
 }
 
+/// ADD or CHECK of one attachment.
+pub type AttachmentCall = ContainerCall<PathBuf>;
+
 /// DEL of one attachment, whose namespace may be gone.
-#[derive(Debug)]
-pub struct DelCall {
-    network: NetworkCall,
-    attachment: Attachment,
-    netns: Option<PathBuf>,
-}
+pub type DelCall = ContainerCall<Option<PathBuf>>;
 
 impl NetworkCall {
     /// A call with `conf`, made from `env`.
@@ -91,7 +89,7 @@ impl NetworkCall {
     }
 }
 
-impl AttachmentCall {
+impl<N> ContainerCall<N> {
     /// The network that the attachment belongs to.
     pub fn network(&self) -> &NetworkCall {
         &self.network
@@ -111,7 +109,9 @@ impl AttachmentCall {
     pub fn attachment(&self) -> &Attachment {
         &self.attachment
     }
+}
 
+impl AttachmentCall {
     /// The container's namespace, as the runtime spelled it.
     pub fn netns(&self) -> &Path {
         &self.netns
@@ -119,26 +119,6 @@ impl AttachmentCall {
 }
 
 impl DelCall {
-    /// The network that the attachment belongs to.
-    pub fn network(&self) -> &NetworkCall {
-        &self.network
-    }
-
-    /// The network's configuration.
-    pub fn conf(&self) -> &NetConf {
-        &self.network.conf
-    }
-
-    /// The environment of the call.
-    pub fn env(&self) -> &Environment {
-        &self.network.env
-    }
-
-    /// Container id and interface name.
-    pub fn attachment(&self) -> &Attachment {
-        &self.attachment
-    }
-
     /// The container's namespace, if the runtime still knows one. It may be gone all the same.
     pub fn netns(&self) -> Option<&Path> {
         self.netns.as_deref()
