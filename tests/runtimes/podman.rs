@@ -217,3 +217,20 @@ fn our_example_takes_the_place_of_the_default_network() {
     podman.remove_all(&[]);
     site.assert_nothing_is_left(&["cni-podman0"]);
 }
+
+#[test]
+fn names_are_back_without_help_after_the_server_was_killed() {
+    let site = Site::new();
+    let podman = Podman::new(&site);
+    podman.ok("network create --subnet 10.89.0.0/24 testnet");
+    podman.run("c1", "--network testnet --network-alias centos-1");
+    podman.run("c2", "--network testnet");
+    for _ in 0..3 {
+        site.host().command(["sh", "-c", "kill -9 $(pgrep -f '[a]lias-dns serve')"]).run().success();
+        ping(&podman, "c2", "centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    }
+    podman.run("c3", "--network testnet");
+    ping(&podman, "c3", "centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    podman.remove_all(&["testnet"]);
+    site.assert_nothing_is_left(&[]);
+}
