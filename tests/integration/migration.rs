@@ -75,8 +75,8 @@ impl Story {
     /// Nothing of a container is left, but what `kept` are parts of.
     #[track_caller]
     fn assert_nothing_is_left(&self, kept: &[&str]) {
-        let bridge = ["mynet0", "conf/all/rp_filter"];
-        self.before.assert_unchanged_but(&self.world, &[&Snapshot::KEPT[..], &bridge, kept].concat());
+        let kept = [&["conf/all/rp_filter"], kept].concat();
+        self.before.assert_nothing_is_left(&self.world, &["mynet0"], &kept);
     }
 }
 

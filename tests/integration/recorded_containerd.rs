@@ -17,7 +17,7 @@ fn check_each(recording: &str, calls: usize, end: impl Fn(&Value) -> End) {
     let mut replay = Replay::new(&world);
     assert_eq!(replay.run(recording, end), calls);
     replay.detach_the_rest();
-    before.assert_unchanged_but(&world, &[&Snapshot::KEPT[..], &["cni0"]].concat());
+    before.assert_nothing_is_left(&world, &["cricni0", "ctrcni0"], &[]);
 }
 
 #[test]

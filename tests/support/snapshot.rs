@@ -128,6 +128,22 @@ impl Snapshot {
         panic!("{text}");
     }
 
+    /// Asserts that nothing of any container is left on the host of `world`, where there was none before: what is
+    /// [`KEPT`](Self::KEPT) and these bridges themselves, not their ports and rules, stay by intent, as does what
+    /// `kept` are parts of.
+    ///
+    /// # Panics
+    /// With everything else.
+    #[track_caller]
+    pub fn assert_nothing_is_left(&self, world: &World, bridges: &[&str], kept: &[&str]) {
+        let of_bridge = |name: &&str| {
+            [format!("links: + {name} "), format!("addresses: + {name} "), format!(" dev {name} ")]
+        };
+        let bridges: Vec<String> = bridges.iter().flat_map(of_bridge).collect();
+        let bridges: Vec<&str> = bridges.iter().map(String::as_str).collect();
+        self.assert_unchanged_but(world, &[&Self::KEPT[..], &bridges, kept].concat());
+    }
+
     /// The lines of one section.
     pub fn section(&self, name: &str) -> &BTreeSet<String> {
         &self.sections[name]

@@ -56,13 +56,22 @@ impl Site {
         path
     }
 
+    /// Asserts that nothing of any container is left on the host but these bridges.
+    ///
+    /// # Panics
+    /// With everything else that is left.
+    #[track_caller]
+    pub(crate) fn assert_nothing_is_left(&self, bridges: &[&str]) {
+        self.assert_nothing_is_left_but(bridges, &[]);
+    }
+
     /// Asserts that nothing of any container is left on the host: no link, rule, lease, record, namespace or
-    /// process. What `kept` are parts of stays by intent.
+    /// process. The bridges called so stay by intent, as does what `kept` are parts of.
     ///
     /// # Panics
     /// With everything that is left.
     #[track_caller]
-    pub(crate) fn assert_nothing_is_left(&self, kept: &[&str]) {
+    pub(crate) fn assert_nothing_is_left_but(&self, bridges: &[&str], kept: &[&str]) {
         // Where the next server is started under, and called.
         const SERVER_FILES: [&str; 2] = ["/control ", "/opening.lock "];
         // The server of names outlives its last record by some seconds, so that a restarted container finds it.
@@ -70,7 +79,7 @@ impl Site {
             let processes = self.world.host().run("ps -e -o args=").stdout;
             (!processes.contains("alias-dns serve")).then_some(())
         });
-        self.before.assert_unchanged_but(&self.world, &[&Snapshot::KEPT[..], &SERVER_FILES, kept].concat());
+        self.before.assert_nothing_is_left(&self.world, bridges, &[&SERVER_FILES, kept].concat());
         let entries =
             fs::read_dir(self.world.path("/run/netns")).into_iter().flatten().filter_map(Result::ok);
         let mut namespaces: Vec<_> = entries.map(|entry| entry.file_name()).collect();
