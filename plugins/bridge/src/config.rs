@@ -16,9 +16,6 @@ const DEFAULT_BRIDGE: &str = "cni0";
 /// MTU of a veth pair or bridge in bytes: the least that IPv4 needs (RFC 791), and the kernel's most (`ETH_MAX_MTU`).
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
 
-/// Keys of `CNI_ARGS` that belong to the plugins of this suite; any other is an error unless `IgnoreUnknown` is set.
-const KNOWN_ARGS: [&str; 6] = ["MAC", "IP", "GATEWAY", "CONTAINER_NAME", "ALIASES", "LINKS"];
-
 /// The document, as far as this plugin reads it. Numbers that the reference takes as signed are so here, for messages.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
@@ -172,7 +169,7 @@ impl Settings {
         delegate: impl FnOnce(&str) -> Result<Delegate, Error>,
     ) -> Result<Self, Error> {
         let document: Document = conf.decode(OwnKeys::Top)?;
-        args.require_known(&KNOWN_ARGS)?;
+        args.require_known()?;
         if document.hairpin_mode && document.promisc_mode {
             return Err(Error::invalid_config(
                 "hairpinMode",

@@ -164,14 +164,9 @@ impl Settings {
     /// What the container of this call asks for.
     ///
     /// # Errors
-    /// Code 4 for `CNI_ARGS` that are malformed.
+    /// Code 4 for `CNI_ARGS` that are malformed or that no plugin of the suite knows.
     pub(crate) fn wishes(&self, args: &CniArgs) -> Result<Wishes, Error> {
-        let mut known = vec!["IP"];
-        if self.sticky_by_name {
-            known.extend(NAME_ARGS);
-            known.push(NAMESPACE_ARG);
-        }
-        args.require_known(&known)?;
+        args.require_known()?;
         let by_args = args.get("IP").filter(|text| !text.is_empty()).map(|text| {
             parse_address(text).map_err(|reason| {
                 Error::new(
@@ -279,7 +274,8 @@ fn checked_sets(specs: &[SetSpec], excluded: &[Span], version: SpecVersion) -> R
     }
     for (index, (set, spec)) in sets.iter().zip(specs).enumerate().skip(1) {
         if let Some(earlier) = sets.iter().take(index).position(|earlier| earlier.overlaps(set)) {
-            let reason = format_args!("range set {earlier} overlaps with {index}");
+            let reason =
+                format_args!("range set {earlier} overlaps with {index} ({} and {set})", sets[earlier]);
             return Err(Error::invalid_config(&spec.key.path(), reason));
         }
     }

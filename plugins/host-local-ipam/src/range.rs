@@ -46,20 +46,22 @@ pub(crate) struct Range {
 /// Why a range is refused, in the reference's words where it refuses it too.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RangeError {
-    #[error("IP <nil> not v4 nor v6")]
+    #[error("IP <nil> not v4 nor v6 (there is no subnet)")]
     NoSubnet,
     #[error("Network {0} too small to allocate from")]
     TooSmall(IpNetwork),
-    #[error("IPNet IP and Mask version mismatch")]
-    FamilyMismatch,
+    #[error("IPNet IP and Mask version mismatch (given: {0})")]
+    FamilyMismatch(IpNetwork),
     #[error(
-        "Network has host bits set. For a subnet mask of length {} the network address is {}",
-        .0.prefix(),
-        .0.network()
+        "Network has host bits set. For a subnet mask of length {length} the network address is {network} (given: {0})",
+        length = .0.prefix(),
+        network = .0.network()
     )]
     HostBits(IpNetwork),
     #[error("RangeStart {start} not in network {subnet}")]
     Start { start: IpAddr, subnet: IpNetwork },
+    #[error("RangeStart {start} not in network {subnet} (given with rangeEnd {end}, which comes before it)")]
+    StartAfterEnd { start: IpAddr, end: IpAddr, subnet: IpNetwork },
     #[error("RangeEnd {end} not in network {subnet}")]
     End { end: IpAddr, subnet: IpNetwork },
     #[error("gateway {gateway} not in network {subnet}")]
@@ -70,8 +72,8 @@ impl RangeError {
     /// The key of [`RangeSpec`] that is wrong.
     pub(crate) fn key(&self) -> &'static str {
         match self {
-            Self::NoSubnet | Self::TooSmall(_) | Self::FamilyMismatch | Self::HostBits(_) => "subnet",
-            Self::Start { .. } => "rangeStart",
+            Self::NoSubnet | Self::TooSmall(_) | Self::FamilyMismatch(_) | Self::HostBits(_) => "subnet",
+            Self::Start { .. } | Self::StartAfterEnd { .. } => "rangeStart",
             Self::End { .. } => "rangeEnd",
             Self::Gateway { .. } => "gateway",
         }
@@ -111,10 +113,13 @@ impl Range {
         let start = spec.range_start.map(|start| start.to_canonical());
         let upper = end.map_or(default_end, Point::from);
         // As in the reference, an end before the start is reported as a wrong start.
-        if let Some(start) = start
-            && !(inside(&start) && end.is_none_or(|_| Point::from(start) <= upper))
-        {
-            return Err(RangeError::Start { start, subnet });
+        if let Some(start) = start {
+            if !inside(&start) {
+                return Err(RangeError::Start { start, subnet });
+            }
+            if let Some(end) = end.filter(|_| Point::from(start) > upper) {
+                return Err(RangeError::StartAfterEnd { start, end, subnet });
+            }
         }
         if let Some(end) = end
             && !inside(&end)
@@ -192,7 +197,7 @@ fn checked_subnet(subnet: Option<IpNetwork>) -> Result<IpNetwork, RangeError> {
         return Err(RangeError::TooSmall(subnet));
     }
     if subnet.is_ipv6() && subnet.ip().to_canonical().is_ipv4() {
-        return Err(RangeError::FamilyMismatch);
+        return Err(RangeError::FamilyMismatch(subnet));
     }
     if subnet.ip() != subnet.network() {
         return Err(RangeError::HostBits(subnet));
@@ -245,25 +250,30 @@ mod tests {
 
     #[test]
     fn a_wrong_subnet_is_refused_in_the_references_words() {
-        check_refused(&spec("", "", "", ""), "subnet", "IP <nil> not v4 nor v6");
+        check_refused(&spec("", "", "", ""), "subnet", "IP <nil> not v4 nor v6 (there is no subnet)");
         for subnet in ["10.0.0.0/31", "10.0.0.0/32", "fd00::/127", "fd00::/128"] {
             let text = format!("Network {subnet} too small to allocate from");
             check_refused(&spec(subnet, "", "", ""), "subnet", &text);
         }
-        let text =
-            "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0";
+        let text = "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0 \
+                    (given: 10.0.0.5/24)";
         check_refused(&spec("10.0.0.5/24", "", "", ""), "subnet", text);
         check_refused(
             &spec("::ffff:10.0.0.0/120", "", "", ""),
             "subnet",
-            "IPNet IP and Mask version mismatch",
+            "IPNet IP and Mask version mismatch (given: ::ffff:10.0.0.0/120)",
         );
     }
 
     #[test]
     fn bounds_and_gateway_have_to_be_in_the_subnet_and_in_order() {
         let net = "10.0.0.0/24";
-        for (start, end) in [("10.0.1.1", ""), ("10.0.0.9", "10.0.0.5"), ("fd00::1", "")] {
+        check_refused(
+            &spec(net, "10.0.0.9", "10.0.0.5", ""),
+            "rangeStart",
+            "RangeStart 10.0.0.9 not in network 10.0.0.0/24 (given with rangeEnd 10.0.0.5, which comes before it)",
+        );
+        for (start, end) in [("10.0.1.1", ""), ("10.0.1.1", "10.0.0.5"), ("fd00::1", "")] {
             check_refused(
                 &spec(net, start, end, ""),
                 "rangeStart",

@@ -16,8 +16,8 @@ pub(crate) struct RangeSet {
 pub(crate) enum RangeSetError {
     #[error("empty range set")]
     Empty,
-    #[error("mixed address families")]
-    MixedFamilies,
+    #[error("mixed address families ({0} and {1})")]
+    MixedFamilies(Span, Span),
     #[error("subnets {0} and {1} overlap")]
     Overlap(Span, Span),
     #[error("{error}")]
@@ -33,8 +33,8 @@ impl RangeSet {
             ranges.push(range);
         }
         let Some(first) = ranges.first() else { return Err(RangeSetError::Empty) };
-        if ranges.iter().any(|range| range.is_ipv4() != first.is_ipv4()) {
-            return Err(RangeSetError::MixedFamilies);
+        if let Some(other) = ranges.iter().find(|range| range.is_ipv4() != first.is_ipv4()) {
+            return Err(RangeSetError::MixedFamilies(first.span(), other.span()));
         }
         for (index, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges[index + 1..].iter().find(|other| other.span().overlaps(range.span()))
@@ -128,11 +128,15 @@ mod tests {
     fn sets_are_refused_in_the_references_words() {
         for (ranges, text) in [
             (&[][..], "empty range set"),
-            (&["10.0.0.0/24", "fd00::/64"], "mixed address families"),
+            (
+                &["10.0.0.0/24", "fd00::/64"],
+                "mixed address families (10.0.0.1-10.0.0.254 and fd00::1-fd00::ffff:ffff:ffff:ffff)",
+            ),
             (&["10.0.0.0/24", "10.0.0.0/25"], "subnets 10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.126 overlap"),
             (
                 &["10.0.1.0/24", "10.0.0.5/24"],
-                "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0",
+                "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0 \
+                 (given: 10.0.0.5/24)",
             ),
         ] {
             assert_eq!(set(ranges).unwrap_err().to_string(), text);

@@ -78,7 +78,7 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
         (json!({"ranges": [[]]}), "ipam.ranges[0]: invalid range set 0: empty range set"),
         (
             json!({"ranges": [[{"gateway": "10.0.0.1"}]]}),
-            "ipam.ranges[0][0].subnet: invalid range set 0: IP <nil> not v4 nor v6",
+            "ipam.ranges[0][0].subnet: invalid range set 0: IP <nil> not v4 nor v6 (there is no subnet)",
         ),
         (json!({"subnet": ""}), "ipam.subnet: invalid CIDR address: "),
         (
@@ -99,11 +99,12 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
         ),
         (
             json!({"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}),
-            "ipam.ranges[0]: invalid range set 0: mixed address families",
+            "ipam.ranges[0]: invalid range set 0: mixed address families (10.0.0.1-10.0.0.254 and \
+             fd00::1-fd00::ffff:ffff:ffff:ffff)",
         ),
         (
             json!({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}),
-            "ipam.ranges[1]: range set 0 overlaps with 1",
+            "ipam.ranges[1]: range set 0 overlaps with 1 (10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.126)",
         ),
         (json!({"ranges": {}}), "ipam.ranges: invalid type: map, expected a sequence"),
         (
@@ -129,7 +130,7 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
     check_refused(
         &with(document(json!({"subnet": "10.0.0.0/24"})), "runtimeConfig", ranges),
         "runtimeConfig.ipRanges[0][0].subnet: invalid range set 0: Network has host bits set. For a subnet mask of \
-         length 24 the network address is 10.0.0.0",
+         length 24 the network address is 10.0.0.0 (given: 10.0.0.1/24)",
     );
 }
 
@@ -176,10 +177,13 @@ fn an_address_that_is_none_is_named() {
 #[test]
 fn unknown_args_are_refused_as_by_the_reference() {
     let settings = settings(&document(json!({"subnet": "10.0.0.0/24"})));
-    for text in ["ip=10.0.0.7", "K8S_POD_NAME=web"] {
+    for text in ["ip=10.0.0.7", "K8S_POD_UID=17"] {
         let error = settings.wishes(&args(text)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::INVALID_ENVIRONMENT);
         assert_eq!(error.msg(), format!("CNI_ARGS: ARGS: unknown args [\"{text}\"]"));
     }
+    let chain = "MAC=02:00:00:00:00:01;CONTAINER_NAME=web;ALIASES=a,b;LINKS=db:sql;IP=10.0.0.7";
+    assert_eq!(settings.wishes(&args(chain)).unwrap().requested, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]

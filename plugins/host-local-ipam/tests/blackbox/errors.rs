@@ -1,4 +1,4 @@
-//! Bad input: our message carries the reference's text and the key's path, and nothing is left behind.
+//! Bad input: our message carries the key's path, the reference's text and the value given, and nothing is left behind.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,9 @@ fn check(keys: Value, code: u64, key: &str) {
     let (our_code, our_msg) = mine.call(ours(), "ADD", "c1").error();
     let (_, their_msg) = Network::with(keys.clone()).call(&reference(), "ADD", "c1").error();
     assert_eq!(our_code, code, "{keys}: {our_msg}");
-    assert_eq!(our_msg, format!("{key}{their_msg}"), "{keys}");
+    let (start, value) = our_msg.split_once(" (").unwrap_or((&our_msg, ""));
+    assert_eq!(start, format!("{key}{their_msg}"), "{keys}");
+    assert!(value.is_empty() || value.ends_with(')'), "{keys}: {our_msg}");
     assert!(!mine.data_dir().exists(), "{keys} left something behind");
 }
 
@@ -22,6 +24,8 @@ fn a_wrong_range_is_refused_in_the_references_words() {
     for subnet in ["10.0.0.0/31", "10.0.0.5/24", "::ffff:10.0.0.0/120", "fd00::1/64", "10.0.0.0", "foo/24"] {
         check(json!({"subnet": subnet}), 7, "ipam.subnet: ");
         check(json!({"ranges": [[{"subnet": subnet}]]}), 7, "ipam.ranges[0][0].subnet: ");
+        let (_, msg) = Network::new(subnet).ask("ADD", "c1").error();
+        assert!(msg.contains(subnet), "{msg} does not name {subnet}");
     }
     let net = "10.0.0.0/24";
     check(json!({"subnet": net, "rangeStart": "10.0.1.1"}), 7, "ipam.rangeStart: ");
