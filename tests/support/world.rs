@@ -61,16 +61,16 @@ impl World {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("start {}: {error}", program.display()));
-        let mut lines = BufReader::new(outer.stdout.take().expect("stdout is piped")).lines();
-        let mut next = || lines.next().and_then(Result::ok).unwrap_or_default();
-        let (pid, ready) = (next(), next());
-        let Some(first) =
-            pid.strip_prefix("pid ").and_then(|pid| pid.parse().ok()).filter(|_| ready == "ready")
-        else {
+        let lines = BufReader::new(outer.stdout.take().expect("stdout is piped")).lines();
+        // One line of the outer process and one of the first, in whichever order they come.
+        let said: Vec<String> = lines.map_while(Result::ok).take(2).collect();
+        let pid = said.iter().find_map(|line| line.strip_prefix("pid ")).and_then(|pid| pid.parse().ok());
+        let Some(first) = pid.filter(|_| said.iter().any(|line| line == "ready")) else {
+            drop(outer.stdin.take());
             let mut reason = String::new();
             let stderr = outer.stderr.take().map(|mut stderr| stderr.read_to_string(&mut reason));
             panic!(
-                "no private namespaces for this test (as root, or where user namespaces are allowed): {reason} {stderr:?}"
+                "no private namespaces for this test (as root, or where user namespaces are allowed): {said:?} {reason} {stderr:?}"
             );
         };
         let life = outer.stdin.take();
