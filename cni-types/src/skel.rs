@@ -129,9 +129,22 @@ impl DelCall {
 pub fn main<P: Plugin>(plugin: &P) -> ExitCode {
     logging::init(P::NAME, log::LevelFilter::Warn);
     let mut stdin = std::io::stdin().lock();
-    let mut stdout = std::io::stdout().lock();
     let mut stderr = std::io::stderr();
-    ExitCode::from(run(plugin, Environment::of_process(), &mut stdin, &mut stdout, &mut stderr))
+    ExitCode::from(run(plugin, Environment::of_process(), &mut stdin, &mut WholeAnswer, &mut stderr))
+}
+
+/// The process's stdout without a buffer. The library's own ends a write at the last line's end, so that an answer, which
+/// ends without one, would wake the runtime twice.
+struct WholeAnswer;
+
+impl Write for WholeAnswer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(nix::unistd::write(std::io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Serves one call, and returns the exit status: 0, or 1 with an error document on `stdout`.
@@ -236,13 +249,14 @@ fn follow_log_keys(command: Command, conf: &NetConf, attachment: Option<&Attachm
 /// A namespace that cannot be looked at is left to the verb: DEL has to succeed when it is gone.
 fn refuse_own_netns(netns: &Path) -> Result<(), Error> {
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    match (identity(netns), identity(Path::new("/proc/thread-self/ns/net"))) {
-        (Some(theirs), Some(ours)) if theirs == ours => Err(Error::new(
+    let Some(theirs) = identity(netns) else { return Ok(()) };
+    if identity(Path::new("/proc/thread-self/ns/net")) == Some(theirs) {
+        return Err(Error::new(
             ErrorCode::INVALID_NETNS,
             "plugin's netns and netns from CNI_NETNS should not be the same",
-        )),
-        _ => Ok(()),
+        ));
     }
+    Ok(())
 }
 
 fn internal(panic: &(dyn std::any::Any + Send)) -> Error {

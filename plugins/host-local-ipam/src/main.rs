@@ -20,7 +20,10 @@ mod store;
 
 use std::process::ExitCode;
 
-use cni_types::{AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+
+#[global_allocator]
+static ALLOCATOR: Arena = Arena::new();
 
 struct HostLocal;
 

@@ -3,8 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access};
+use rustix::fs::{Access, access, statvfs};
 
 use super::{Place, StoreError};
 
@@ -14,13 +13,13 @@ pub(crate) fn require_writable(place: &Place) -> Result<(), StoreError> {
     for directory in [place.directory(), place.own_directory()] {
         let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
         let failed = |source| StoreError::new("write to", existing, source);
-        access(existing, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| failed(errno.into()))?;
+        access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| failed(errno.into()))?;
         if !existing.is_dir() {
             return Err(failed(io::ErrorKind::NotADirectory.into()));
         }
         let disk = statvfs(existing).map_err(|errno| failed(errno.into()))?;
         // Some file systems have no fixed number of files, and say that it is 0.
-        if disk.blocks_free() == 0 || (disk.files() > 0 && disk.files_free() == 0) {
+        if disk.f_bfree == 0 || (disk.f_files > 0 && disk.f_ffree == 0) {
             return Err(failed(io::ErrorKind::StorageFull.into()));
         }
     }

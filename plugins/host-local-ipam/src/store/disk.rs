@@ -6,7 +6,7 @@
 //! `flock(2)` during every call. What is our own is beside it, in `<data directory>/.host-local-ipam/`, where the
 //! reference never looks: the index, the sticky names, and for a moment the lease that is being written.
 //!
-//! A lease file is written there and then linked to its place, so it is whole or absent. A kill between any two system
+//! A lease file is written there and then moved to its place, so it is whole or absent. A kill between any two system
 //! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
 //! Files that name nobody are free. Nothing is synced to the disk: a power loss ends every container too.
 
@@ -16,15 +16,17 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cni_types::Attachment;
+use rustix::fs::{CWD, RenameFlags, fstat, renameat_with};
+use rustix::io::Errno;
 
 use super::boot::{self, BootId};
 use super::index::{Broken, Changed, Entry, Index, Location, Stamp, hash};
 use super::lock::Lock;
 use super::names::Names;
-use super::scan::{self, FileText};
+use super::scan::{self, FileText, Found};
 use super::{Era, Held, Holder, Place, Reservation, StickyName, Store, StoreError, content_of};
 use crate::span::{Point, Span};
 
@@ -83,13 +85,25 @@ enum Changes {
     Lost,
 }
 
-/// What an index of an earlier boot proves about the leases that are there now.
-enum Past {
-    Unknown,
-    /// Nobody has touched the directory since.
-    AllDead,
-    /// Holder and address of each lease, and when its file was changed last.
-    Recorded(HashMap<(u64, Option<Point>), Changed>),
+/// What an index that is given up tells about the leases that are there now.
+#[derive(Default)]
+struct Past {
+    /// Sorted by address and holder.
+    leases: Vec<Entry>,
+    dead: Dead,
+}
+
+/// Which leases have a holder that is provably dead.
+#[derive(Default)]
+enum Dead {
+    #[default]
+    None,
+    /// All: nobody has touched the directory since an earlier boot.
+    All,
+    /// Those that the index knows, and whose files are untouched.
+    Untouched,
+    /// Of these, those that the index says are dead.
+    Known,
 }
 
 impl DiskStore {
@@ -135,10 +149,8 @@ impl DiskStore {
         };
         match saved {
             Some(index) if index.boot() == boot && index.stamp() == Some(stamp) => store.index = index,
-            earlier => {
-                let past = Past::read(earlier.as_ref(), boot, stamp);
-                store.rebuild(&past)?;
-            }
+            Some(earlier) => store.rebuild(&Past::read(&earlier, boot, stamp), Reading::Changed)?,
+            None => store.rebuild(&Past::default(), Reading::All)?,
         }
         Ok(store)
     }
@@ -172,22 +184,23 @@ impl DiskStore {
             .into_iter()
             .map(|entry| ((entry.holder, entry.address), entry.era))
             .collect();
-        let mut leases: Vec<LeaseFile> = self
-            .files()?
-            .into_iter()
-            .map(|found| {
-                let bytes = found.text.as_ref().map_or(&[][..], |text| &text.bytes);
-                let holder = Holder::parse(bytes);
-                let key = holder.as_ref().map(|holder| (hash(holder.content().as_bytes()), found.address));
-                LeaseFile {
-                    era: key.and_then(|key| eras.get(&key).copied()).unwrap_or(Era::ThisBoot),
-                    modified: found.text.as_ref().and_then(|text| text.metadata.modified().ok()),
-                    holder,
-                    path: found.path,
-                    address: found.address,
-                }
-            })
-            .collect();
+        let mut leases = Vec::new();
+        self.each_file(&mut |found| {
+            let text = found.read()?;
+            if text.is_none() && found.address.is_none() {
+                return Ok(());
+            }
+            let holder = text.as_ref().and_then(|text| Holder::parse(&text.bytes));
+            let key = holder.as_ref().map(|holder| (hash(holder.content().as_bytes()), found.address));
+            leases.push(LeaseFile {
+                era: key.and_then(|key| eras.get(&key).copied()).unwrap_or(Era::ThisBoot),
+                modified: text.as_ref().and_then(modified),
+                holder,
+                path: found.path(),
+                address: found.address,
+            });
+            Ok(())
+        })?;
         leases.sort_by(|one, other| (one.address, &one.path).cmp(&(other.address, &other.path)));
         Ok(leases)
     }
@@ -203,7 +216,7 @@ impl DiskStore {
             remove_file(&lease.path)
         });
         if removed {
-            self.rebuild(&self.known_eras())?;
+            self.rebuild(&self.known(), Reading::Changed)?;
             self.changes = Changes::Kept;
         }
         outcome
@@ -231,8 +244,8 @@ impl DiskStore {
     /// Who holds `address`; `None` when there is no such file, or it names nobody.
     pub(crate) fn holder_of(&self, address: Point) -> Result<Option<Holder>, StoreError> {
         let path = self.path_of(address);
-        match FileText::read(&path) {
-            Ok(text) => Ok(Holder::parse(&text.bytes)),
+        match scan::read(&path) {
+            Ok(bytes) => Ok(Holder::parse(&bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::new("read", &path, source)),
         }
@@ -240,6 +253,9 @@ impl DiskStore {
 
     /// Whether a lease in one of `spans` can be had by reclaiming it.
     pub(crate) fn has_reclaimable(&mut self, spans: &[Span]) -> Result<bool, StoreError> {
+        if !self.index.has_dead() {
+            return Ok(false);
+        }
         let entries = self.with_index(Index::entries)?;
         Ok(entries.iter().any(|entry| is_reclaimable(entry, spans)))
     }
@@ -258,50 +274,35 @@ impl DiskStore {
         self.directory.join(address.to_string())
     }
 
-    fn files(&self) -> Result<Vec<scan::Found>, StoreError> {
-        scan::files(&self.directory).map_err(|source| StoreError::new("read", &self.directory, source))
+    fn each_file(&self, visit: &mut dyn FnMut(&Found<'_>) -> io::Result<()>) -> Result<(), StoreError> {
+        scan::each(&self.directory, visit).map_err(|source| StoreError::new("read", &self.directory, source))
     }
 
     /// Makes the index anew from the files.
-    fn rebuild(&mut self, past: &Past) -> Result<(), StoreError> {
+    fn rebuild(&mut self, past: &Past, reading: Reading) -> Result<(), StoreError> {
         self.changes = Changes::Lost;
-        let files = self.files()?;
-        let mut index = Index::empty(self.boot, files.len());
-        for found in &files {
-            let filled = match Lease::of(found) {
-                Lease::Held { holder, changed } => index.insert(Entry {
-                    holder,
-                    address: found.address,
-                    changed,
-                    era: past.era(holder, found.address, changed),
-                    location: self.location(found),
-                }),
+        let mut index = Index::empty(self.boot, past.leases.len());
+        self.each_file(&mut |found| {
+            if reading == Reading::Changed
+                && let Some(known) = past.untouched(found)
+            {
+                return Ok(index.insert(Entry { era: past.era(&known), ..known })?);
+            }
+            let inserted = match Lease::read(found)? {
+                Lease::Held(entry) => index.insert(Entry { era: past.era(&entry), ..entry }),
                 Lease::Unreadable => found.address.map_or(Ok(()), |address| index.mark_taken(address)),
                 Lease::Nobody => Ok(()),
             };
-            filled.map_err(|broken| StoreError::new("index", &self.directory, broken.into()))?;
-        }
+            Ok(inserted?)
+        })?;
         self.index = index;
         self.changes = Changes::Kept;
         Ok(())
     }
 
-    fn location(&self, found: &scan::Found) -> Location {
-        match found.address {
-            Some(address) if found.path == self.path_of(address) => Location::ByAddress,
-            _ => Location::Elsewhere,
-        }
-    }
-
-    /// What the index knows of earlier boots, for the one that takes its place.
-    fn known_eras(&self) -> Past {
-        let dead = self
-            .index
-            .entries()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|entry| entry.era == Era::EarlierBoot);
-        Past::Recorded(dead.map(|entry| ((entry.holder, entry.address), entry.changed)).collect())
+    /// What the index knows, for the one that takes its place.
+    fn known(&self) -> Past {
+        Past::new(self.index.entries().unwrap_or_default(), Dead::Known)
     }
 
     /// Asks the index; if it turns out to be broken, makes it anew and asks again.
@@ -309,7 +310,7 @@ impl DiskStore {
         match ask(&self.index) {
             Ok(answer) => Ok(answer),
             Err(_) => {
-                self.rebuild(&Past::Unknown)?;
+                self.rebuild(&Past::default(), Reading::All)?;
                 ask(&self.index).map_err(|broken| StoreError::new("index", &self.directory, broken.into()))
             }
         }
@@ -322,7 +323,7 @@ impl DiskStore {
                 self.changes = Changes::Kept;
                 Ok(())
             }
-            Err(_) => self.rebuild(&Past::Unknown),
+            Err(_) => self.rebuild(&Past::default(), Reading::All),
         }
     }
 
@@ -330,8 +331,7 @@ impl DiskStore {
         let found = self.entries_of_either(attachment)?;
         let unscanned = self.index.is_saved();
         if found.is_empty() && miss == Miss::DoubleCheck && unscanned && self.index.len() <= CHEAP_SCAN {
-            let eras = self.known_eras();
-            self.rebuild(&eras)?;
+            self.rebuild(&self.known(), Reading::All)?;
             return self.entries_of_either(attachment);
         }
         Ok(found)
@@ -354,18 +354,15 @@ impl DiskStore {
                 Some(_) if !self.index.is_saved() => {
                     return Ok(entries.into_iter().filter(|entry| self.confirms(entry, content)).collect());
                 }
-                Some(_) => self.rebuild(&Past::Unknown)?,
+                Some(_) => self.rebuild(&Past::default(), Reading::All)?,
             }
         }
     }
 
     fn confirms(&self, entry: &Entry, content: &str) -> bool {
         match (entry.location, entry.address) {
-            (Location::ByAddress, Some(address)) => {
-                FileText::read(&self.path_of(address)).is_ok_and(|text| {
-                    Holder::parse(&text.bytes).is_some_and(|holder| holder.content() == content)
-                })
-            }
+            (Location::ByAddress, Some(address)) => scan::read(&self.path_of(address))
+                .is_ok_and(|bytes| Holder::parse(&bytes).is_some_and(|holder| holder.content() == content)),
             // Looked at when it is released.
             _ => true,
         }
@@ -373,13 +370,15 @@ impl DiskStore {
 
     /// Removes every file of `holder`, whatever its name.
     fn release_elsewhere(&mut self, holder: u64) -> Result<(), StoreError> {
-        for found in self.files()? {
-            if matches!(Lease::of(&found), Lease::Held { holder: theirs, .. } if theirs == holder) {
-                remove_file(&found.path)?;
+        let mut theirs = Vec::new();
+        self.each_file(&mut |found| {
+            if matches!(Lease::read(found)?, Lease::Held(entry) if entry.holder == holder) {
+                theirs.push(found.path());
             }
-        }
-        let eras = self.known_eras();
-        self.rebuild(&eras)
+            Ok(())
+        })?;
+        theirs.iter().try_for_each(|path| remove_file(path))?;
+        self.rebuild(&self.known(), Reading::Changed)
     }
 
     /// Whether the holder of `address` can still be alive.
@@ -394,20 +393,28 @@ impl DiskStore {
     fn write_lease(&self, path: &Path, content: &str) -> io::Result<Changed> {
         let own = self.place.own_directory();
         let aside = self.place.own_file("lease");
-        let written = match link_in(&aside, path, content) {
+        let written = match move_in(&aside, path, content) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_directory(&own).and_then(|()| link_in(&aside, path, content))
+                make_directory(&own).and_then(|()| move_in(&aside, path, content))
             }
             other => other,
         };
         match written {
             // Our own directory cannot be written, or is on another file system than the leases.
             Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::CrossesDevices) => {
-                link_in(&self.directory.join("lease.new"), path, content)
+                move_in(&self.directory.join("lease.new"), path, content)
             }
             other => other,
         }
     }
+}
+
+/// Which files are read when the index is made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    All,
+    /// Those that the index before did not know as they are now.
+    Changed,
 }
 
 /// What a search does when the index knows nobody.
@@ -419,52 +426,81 @@ enum Miss {
 
 /// What a file means to the index.
 enum Lease {
-    Held {
-        holder: u64,
-        changed: Changed,
-    },
+    Held(Entry),
     /// Empty, or no holder's name: free.
     Nobody,
     Unreadable,
 }
 
 impl Lease {
-    fn of(found: &scan::Found) -> Self {
-        let Some(text) = &found.text else { return Self::Unreadable };
-        match Holder::parse(&text.bytes) {
-            Some(holder) => {
-                Self::Held { holder: hash(holder.content().as_bytes()), changed: Changed::of(&text.metadata) }
-            }
-            None => Self::Nobody,
-        }
+    fn read(found: &Found<'_>) -> io::Result<Self> {
+        let Some(text) = found.read()? else { return Ok(Self::Unreadable) };
+        let Some(holder) = Holder::parse(&text.bytes) else { return Ok(Self::Nobody) };
+        Ok(Self::Held(Entry {
+            holder: hash(holder.content().as_bytes()),
+            address: found.address,
+            changed: Changed::of(&text.stat),
+            era: Era::ThisBoot,
+            location: if found.is_in_place { Location::ByAddress } else { Location::Elsewhere },
+        }))
     }
 }
 
+/// When the content of a file was written.
+fn modified(text: &FileText) -> Option<SystemTime> {
+    let since = Duration::new(text.stat.st_mtime.try_into().ok()?, text.stat.st_mtime_nsec.try_into().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
 impl Past {
+    fn new(mut leases: Vec<Entry>, dead: Dead) -> Self {
+        leases.sort_unstable_by_key(|entry| (entry.address, entry.holder));
+        Self { leases, dead }
+    }
+
     /// Judges by an index that was saved, in the end, under another boot id. If the directory still has the stamp of that
     /// moment, nobody has made a lease since. If not, and the directory was changed before this boot began, as after a
     /// power loss, those leases are dead whose files are untouched since. If it was changed in this boot, somebody else
     /// has been writing there, and nothing is proved.
-    fn read(earlier: Option<&Index>, boot: Option<BootId>, stamp: Stamp) -> Self {
-        let (Some(earlier), Some(boot)) = (earlier, boot) else { return Self::Unknown };
-        if earlier.boot().is_none_or(|theirs| theirs == boot) {
-            return Self::Unknown;
-        }
-        if earlier.stamp() == Some(stamp) {
-            return Self::AllDead;
-        }
-        if !boot::started().is_some_and(|started| stamp.is_before(started)) {
-            return Self::Unknown;
-        }
-        let entries = earlier.entries().unwrap_or_default();
-        Self::Recorded(entries.iter().map(|entry| ((entry.holder, entry.address), entry.changed)).collect())
+    fn read(earlier: &Index, boot: Option<BootId>, stamp: Stamp) -> Self {
+        let is_of_another_boot = boot.is_some() && earlier.boot().is_some_and(|theirs| Some(theirs) != boot);
+        let dead = if !is_of_another_boot {
+            Dead::None
+        } else if earlier.stamp() == Some(stamp) {
+            Dead::All
+        } else if boot::started().is_some_and(|started| stamp.is_before(started)) {
+            Dead::Untouched
+        } else {
+            Dead::None
+        };
+        Self::new(earlier.entries().unwrap_or_default(), dead)
     }
 
-    fn era(&self, holder: u64, address: Option<Point>, changed: Changed) -> Era {
-        let dead = match self {
-            Self::Unknown => false,
-            Self::AllDead => true,
-            Self::Recorded(leases) => leases.get(&(holder, address)) == Some(&changed),
+    fn at(&self, address: Option<Point>) -> impl Iterator<Item = &Entry> {
+        let first = self.leases.partition_point(|entry| entry.address < address);
+        self.leases[first..].iter().take_while(move |entry| entry.address == address)
+    }
+
+    /// The lease that `found` was, if nobody has touched it since.
+    fn untouched(&self, found: &Found<'_>) -> Option<Entry> {
+        let mut known =
+            self.at(found.address).filter(|entry| entry.location == Location::ByAddress).peekable();
+        if !found.is_in_place || known.peek().is_none() {
+            return None;
+        }
+        let changed = Changed::of(&found.stat()?);
+        known.find(|entry| entry.changed == changed).copied()
+    }
+
+    fn era(&self, entry: &Entry) -> Era {
+        let mut known = self
+            .at(entry.address)
+            .filter(|known| (known.holder, known.changed) == (entry.holder, entry.changed));
+        let dead = match self.dead {
+            Dead::None => false,
+            Dead::All => true,
+            Dead::Untouched => known.next().is_some(),
+            Dead::Known => known.any(|known| known.era == Era::EarlierBoot),
         };
         if dead { Era::EarlierBoot } else { Era::ThisBoot }
     }
@@ -488,7 +524,7 @@ impl Store for DiskStore {
         let failed = |source| StoreError::new("create", &path, source);
         let mut written = self.write_lease(&path, &content);
         if matches!(&written, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
-            match FileText::read(&path).map(|text| Holder::parse(&text.bytes)) {
+            match scan::read(&path).map(|bytes| Holder::parse(&bytes)) {
                 Ok(None) => {
                     remove_file(&path)?;
                     written = self.write_lease(&path, &content);
@@ -517,7 +553,7 @@ impl Store for DiskStore {
 
     fn release(&mut self, address: Point) -> Result<(), StoreError> {
         let path = self.path_of(address);
-        let holder = FileText::read(&path).ok().and_then(|text| Holder::parse(&text.bytes));
+        let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
         remove_file(&path)?;
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
@@ -526,10 +562,12 @@ impl Store for DiskStore {
     }
 
     fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError> {
-        let looked_again = self.index.is_saved();
+        let looked_again = self.index.is_saved() && (self.index.has_dead() || self.index.len() <= CHEAP_SCAN);
         if looked_again {
-            let eras = self.known_eras();
-            self.rebuild(&eras)?;
+            self.rebuild(&self.known(), Reading::All)?;
+        }
+        if !self.index.has_dead() {
+            return Ok(looked_again);
         }
         let dead: Vec<Entry> = self
             .with_index(Index::entries)?
@@ -580,8 +618,8 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     entry.era == Era::EarlierBoot && inside
 }
 
-/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and gives it the name `path`.
-fn link_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
+/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
+fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
     let create = || File::options().write(true).create_new(true).mode(0o600).open(aside);
     let mut file = match create() {
         // Left by a call that was killed. It may be a lease by now: so it is removed, never written to.
@@ -591,13 +629,28 @@ fn link_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
         }
         other => other?,
     };
-    let linked = file.write_all(content.as_bytes()).and_then(|()| std::fs::hard_link(aside, path));
-    let removed = std::fs::remove_file(aside);
-    linked?;
-    if let Err(error) = removed {
+    let moved = file.write_all(content.as_bytes()).and_then(|()| rename_to_free(aside, path));
+    if moved.is_err()
+        && let Err(error) = std::fs::remove_file(aside)
+    {
         log::warn!("remove {}: {error}", aside.display());
     }
-    Ok(file.metadata().map_or(Changed::UNKNOWN, |metadata| Changed::of(&metadata)))
+    moved.map(|()| fstat(&file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
+}
+
+/// Renames `from` to `to`; `AlreadyExists` when there is such a file.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems, NFS among them, cannot do that in one step.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            if let Err(error) = std::fs::remove_file(from) {
+                log::warn!("remove {}: {error}", from.display());
+            }
+            Ok(())
+        }
+        other => Ok(other?),
+    }
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {

@@ -17,9 +17,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use std::{array, io};
 
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{UtimensatFlags, utimensat};
-use nix::sys::time::TimeSpec;
+use rustix::fs::{AtFlags, CWD, Stat, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
 use super::Era;
 use super::boot::BootId;
@@ -30,12 +28,15 @@ type Block = [u8; BLOCK];
 
 /// Checksum, number of slots, overflow mark, padding.
 const BUCKET_HEAD: usize = 16;
-const MAGIC: &[u8; 8] = b"hlipam 1";
+const MAGIC: &[u8; 8] = b"hlipam 2";
 
 /// Fill of a table, in slots a block on average, at which it is made anew with twice the blocks.
 const ENTRIES_A_BLOCK: usize = 8;
 const CHUNKS_A_BLOCK: usize = 4;
 const MIN_BLOCKS: usize = 8;
+
+/// How many blocks are read at once where all of them are.
+const BLOCKS_AT_ONCE: usize = 128;
 
 /// The index cannot be used: it is damaged, or reading or writing it failed.
 #[derive(Debug)]
@@ -86,10 +87,11 @@ impl Stamp {
     /// others.
     pub(super) fn set(directory: &Path) -> io::Result<Self> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
-        let now = TimeSpec::from_duration(since);
-        let follow = UtimensatFlags::FollowSymlink;
-        utimensat(AT_FDCWD, directory, &TimeSpec::UTIME_OMIT, &now, follow)?;
-        Ok(Self { seconds: now.tv_sec(), nanoseconds: now.tv_nsec() })
+        let now = Timespec::try_from(since).map_err(io::Error::other)?;
+        let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: kept, last_modification: now };
+        utimensat(CWD, directory, &times, AtFlags::empty())?;
+        Ok(Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec })
     }
 
     pub(super) fn is_before(self, time: SystemTime) -> bool {
@@ -98,16 +100,26 @@ impl Stamp {
     }
 }
 
-/// When a lease file was last changed in any way (`st_ctime`, in nanoseconds), which nobody can set at will.
+/// Which file a lease is, and when it was last changed in any way (`st_ctime`, which nobody can set at will): as long
+/// as this is the same, so is the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Changed(i64);
+pub(super) struct Changed {
+    /// In nanoseconds.
+    at: i64,
+    /// The low six bytes of the inode's number.
+    inode: u64,
+}
 
 impl Changed {
     /// No file's.
-    pub(super) const UNKNOWN: Self = Self(i64::MIN);
+    pub(super) const UNKNOWN: Self = Self { at: i64::MIN, inode: 0 };
 
-    pub(super) fn of(file: &Metadata) -> Self {
-        Self(file.ctime().wrapping_mul(1_000_000_000).wrapping_add(file.ctime_nsec()))
+    pub(super) fn of(file: &Stat) -> Self {
+        let nanoseconds = file.st_ctime_nsec as i64;
+        Self {
+            at: file.st_ctime.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds),
+            inode: file.st_ino & ((1 << 48) - 1),
+        }
     }
 }
 
@@ -202,9 +214,10 @@ impl Slot for Entry {
         bytes[..8].copy_from_slice(&self.holder.to_le_bytes());
         // `::` is never leased.
         bytes[8..24].copy_from_slice(&self.address.map_or(0, Point::bits).to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.changed.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.changed.at.to_le_bytes());
         bytes[32] = u8::from(self.era == Era::EarlierBoot);
         bytes[33] = u8::from(self.location == Location::Elsewhere);
+        bytes[34..40].copy_from_slice(&self.changed.inode.to_le_bytes()[..6]);
     }
 
     fn decode(bytes: &[u8]) -> Self {
@@ -212,7 +225,10 @@ impl Slot for Entry {
         Self {
             holder: u64::from_le_bytes(field(bytes, 0)),
             address: (address != 0).then_some(Point::from_bits(address)),
-            changed: Changed(i64::from_le_bytes(field(bytes, 24))),
+            changed: Changed {
+                at: i64::from_le_bytes(field(bytes, 24)),
+                inode: u64::from_le_bytes(field(bytes, 32)) >> 16,
+            },
             era: if bytes[32] == 0 { Era::ThisBoot } else { Era::EarlierBoot },
             location: if bytes[33] == 0 { Location::ByAddress } else { Location::Elsewhere },
         }
@@ -305,6 +321,8 @@ pub(super) struct Index {
     generation: u64,
     entries: Table,
     entry_count: usize,
+    /// How many of the entries are of an earlier boot.
+    dead_count: usize,
     chunks: Table,
     chunk_count: usize,
 }
@@ -329,6 +347,7 @@ impl Index {
             generation,
             entries,
             entry_count: 0,
+            dead_count: 0,
             chunks,
             chunk_count: 0,
         }
@@ -356,6 +375,7 @@ impl Index {
             generation: u64::from_le_bytes(field(&header, 32)),
             entries,
             entry_count: count(48),
+            dead_count: count(56),
             chunks,
             chunk_count: count(52),
         })
@@ -389,8 +409,9 @@ impl Index {
             block[24..32].copy_from_slice(&stamp.nanoseconds.to_le_bytes());
         }
         block[32..40].copy_from_slice(&self.generation.to_le_bytes());
-        let counts = [self.entries.blocks, self.chunks.blocks, self.entry_count, self.chunk_count];
-        for (count, bytes) in counts.into_iter().zip(block[40..56].chunks_exact_mut(4)) {
+        let counts =
+            [self.entries.blocks, self.chunks.blocks, self.entry_count, self.chunk_count, self.dead_count];
+        for (count, bytes) in counts.into_iter().zip(block[40..60].chunks_exact_mut(4)) {
             bytes.copy_from_slice(&(count as u32).to_le_bytes());
         }
         if let Some(boot) = &self.boot {
@@ -418,6 +439,11 @@ impl Index {
         self.entry_count
     }
 
+    /// Whether a lease of an earlier boot is left.
+    pub(super) fn has_dead(&self) -> bool {
+        self.dead_count > 0
+    }
+
     /// The lease files whose content hashes to `holder`.
     pub(super) fn find(&self, holder: u64) -> Result<Vec<Entry>, Broken> {
         let mut found = Vec::new();
@@ -443,6 +469,7 @@ impl Index {
         }
         self.put(self.entries, entry)?;
         self.entry_count += 1;
+        self.dead_count += usize::from(entry.era == Era::EarlierBoot);
         match entry.address {
             Some(address) => self.mark_taken(address),
             None => Ok(()),
@@ -453,12 +480,13 @@ impl Index {
     pub(super) fn remove(&mut self, holder: u64, address: Point) -> Result<(), Broken> {
         for number in self.entries.probe(holder) {
             let mut bucket: Bucket<Entry> = self.read(number)?;
-            let before = bucket.slots.len();
-            bucket.slots.retain(|entry| (entry.holder, entry.address) != (holder, Some(address)));
-            let gone = before - bucket.slots.len();
-            if gone > 0 {
+            let is_gone = |entry: &Entry| (entry.holder, entry.address) == (holder, Some(address));
+            let gone: Vec<Entry> = bucket.slots.extract_if(.., |entry| is_gone(entry)).collect();
+            if !gone.is_empty() {
                 self.write(number, &bucket)?;
-                self.entry_count = self.entry_count.saturating_sub(gone);
+                let dead = gone.iter().filter(|entry| entry.era == Era::EarlierBoot).count();
+                self.entry_count = self.entry_count.saturating_sub(gone.len());
+                self.dead_count = self.dead_count.saturating_sub(dead);
             }
             if !bucket.overflowed {
                 break;
@@ -541,6 +569,7 @@ impl Index {
             grown.put(grown.entries, entry)?;
             grown.entry_count += 1;
         }
+        grown.dead_count = self.dead_count;
         for chunk in self.slots::<Chunk>(self.chunks, self.chunk_count)? {
             grown.put(grown.chunks, chunk)?;
             grown.chunk_count += 1;
@@ -551,8 +580,22 @@ impl Index {
 
     fn slots<S: Slot>(&self, table: Table, count: usize) -> Result<Vec<S>, Broken> {
         let mut slots = Vec::with_capacity(count);
-        for number in table.all() {
-            slots.extend(self.read::<S>(number)?.slots);
+        match &self.image {
+            Image::Memory(blocks) => {
+                for block in blocks.get(table.all()).ok_or_else(damaged)? {
+                    slots.extend(Bucket::<S>::decode(block)?.slots);
+                }
+            }
+            Image::Disk(file) => {
+                let mut piece = vec![[0; BLOCK]; table.blocks.min(BLOCKS_AT_ONCE)];
+                for first in table.all().step_by(piece.len()) {
+                    let blocks = piece.len().min(table.all().end - first);
+                    file.read_exact_at(piece[..blocks].as_flattened_mut(), (first * BLOCK) as u64)?;
+                    for (place, block) in piece[..blocks].iter().enumerate() {
+                        slots.extend(self.verified::<S>(block, first + place)?.slots);
+                    }
+                }
+            }
         }
         Ok(slots)
     }
@@ -578,12 +621,17 @@ impl Index {
             Image::Disk(file) => {
                 let mut block = [0; BLOCK];
                 file.read_exact_at(&mut block, (number * BLOCK) as u64)?;
-                if block[..8] != checksum(&block, number, self.generation).to_le_bytes() {
-                    return Err(damaged());
-                }
-                Bucket::decode(&block)
+                self.verified(&block, number)
             }
         }
+    }
+
+    /// What block `number` on disk holds.
+    fn verified<S: Slot>(&self, block: &Block, number: usize) -> Result<Bucket<S>, Broken> {
+        if block[..8] != checksum(block, number, self.generation).to_le_bytes() {
+            return Err(damaged());
+        }
+        Bucket::decode(block)
     }
 
     fn write<S: Slot>(&mut self, number: usize, bucket: &Bucket<S>) -> Result<(), Broken> {

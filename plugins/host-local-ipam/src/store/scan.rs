@@ -1,82 +1,145 @@
-//! Reading every file below a network's directory, as the reference does on each call: the truth that the index repeats.
+//! Going through every file below a network's directory, as the reference does on each call: the truth that the index
+//! repeats. What is found is read only when it is asked for, and not kept.
 
-use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read as _};
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::path::Arg;
 
 use crate::span::Point;
 
-/// Longest content that can name a holder; what is longer names nobody.
+/// Longest content that can name a holder, in bytes; what is longer names nobody.
 const MAX_CONTENT: usize = 4096;
 
+/// Room for a thousand names or so, in bytes, so that a directory takes few system calls.
+const NAMES_AT_ONCE: usize = 64 << 10;
+
 /// A file that may be a lease.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) path: PathBuf,
+pub(super) struct Found<'a> {
     /// The address that its name is, if it is one.
     pub(super) address: Option<Point>,
-    /// `None` when it is no file that can be read.
-    pub(super) text: Option<FileText>,
+    /// Whether its name is that address as we write it, in the network's own directory.
+    pub(super) is_in_place: bool,
+    parent: &'a Path,
+    directory: BorrowedFd<'a>,
+    name: &'a str,
+    is_directory: bool,
 }
 
 /// The content of a file and what the kernel says about it.
 #[derive(Debug)]
 pub(super) struct FileText {
     pub(super) bytes: Vec<u8>,
-    pub(super) metadata: Metadata,
+    pub(super) stat: Stat,
 }
 
-impl FileText {
-    /// Reads the file at `path`, as much of it as can be a lease.
-    pub(super) fn read(path: &Path) -> io::Result<Self> {
-        // A FIFO that somebody put there must not stop us.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        let mut bytes = Vec::with_capacity(128);
-        (&file).take(MAX_CONTENT as u64).read_to_end(&mut bytes)?;
-        Ok(Self { bytes, metadata: file.metadata()? })
+impl Found<'_> {
+    pub(super) fn path(&self) -> PathBuf {
+        self.parent.join(self.name)
+    }
+
+    /// What the kernel says about the file; `None` when it is no plain one.
+    pub(super) fn stat(&self) -> Option<Stat> {
+        let stat = statat(self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
+    }
+
+    /// Reads the file; `None` for what is no readable one. A fault of this moment is an error: what was not seen must
+    /// not count as free.
+    pub(super) fn read(&self) -> io::Result<Option<FileText>> {
+        if self.is_directory {
+            return Ok(None);
+        }
+        let text = open(self.directory, self.name).and_then(|file| {
+            let stat = fstat(&file)?;
+            Ok(FileText { bytes: content(&file)?, stat })
+        });
+        match text {
+            Ok(text) => Ok(Some(text)),
+            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NXIO | Errno::LOOP) => {
+                Ok(None)
+            }
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 
-/// Every file below `directory`, in no order, without the lock and the addresses leased last.
-pub(super) fn files(directory: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    walk(directory, &mut found)?;
-    Ok(found)
+/// Reads the file at `path`, as much of it as can be a lease.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    Ok(open(CWD, path).and_then(|file| content(&file))?)
 }
 
-fn walk(directory: &Path, found: &mut Vec<Found>) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory)? {
+fn open(directory: BorrowedFd<'_>, path: impl Arg) -> rustix::io::Result<OwnedFd> {
+    // A FIFO that somebody put there must not stop us.
+    openat(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A plain file gives all that it has at once.
+fn content(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
+    let mut bytes = [0; MAX_CONTENT];
+    let length = retry_on_intr(|| rustix::io::read(file, &mut bytes))?;
+    Ok(bytes[..length].to_vec())
+}
+
+/// Shows `visit` every file below `directory`, in no order, without the lock and the addresses leased last.
+pub(super) fn each(directory: &Path, visit: &mut dyn FnMut(&Found<'_>) -> io::Result<()>) -> io::Result<()> {
+    walk(CWD, directory, directory.as_os_str(), Level::Top, visit)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Top,
+    Below,
+}
+
+fn walk(
+    parent: BorrowedFd<'_>,
+    path: &Path,
+    name: &OsStr,
+    level: Level,
+    visit: &mut dyn FnMut(&Found<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(parent, name, flags, Mode::empty())?;
+    let mut names = vec![MaybeUninit::uninit(); NAMES_AT_ONCE];
+    let mut entries = RawDir::new(&directory, &mut names);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        if name == super::disk::LOCK || name.starts_with(super::disk::LAST_RESERVED) {
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        let text = name.to_str().unwrap_or_default();
+        if matches!(text, "." | "..")
+            || text == super::disk::LOCK
+            || text.starts_with(super::disk::LAST_RESERVED)
+        {
             continue;
         }
-        let path = entry.path();
-        let address = name.parse::<IpAddr>().ok().map(|address| Point::from(address.to_canonical()));
-        let is_directory = entry.file_type()?.is_dir();
-        let text = if is_directory { None } else { read(&path)? };
-        if text.is_some() || address.is_some() {
-            found.push(Found { path: path.clone(), address, text });
+        let is_directory = match entry.file_type() {
+            FileType::Unknown => statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory),
+            known => known == FileType::Directory,
+        };
+        let address = text.parse::<IpAddr>().ok().map(|address| Point::from(address.to_canonical()));
+        let is_in_place = level == Level::Top && address.is_some_and(|address| address.to_string() == text);
+        if !is_directory || address.is_some() {
+            visit(&Found {
+                address,
+                is_in_place,
+                parent: path,
+                directory: directory.as_fd(),
+                name: text,
+                is_directory,
+            })?;
         }
         if is_directory {
-            walk(&path, found)?;
+            walk(directory.as_fd(), &path.join(name), name, Level::Below, visit)?;
         }
     }
     Ok(())
-}
-
-/// `None` for what is no readable file. A fault of this moment is an error: what was not seen must not count as free.
-fn read(path: &Path) -> io::Result<Option<FileText>> {
-    match FileText::read(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::IsADirectory => Ok(None),
-            _ if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-            _ if error.raw_os_error() == Some(libc::ELOOP) => Ok(None),
-            _ => Err(error),
-        },
-    }
 }

@@ -14,7 +14,7 @@ fn entry(holder: u64, address: u128) -> Entry {
     Entry {
         holder,
         address: Some(Point::from_bits(address)),
-        changed: Changed(7),
+        changed: Changed { at: 7, inode: 0xffff_0000_0001 },
         era: Era::ThisBoot,
         location: Location::ByAddress,
     }
@@ -43,6 +43,7 @@ fn what_is_saved_is_found_again() {
     save(&mut index, &directory);
     let loaded = load(&directory).unwrap();
     assert_eq!((loaded.boot(), loaded.stamp(), loaded.len()), (boot, Some(STAMP), 2));
+    assert!(loaded.has_dead());
     assert_eq!(loaded.find(5).unwrap(), [entry(5, v4("10.0.0.2").bits())]);
     assert_eq!(loaded.find(9).unwrap(), [odd]);
     assert_eq!(loaded.find(6).unwrap(), []);
