@@ -465,7 +465,7 @@ impl Index {
     /// Adds a lease file, and marks its address as taken.
     pub(super) fn insert(&mut self, entry: Entry) -> Result<(), Broken> {
         if self.entry_count >= self.entries.blocks * ENTRIES_A_BLOCK {
-            self.grow()?;
+            self.resize(self.entries.blocks * 2, self.chunks.blocks)?;
         }
         self.put(self.entries, entry)?;
         self.entry_count += 1;
@@ -503,7 +503,7 @@ impl Index {
             return Ok(());
         }
         if self.chunk_count >= self.chunks.blocks * CHUNKS_A_BLOCK {
-            self.grow()?;
+            self.resize(self.entries.blocks, self.chunks.blocks * 2)?;
         }
         let mut chunk = Chunk { number: Chunk::number_of(address), taken: [0; Chunk::WORDS] };
         chunk.taken[word] |= bit;
@@ -562,9 +562,9 @@ impl Index {
         Ok(false)
     }
 
-    /// The same index with twice the blocks, in memory.
-    fn grow(&mut self) -> Result<(), Broken> {
-        let mut grown = Self::sized(self.boot, self.entries.blocks * 2, self.chunks.blocks * 2);
+    /// The same index with tables of so many blocks, in memory.
+    fn resize(&mut self, entry_blocks: usize, chunk_blocks: usize) -> Result<(), Broken> {
+        let mut grown = Self::sized(self.boot, entry_blocks, chunk_blocks);
         for entry in self.slots::<Entry>(self.entries, self.entry_count)? {
             grown.put(grown.entries, entry)?;
             grown.entry_count += 1;

@@ -79,6 +79,10 @@ fn the_next_free_address_behind_a_full_block_is_found_by_few_reads() {
     let span = Span::new(v4("10.1.0.0"), v4("10.1.255.255")).unwrap();
     assert_eq!(index.first_free(span).unwrap(), Some(Point::from_bits(first + 60_123)));
     assert_eq!(index.first_free(span.after(v4("10.1.234.219")).unwrap()).unwrap(), None);
+    let directory = tempfile::tempdir().unwrap();
+    save(&mut index, &directory);
+    let bytes = std::fs::metadata(directory.path().join("index")).unwrap().len();
+    assert!(bytes < 17 << 20, "{bytes} bytes for 65 535 leases");
 }
 
 #[test]
