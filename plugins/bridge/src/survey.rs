@@ -66,7 +66,7 @@ fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Fa
                 .collect(),
         })),
         Ok((None, _)) => Ok(None),
-        Err(failure) if failure.is_gone() => Ok(None),
+        Err(failure) if failure.is_gone_there() => Ok(None),
         Err(failure) => Err(failure),
     }
 }

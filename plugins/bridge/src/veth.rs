@@ -19,6 +19,10 @@ use crate::undo::Undo;
 /// Longest wait for a bridge port to come up; it takes some 30 us.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Longest wait for the kernel to destroy a namespace that nobody uses any more. It takes a few grace periods of RCU
+/// behind the namespaces that are to be destroyed before it: some 20 ms, and more the busier the host is.
+const NETNS_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The pair as made.
 #[derive(Debug)]
 pub(crate) struct Veth {
@@ -44,9 +48,27 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
     }
 }
 
-/// Whether there is a pair of `identity` whose container end is in a namespace that lives. The kernel takes its time
-/// to destroy the pair of one that does not.
+/// Whether there is a pair of `identity` whose container end is in a namespace that lives.
+///
+/// The kernel does not say who uses a namespace, and destroys it some time after its last user went: the sockets that a
+/// killed ADD had in there hold on to it for a while longer than its process lives. So a namespace that lives is given
+/// the time to turn out to be a dying one.
 pub(crate) fn is_attached(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
+    if !has_container_end(host, identity)? {
+        return Ok(false);
+    }
+    let failed = |error: io::Error| Error::io("wait for links that go", &error);
+    let mut events = Events::subscribe(NETNS_PATIENCE).map_err(failed)?;
+    while has_container_end(host, identity)? {
+        if !events.wait().map_err(failed)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether there is a pair of `identity` whose container end can be asked about.
+fn has_container_end(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
     let name = identity.host_veth();
     let failed = |failure: Failure| Error::internal(failure).context(format_args!("look for \"{name}\""));
     let Some(link) = host.link_by_name(name).map_err(failed)?.filter(|link| is_of(link, identity)) else {
@@ -55,8 +77,7 @@ pub(crate) fn is_attached(host: &mut Netlink, identity: &Identity) -> Result<boo
     let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(true) };
     match host.link_there(netns, index) {
         Ok(end) => Ok(end.is_some()),
-        // Nobody is known by that number any more.
-        Err(failure) if failure.is(Errno::EINVAL) || failure.is_gone() => Ok(false),
+        Err(failure) if failure.is_gone_there() => Ok(false),
         Err(failure) => Err(failed(failure)),
     }
 }

@@ -70,6 +70,12 @@ impl Failure {
     pub(crate) fn is_gone(&self) -> bool {
         [Errno::ENODEV, Errno::ENOENT, Errno::ESRCH, Errno::EADDRNOTAVAIL].iter().any(|errno| self.is(*errno))
     }
+
+    /// Whether what was asked about by the number of its namespace is gone, or the namespace itself: the kernel knows
+    /// one that it destroys by no number any more.
+    pub(crate) fn is_gone_there(&self) -> bool {
+        self.is_gone() || self.is(Errno::EINVAL)
+    }
 }
 
 /// A connection to the kernel's routing tables, in the network namespace that it was opened in.
