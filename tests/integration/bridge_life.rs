@@ -1,7 +1,7 @@
 //! Over the life of a network: addresses that change hands, rules that vanish, attachments that the reference made,
 //! collection of what nobody needs.
 
-use integration_tests::{Container, PluginCall, Suite, World};
+use integration_tests::{Container, PluginCall, Running, Suite, World};
 use serde_json::{Value, json};
 
 struct Story {
@@ -76,6 +76,47 @@ fn the_next_attachment_gives_all_of_them_their_rules_back() {
     story.call("ADD", &containers[2]).run().success();
     check(&containers[0], &first).success();
     check(&containers[1], &second).success();
+}
+
+/// ADDs and DELs side by side while somebody flushes the ruleset over and over.
+#[test]
+fn a_storm_with_flushes_in_between_leaves_no_rule_over_and_none_missing() {
+    const ROUNDS: usize = 12;
+    let story = Story::new(&json!({ "macspoofchk": true, "ingressPolicy": "same-bridge" }));
+    let residents = ["r1", "r2", "r3"].map(|name| story.world.container(name));
+    let results: Vec<Value> = residents.iter().map(|it| story.call("ADD", it).run().json()).collect();
+    let guests: Vec<Container> = (0..8).map(|index| story.world.container(&format!("g{index}"))).collect();
+    for round in 0..ROUNDS {
+        // Half of them come while the other half go.
+        let (coming, going) = match round % 2 {
+            0 => (&guests[..4], &guests[4..]),
+            _ => (&guests[4..], &guests[..4]),
+        };
+        let storm: Vec<Running> = (coming.iter().map(|guest| story.call("ADD", guest).start()))
+            .chain(going.iter().map(|guest| story.call("DEL", guest).start()))
+            .collect();
+        for call in storm {
+            story.world.host().run("nft flush ruleset").success();
+            call.wait().success();
+        }
+    }
+    // The first attachment after the last flush brings everything back.
+    story.world.host().run("nft flush ruleset").success();
+    let last = story.world.container("last");
+    story.call("ADD", &last).run().success();
+    for (resident, result) in residents.iter().zip(&results) {
+        let mut config = story.config.clone();
+        config["prevResult"] = result.clone();
+        story.call("CHECK", resident).config(&config).run().success();
+    }
+    let rules = story.world.host().run("nft list ruleset").success().to_owned();
+    for guest in &guests[..4] {
+        assert!(!rules.contains(&format!("n/{}/eth0", guest.name())), "{rules}");
+    }
+    for container in guests.iter().chain(&residents).chain([&last]) {
+        story.call("DEL", container).run().success();
+    }
+    assert_eq!(story.world.host().run("nft list ruleset").success(), "");
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
     gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut undo)?;
     log::debug!("{} has {} gateway addresses", gateway.name, plan.gateways.len());
+    rules::remove_after_link(&settings, &identity, &mut undo);
     let veth = veth::create(&mut host, &settings, &identity, &netns, &bridge, &mut undo)?;
     log::debug!("made the veth pair {}", identity.host_veth());
     drop(attaching);

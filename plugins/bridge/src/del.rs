@@ -25,7 +25,8 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     log::debug!("done with the veth pair");
-    failures.note(rules.map(drop));
+    // A repair may have brought them back as long as there was a link.
+    failures.note(rules.and_then(|mut rules| rules::remove_again(&mut rules, &identity.owner())));
     if config::uses_iptables(call.conf()) || made_by == Some(Maker::Reference) {
         failures.note(iptables::remove(identity.jumps()));
         log::debug!("done with iptables");

@@ -15,6 +15,7 @@ use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Rules}
 use crate::plan::Plan;
 use crate::survey::{self, Found};
 use crate::undo::Undo;
+use crate::veth;
 
 /// What the settings ask of the rules in nf_tables.
 pub(crate) fn policy(settings: &Settings) -> Policy {
@@ -38,6 +39,11 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
+    /// Whose rules these are.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     fn new(settings: &Settings, identity: &Identity, plan: &Plan, mac: Mac) -> Self {
         Self {
             identity: identity.clone(),
@@ -85,14 +91,20 @@ impl Subject {
             policy: self.policy,
         }
     }
+}
 
-    fn needs_rules(&self) -> bool {
-        let Policy { masquerade, ingress, ra_guard, mac_spoof_check } = self.policy;
-        masquerade || ra_guard || mac_spoof_check || ingress != IngressPolicy::Open
+/// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
+/// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
+pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
+    if policy(settings).needs_rules() {
+        undo.push("remove the rules", move || {
+            let mut host = Netlink::open().map_err(Error::internal)?;
+            remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
+        });
     }
 }
 
-/// Brings in the rules of an attachment.
+/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go.
 pub(crate) fn install<'a>(
     host: &mut Netlink,
     bridge: &Link,
@@ -107,17 +119,16 @@ pub(crate) fn install<'a>(
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         iptables::install(identity.jumps(), &subject.addresses)?;
     }
-    if !subject.needs_rules() {
+    if !subject.policy.needs_rules() {
         return Ok(());
     }
-    undo.push("remove the rules", move || remove(&identity.owner()).map(drop));
     let mut rules = Rules::open().map_err(failed)?;
     let installed = match rules.install(&[subject.attached()]) {
         Err(error) if subject.policy.ra_guard => {
             // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
             log::warn!("router advertisements are not guarded against: {error}");
             subject.policy.ra_guard = false;
-            match subject.needs_rules() {
+            match subject.policy.needs_rules() {
                 true => rules.install(&[subject.attached()]).map_err(failed)?,
                 false => Installed::Joined,
             }
@@ -144,7 +155,26 @@ fn restore_others(rules: &mut Rules, host: &mut Netlink, bridge: &Link, like: &S
     let others = found
         .into_iter()
         .filter(|found| found.identity.network() == network && found.identity != like.identity);
-    repair(rules, others.filter_map(|found| like.applied_to(found)).collect()).map(drop)
+    let others: Vec<Subject> = others.filter_map(|found| like.applied_to(found)).collect();
+    let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
+    repair(rules, others)?;
+    remove_of_gone(rules, host, &identities)
+}
+
+/// Removes the rules of those whose host veth is gone: a DEL that a repair meets removes rules before the link, and
+/// again after it, so whichever of the two comes last leaves nothing over.
+pub(crate) fn remove_of_gone(
+    rules: &mut Rules,
+    host: &mut Netlink,
+    identities: &[Identity],
+) -> Result<(), Error> {
+    for identity in identities {
+        let link = host.link_by_name(identity.host_veth()).map_err(Error::internal)?;
+        if !link.is_some_and(|link| veth::is_of(&link, identity)) {
+            rules.remove_again(&identity.owner()).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Mends the rules of attachments in one transaction; says what was wrong.
@@ -187,6 +217,11 @@ pub(crate) fn remove(owner: &Owner<'_>) -> Result<Rules, Error> {
     Rules::open().and_then(|mut rules| rules.remove(owner).map(|()| rules)).map_err(failed)
 }
 
+/// Removes the rules of an owner whose link is gone, so that nobody brings them back any more.
+pub(crate) fn remove_again(rules: &mut Rules, owner: &Owner<'_>) -> Result<(), Error> {
+    rules.remove_again(owner).map_err(failed)
+}
+
 /// Each difference between the rules of an attachment and the kernel's, in words.
 pub(crate) fn verify(
     settings: &Settings,
@@ -195,7 +230,7 @@ pub(crate) fn verify(
     mac: Mac,
 ) -> Result<Vec<String>, Error> {
     let subject = Subject::new(settings, identity, plan, mac);
-    let mut differences = match subject.needs_rules() {
+    let mut differences = match subject.policy.needs_rules() {
         true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed)?,
         false => Vec::new(),
     };

@@ -7,6 +7,7 @@ use cni_types::{CniArgs, Command, Delegate, Environment, NetConf};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
+use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::netlink::Netlink;
 use crate::nft::Rules;
@@ -35,7 +36,10 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         let settings = settings_of(found.identity.network())?;
         subjects.extend(subject(&mut host, &settings, found)?);
     }
-    let wrong = rules::repair(&mut Rules::open()?, subjects)?;
+    let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity().clone()).collect();
+    let mut rules = Rules::open()?;
+    let wrong = rules::repair(&mut rules, subjects)?;
+    rules::remove_of_gone(&mut rules, &mut host, &identities)?;
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
 }
 

@@ -6,8 +6,9 @@
 //!
 //! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::install`], and when that says
 //! [`Installed::Anew`] and the bridge has other attachments, somebody may have flushed the ruleset: [`Rules::repair`]
-//! those. Undo of an ADD: [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, and only then drop the `Rules`: closing
-//! the socket waits until what it removed is destroyed (about 12 ms), and that wait overlaps with the link's own.
+//! those. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, then
+//! [`Rules::remove_again`], and only then drop the `Rules`: closing the socket waits until what it removed is destroyed
+//! (about 12 ms), and that wait overlaps with the link's own.
 //! CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
 //!
 //! A repair of others can meet the DEL of one of them, between its `remove` and its RTM_DELLINK. So that no rule is left
@@ -36,7 +37,7 @@ use std::net::IpAddr;
 
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
-use nft_netlink::Socket;
+use nft_netlink::{Batch, Socket};
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
@@ -78,6 +79,14 @@ pub(crate) struct Policy {
     pub(crate) ra_guard: bool,
     /// Frames from the container's port pass only with the container's MAC as source.
     pub(crate) mac_spoof_check: bool,
+}
+
+impl Policy {
+    /// Whether it takes any rule.
+    pub(crate) fn needs_rules(self) -> bool {
+        let Self { masquerade, ingress, ra_guard, mac_spoof_check } = self;
+        masquerade || ra_guard || mac_spoof_check || ingress != IngressPolicy::Open
+    }
 }
 
 /// Who may open a connection to a container (`ingressPolicy`).
@@ -122,11 +131,14 @@ impl Rules {
     /// plugins left for the attachment; all in one transaction. What is gone is no error.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
         Ok(content::remove(&mut self.socket, |socket, batch| {
-            for doomed in [routed::doomed(socket, owner)?, ports::doomed(socket, owner)?].iter().flatten() {
-                doomed.delete(batch);
-            }
+            remove_elements(socket, owner, batch)?;
             legacy::remove(socket, owner, batch)
         })?)
+    }
+
+    /// Removes every element of `owner` that somebody brought back since [`remove`](Self::remove).
+    pub(crate) fn remove_again(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
+        Ok(content::remove(&mut self.socket, |socket, batch| remove_elements(socket, owner, batch))?)
     }
 
     /// Each difference between the kernel and the rules of `attached`, in words.
@@ -161,6 +173,17 @@ impl Rules {
     pub(crate) fn foreign_drops(&mut self, gateway_link: &str) -> Result<Vec<ForeignDrop>, Error> {
         Ok(foreign::drops(&mut self.socket, gateway_link)?)
     }
+}
+
+fn remove_elements(
+    socket: &mut Socket,
+    owner: &Owner<'_>,
+    batch: &mut Batch,
+) -> Result<(), nft_netlink::Error> {
+    for doomed in [routed::doomed(socket, owner)?, ports::doomed(socket, owner)?].iter().flatten() {
+        doomed.delete(batch);
+    }
+    Ok(())
 }
 
 fn contents(attached: &[Attached<'_>]) -> Vec<content::Content> {
