@@ -4,7 +4,8 @@
 //! In `<data directory>/<network>/`, as the reference has it: `<address>` (mode 0600) holds
 //! `<container id>\r\n<ifname>`, `last_reserved_ip.N` the address leased last from range set N, `lock` is locked with
 //! `flock(2)` during every call. What is our own is beside it, in `<data directory>/.host-local-ipam/`, where the
-//! reference never looks: the index, the sticky names, and for a moment the lease that is being written.
+//! reference never looks: the index, the sticky names, and the file of the lease that was given up last, which becomes the
+//! next one.
 //!
 //! A lease file is written there and then moved to its place, so it is whole or absent. A kill between any two system
 //! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
@@ -12,15 +13,16 @@
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cni_types::Attachment;
-use rustix::fs::{CWD, RenameFlags, fstat, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, Stat, fstat, openat, renameat_with};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::boot::{self, BootId};
 use super::index::{Broken, Changed, Entry, Index, Location, Stamp, hash};
@@ -32,6 +34,9 @@ use crate::span::{Point, Span};
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
+
+/// Type and permissions of a lease file.
+const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
 
 /// Longer than any address in writing.
 const MAX_ADDRESS: usize = 64;
@@ -70,8 +75,14 @@ pub(crate) struct DiskStore {
 #[derive(Debug)]
 struct Cursor {
     set: usize,
+    file: Rewritable,
+}
+
+/// A file whose content will be replaced.
+#[derive(Debug)]
+struct Rewritable {
     file: File,
-    /// Of its content, in bytes; `MAX_ADDRESS` stands for anything as long or longer.
+    /// Of the content, in bytes, or as much of it as was looked at.
     length: usize,
 }
 
@@ -554,7 +565,11 @@ impl Store for DiskStore {
     fn release(&mut self, address: Point) -> Result<(), StoreError> {
         let path = self.path_of(address);
         let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
-        remove_file(&path)?;
+        // Its file serves the next lease, if it can be kept.
+        let kept = holder.is_some() && std::fs::rename(&path, self.place.own_file("lease")).is_ok();
+        if !kept {
+            remove_file(&path)?;
+        }
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
             None => index.mark_free(address),
@@ -586,7 +601,7 @@ impl Store for DiskStore {
         let mut text = [0; MAX_ADDRESS];
         let length = file.read_at(&mut text, 0).ok()?;
         let address = std::str::from_utf8(&text[..length]).ok()?.parse::<IpAddr>().ok();
-        self.cursors.push(Cursor { set, file, length });
+        self.cursors.push(Cursor { set, file: Rewritable { file, length } });
         address.map(|address| Point::from(address.to_canonical()))
     }
 
@@ -596,15 +611,15 @@ impl Store for DiskStore {
         let open = || {
             let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
             let length = file.metadata()?.len().try_into().unwrap_or(usize::MAX);
-            Ok(Cursor { set, file, length })
+            Ok(Rewritable { file, length })
         };
-        read.map_or_else(open, |place| Ok(self.cursors.swap_remove(place)))
-            .and_then(|cursor| cursor.write(&address.to_string()))
+        read.map_or_else(open, |place| Ok(self.cursors.swap_remove(place).file))
+            .and_then(|file| file.write(&address.to_string()))
             .map_err(|source| StoreError::new("write", &path, source))
     }
 }
 
-impl Cursor {
+impl Rewritable {
     /// In place and without emptying it first: a kill in between leaves some address, not none, and file systems make a
     /// point of writing out at once what is emptied and written again.
     fn write(&self, text: &str) -> io::Result<()> {
@@ -620,22 +635,39 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
 
 /// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
 fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
-    let create = || File::options().write(true).create_new(true).mode(0o600).open(aside);
-    let mut file = match create() {
-        // Left by a call that was killed. It may be a lease by now: so it is removed, never written to.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            std::fs::remove_file(aside)?;
-            create()?
-        }
-        other => other?,
+    let file = match reopen(aside)? {
+        Some(file) => file,
+        None => Rewritable {
+            file: File::options().write(true).create_new(true).mode(0o600).open(aside)?,
+            length: 0,
+        },
     };
-    let moved = file.write_all(content.as_bytes()).and_then(|()| rename_to_free(aside, path));
+    let moved = file.write(content).and_then(|()| rename_to_free(aside, path));
     if moved.is_err()
         && let Err(error) = std::fs::remove_file(aside)
     {
         log::warn!("remove {}: {error}", aside.display());
     }
-    moved.map(|()| fstat(&file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
+    moved.map(|()| fstat(&file.file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
+}
+
+/// Opens the file of a lease that was given up or never finished, to be written anew; `None` if there is none. To make a
+/// file and to destroy one is what costs most of a call on a disk.
+fn reopen(aside: &Path) -> io::Result<Option<Rewritable>> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = openat(CWD, aside, flags, Mode::empty()).and_then(|file| Ok((fstat(&file)?, file)));
+    match opened {
+        Ok((stat, file)) if could_be_made_by_us(&stat) => {
+            Ok(Some(Rewritable { file: file.into(), length: stat.st_size.try_into().unwrap_or(usize::MAX) }))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        // What has another name as well, where a file system cannot rename, may be a lease by now.
+        _ => std::fs::remove_file(aside).map(|()| None),
+    }
+}
+
+fn could_be_made_by_us(stat: &Stat) -> bool {
+    stat.st_mode == LEASE_MODE && stat.st_nlink == 1 && stat.st_uid == geteuid().as_raw()
 }
 
 /// Renames `from` to `to`; `AlreadyExists` when there is such a file.
