@@ -1,4 +1,5 @@
-//! Times our plugins against the reference's, in one run: `bench bridge|ipam [ROUNDS]`, inside a world.
+//! Times our plugins against the reference's, and our server of names against others, in one run:
+//! `bench bridge|ipam|dns [ROUNDS]`, inside a world.
 //!
 //! Ours and theirs take turns call by call, so that whatever else the machine does falls on both. What is printed are
 //! medians and their ratio; single times mean little on a busy machine.
@@ -7,6 +8,7 @@
 
 mod bridge;
 mod call;
+mod dns;
 mod ipam;
 mod table;
 
@@ -26,11 +28,12 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let subject = args.next().context("what is to be timed? bridge or ipam")?;
+    let subject = args.next().context("what is to be timed? bridge, ipam or dns")?;
     let rounds = args.next().map(|rounds| rounds.parse().context("ROUNDS")).transpose()?;
     match subject.as_str() {
         "bridge" => bridge::bench(rounds.unwrap_or(100)),
         "ipam" => ipam::bench(rounds.unwrap_or(100)),
-        _ => bail!("cannot time {subject}: there are bridge and ipam"),
+        "dns" => dns::bench(rounds.unwrap_or(4)),
+        _ => bail!("cannot time {subject}: there are bridge, ipam and dns"),
     }
 }

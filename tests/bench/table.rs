@@ -52,7 +52,8 @@ fn ratio(ours: &[Duration], theirs: &[Duration], percent: usize) -> f64 {
     millis(quantile(theirs, percent)) / millis(quantile(ours, percent)).max(f64::EPSILON)
 }
 
-fn quantile(times: &[Duration], percent: usize) -> Duration {
+/// The time that `percent` of `times` do not exceed.
+pub(crate) fn quantile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
     let place = sorted.len().saturating_sub(1) * percent / 100;
