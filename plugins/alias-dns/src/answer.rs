@@ -197,8 +197,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
     /// The name whose domain begins with label number `domain`; the whole name where that is the root label.
     fn named(&self, name: &Split<'_>, domain: usize) -> Option<(Answer<'z>, Reason<'z>)> {
         let (relative, suffix) = (name.before(domain), name.from(domain));
-        let fits = |seat: &Seat<'z>| suffix.is_empty() || seat.terms.is_domain(suffix);
-        let seats = || (self.seats)().filter(fits);
+        let seats = || self.seats_in(suffix);
         let apex = Apex(name.offset(domain));
         let mut dangling = None;
         for seat in seats() {
@@ -237,13 +236,25 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
         if apex == Apex(0) && name.labels() > 0 {
             return (self.at_apex(apex), Reason::OurZone);
         }
-        if apex != name.root() {
-            return (Answer::NxDomain(apex), Reason::OurZone);
-        }
-        if name.labels() == 1 {
-            return (Answer::NxDomain(apex), Reason::SingleLabel);
-        }
-        self.elsewhere(name)
+        let reason = match name.labels() {
+            _ if apex != name.root() => Reason::OurZone,
+            1 => Reason::SingleLabel,
+            _ => return self.elsewhere(name),
+        };
+        // Nobody has this name, but names below it exist, which NXDOMAIN would deny (RFC 8020).
+        let is_above =
+            (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)));
+        (if is_above { Answer::NoData(apex) } else { Answer::NxDomain(apex) }, reason)
+    }
+
+    /// Whether names below `relative` stand in the domain `suffix`, or as they are where that is empty.
+    fn is_above(&self, relative: &[u8], suffix: &[u8]) -> bool {
+        self.seats_in(suffix).any(|seat| self.zones.has_below(seat.network, relative))
+    }
+
+    /// The networks with the domain `suffix`; all where that is empty.
+    fn seats_in(&self, suffix: &[u8]) -> impl Iterator<Item = Seat<'z>> {
+        (self.seats)().filter(move |seat| suffix.is_empty() || seat.terms.is_domain(suffix))
     }
 
     /// A name that is none of our business.

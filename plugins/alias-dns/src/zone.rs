@@ -4,6 +4,7 @@
 //! An update touches the entries of one record, so its cost does not grow with the number of records either. Text is
 //! stored once: records refer to their names, addresses and container by number.
 
+mod ancestors;
 mod index;
 mod key;
 
@@ -16,8 +17,9 @@ use domain::base::RelativeName;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 
+use self::ancestors::Ancestors;
 pub(crate) use self::index::RecordIx;
-use self::index::{Index, SlotIx};
+use self::index::{Index, Key as _, SlotIx};
 pub(crate) use self::key::Folded;
 use self::key::{Address, ContainerId, Domain, Name, NameRef};
 use crate::domain_name::DomainName;
@@ -35,6 +37,7 @@ pub struct Zones {
     records: Slab<Entry>,
     containers: Index<ContainerId>,
     names: Index<Name>,
+    ancestors: Ancestors,
     addresses: Index<Address>,
     networks: Slab<Network>,
     network_names: HashMap<Box<str>, NetworkIx>,
@@ -149,6 +152,7 @@ impl Zones {
             // A name written twice is held once.
             if !self.names.holders_of(key).contains(&added) {
                 names.push(self.names.add(key, added, |a, b| age(a).cmp(&age(b))));
+                self.ancestors.add_those_of(key);
             }
         }
         let mut addresses = Vec::with_capacity(record.addresses.len());
@@ -171,6 +175,7 @@ impl Zones {
         // From the indexes first: their order is that of the records.
         let entry = &self.records[removed as usize];
         for slot in &entry.names {
+            self.ancestors.remove_those_of(self.names.key(*slot).borrow());
             self.names.remove(*slot, removed);
         }
         for slot in &entry.addresses {
@@ -331,6 +336,11 @@ impl Zones {
     /// The records with the name `labels` on `network`.
     pub(crate) fn named(&self, network: NetworkIx, labels: &[u8]) -> &[RecordIx] {
         self.names.holders_of(NameRef { network, labels: Folded(labels) })
+    }
+
+    /// Whether there are names below `labels` on `network`, whoever has them.
+    pub(crate) fn has_below(&self, network: NetworkIx, labels: &[u8]) -> bool {
+        self.ancestors.contains(NameRef { network, labels: Folded(labels) })
     }
 
     /// The addresses of `record` that are its own: none that a newer record of the network has.

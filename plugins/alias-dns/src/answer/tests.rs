@@ -241,6 +241,43 @@ fn dotted_names_are_searched_as_docker_does() {
 }
 
 #[test]
+fn a_name_that_only_stands_above_others_has_no_data() {
+    let names = ["a", "web.default", "x.y.example.com"];
+    let records = || {
+        vec![
+            record("testnet", N1, "172.20.0.2", &names),
+            record("testnet", N2, "172.20.0.3", &["api.default"]),
+            record("testnet2", X1, "172.18.0.2", &["b.elsewhere"]),
+        ]
+    };
+    check(
+        records(),
+        FROM_N1,
+        &[
+            ("A web.default.testnet", "A 172.20.0.2"),
+            ("A default.testnet", "NODATA testnet."),
+            ("TXT DEFAULT.TestNet", "NODATA TestNet."),
+            ("A y.example.com.testnet", "NODATA testnet."),
+            ("A com.testnet", "NODATA testnet."),
+            ("A web.testnet", "NXDOMAIN testnet."),
+            ("A x.default.testnet", "NXDOMAIN testnet."),
+            ("A efault.testnet", "NXDOMAIN testnet."),
+            ("A elsewhere.testnet", "NXDOMAIN testnet."),
+            ("A elsewhere.testnet2", "NXDOMAIN testnet2."),
+            ("A default", "NODATA ."),
+            ("A elsewhere", "NXDOMAIN ."),
+            ("A example.com", "FORWARD []"),
+        ],
+    );
+    // As long as one of them is there.
+    let mut zones = Zones::load(records());
+    zones.remove(&record("testnet", N2, "172.20.0.3", &[]).key);
+    assert_eq!(asked(&zones, FROM_N1, "A default.testnet"), "NODATA testnet.");
+    zones.apply(record("testnet", N1, "172.20.0.2", &["a"]));
+    assert_eq!(asked(&zones, FROM_N1, "A default.testnet"), "NXDOMAIN testnet.");
+}
+
+#[test]
 fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
     let upstream: SocketAddr = "9.9.9.9:53".parse().unwrap();
     check(

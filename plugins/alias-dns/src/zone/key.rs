@@ -3,6 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
+use hashbrown::Equivalent;
+
 use super::NetworkIx;
 use super::index::Key;
 
@@ -13,7 +15,7 @@ pub(crate) struct Folded<'b>(pub(crate) &'b [u8]);
 #[derive(Debug)]
 pub(super) struct ContainerId(pub(super) Box<str>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Name {
     network: NetworkIx,
     pub(super) labels: Box<[u8]>,
@@ -86,6 +88,19 @@ impl Key for Name {
     fn own(borrowed: NameRef<'_>) -> Self {
         // In lower case, so that it does not depend on which of two records came first.
         Self { network: borrowed.network, labels: borrowed.labels.0.to_ascii_lowercase().into() }
+    }
+}
+
+/// As its borrowed form, which it is looked up by.
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.borrow().hash(state);
+    }
+}
+
+impl Equivalent<Name> for NameRef<'_> {
+    fn equivalent(&self, name: &Name) -> bool {
+        name.is(*self)
     }
 }
 
