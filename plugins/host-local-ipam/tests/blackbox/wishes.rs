@@ -61,3 +61,13 @@ fn an_address_stays_with_a_name_while_it_is_free() {
     network.ask("DEL", "c6").ok();
     assert_eq!(network.add_with_args("c7", &format!("IP=10.8.0.99;{web}")).addresses()[0], "10.8.0.99");
 }
+
+#[test]
+fn what_the_other_plugins_of_a_chain_read_in_cni_args_is_no_mistake() {
+    let network = Network::new("10.8.0.0/24");
+    let chain = "CONTAINER_NAME=web;ALIASES=a,b;LINKS=db:sql;MAC=02:00:00:00:00:01;IP=10.8.0.9";
+    assert_eq!(network.add_with_args("c1", chain).address(), "10.8.0.9");
+    let (code, msg) = network.add_with_args("c2", "CONTAINER_NAME=web;COLOUR=red").error();
+    assert_eq!((code, msg.as_str()), (4, "CNI_ARGS: ARGS: unknown args [\"COLOUR=red\"]"));
+    assert_eq!(network.leases().len(), 1);
+}
