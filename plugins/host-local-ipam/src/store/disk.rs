@@ -411,8 +411,13 @@ impl DiskStore {
             other => other,
         };
         match written {
-            // Our own directory cannot be written, or is on another file system than the leases.
-            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::CrossesDevices) => {
+            // Our own directory cannot be written or has something else there, or is on another file system.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::CrossesDevices | ErrorKind::IsADirectory
+                ) =>
+            {
                 move_in(&self.directory.join("lease.new"), path, content)
             }
             other => other,

@@ -149,6 +149,48 @@ fn a_system_call_that_fails_fails_the_add_and_leaves_nothing() {
 }
 
 #[test]
+fn a_file_system_that_cannot_rename_to_a_free_name_links_instead() {
+    for errno in ["EINVAL", "ENOSYS"] {
+        let network = prepared();
+        let (success, trace) = strace(&network, "ADD", &["-e", &format!("inject=renameat2:error={errno}")]);
+        assert!(success, "{trace}");
+        assert_eq!(network.leases()["10.8.0.4"], content("victim"));
+        assert!(!network.data_dir().join(".host-local-ipam/net1.lease").exists());
+        network.call(&reference(), "DEL", "victim").ok();
+        network.ask("ADD", "next").ok();
+        assert_eq!(network.leases().len(), 3);
+    }
+}
+
+#[test]
+fn a_given_up_file_is_written_anew_only_if_nobody_else_has_it() {
+    let network = Network::new("10.8.0.0/24");
+    let aside = network.data_dir().join(".host-local-ipam/net1.lease");
+    let elsewhere = network.data_dir().join("elsewhere");
+    let long = "a-container-whose-id-is-long";
+    network.ask("ADD", long).ok();
+    network.ask("DEL", long).ok();
+    assert_eq!(std::fs::read_to_string(&aside).unwrap(), content(long));
+    network.ask("ADD", "short").ok();
+    assert_eq!(network.leases()["10.8.0.3"], content("short"));
+
+    network.ask("DEL", "short").ok();
+    std::fs::hard_link(&aside, &elsewhere).unwrap();
+    network.ask("ADD", "c2").ok();
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), content("short"));
+
+    std::os::unix::fs::symlink(&elsewhere, &aside).unwrap();
+    network.ask("ADD", "c3").ok();
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), content("short"));
+
+    std::fs::create_dir(&aside).unwrap();
+    network.ask("ADD", "c4").ok();
+    network.ask("DEL", "c4").ok();
+    let holders: Vec<String> = network.leases().into_values().collect();
+    assert_eq!(holders, [content("c2"), content("c3")]);
+}
+
+#[test]
 fn adds_killed_at_random_moments_lose_no_address() {
     let network = Network::new("10.8.0.0/26");
     for round in 0..60u64 {
