@@ -35,6 +35,9 @@ use crate::span::{Point, Span};
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
 
+/// As much of a lease that is given up as is blanked, in bytes.
+const MAX_LEASE: usize = 4096;
+
 /// Type and permissions of a lease file.
 const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
 
@@ -571,9 +574,10 @@ impl Store for DiskStore {
         let path = self.path_of(address);
         let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
         // Its file serves the next lease, if it can be kept.
-        let kept = holder.is_some() && std::fs::rename(&path, self.place.own_file("lease")).is_ok();
-        if !kept {
-            remove_file(&path)?;
+        let aside = self.place.own_file("lease");
+        match &holder {
+            Some(holder) if std::fs::rename(&path, &aside).is_ok() => blank(&aside, holder),
+            _ => remove_file(&path)?,
         }
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
@@ -636,6 +640,16 @@ impl Rewritable {
 fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     let inside = entry.address.is_some_and(|address| within.iter().any(|span| span.contains(address)));
     entry.era == Era::EarlierBoot && inside
+}
+
+/// Takes the holder's name out of a lease file that was given up: nobody who searches for it shall find it. In place,
+/// since to empty a file costs as much as to remove it.
+fn blank(aside: &Path, holder: &Holder) {
+    if let Ok(Some(file)) = reopen(aside)
+        && let Err(error) = file.write(&" ".repeat(file.length.min(MAX_LEASE)))
+    {
+        log::info!("blank {}, which {holder} had: {error}", aside.display());
+    }
 }
 
 /// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
