@@ -65,8 +65,9 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         log::debug!("announced the addresses");
     }
 
+    let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
     undo.disarm();
-    let bridge_mac = bridge.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
     let mut interfaces = vec![
         on_host(&settings.bridge, bridge_mac),

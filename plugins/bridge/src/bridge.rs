@@ -5,7 +5,7 @@
 use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
-use crate::attachment::{bridge_alias, is_attachment, is_marked};
+use crate::attachment::{bridge_alias, is_attachment, is_half_made, is_marked};
 use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::link::{Kind, Link, NewBridge};
@@ -33,7 +33,10 @@ pub(crate) fn ensure<'a>(
         |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
     for _ in 0..ATTEMPTS {
         if let Some(mut link) = host.link_by_name(name).map_err(failed)? {
-            require_usable(&link, settings)?;
+            require_bridge(&link)?;
+            if settings.vlans.is_some() && !link.vlan_filtering {
+                link = filter_by_vlan(host, link, home, undo)?;
+            }
             match complete(host, &mut link, settings, home, undo) {
                 Ok(()) => return Ok(link),
                 // Somebody removed it since.
@@ -48,6 +51,24 @@ pub(crate) fn ensure<'a>(
         ErrorCode::TRY_AGAIN_LATER,
         format!("create bridge \"{name}\": it was removed again each time"),
     ))
+}
+
+/// The hardware address of the bridge, now that it has its ports: one that is neither ours nor a gateway has that of a
+/// port.
+pub(crate) fn mac(host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<Option<Mac>, Error> {
+    if keeps_mac(bridge, settings) {
+        return Ok(bridge.mac);
+    }
+    let link = host.link_by_index(bridge.index).map_err(|failure| {
+        Error::internal(failure)
+            .context(format_args!("read the hardware address of bridge \"{}\"", bridge.name))
+    })?;
+    Ok(link.and_then(|link| link.mac))
+}
+
+/// Whether the bridge has a hardware address of its own, which does not follow its ports.
+pub(crate) fn keeps_mac(bridge: &Link, settings: &Settings) -> bool {
+    is_marked(&bridge.alias) || settings.is_gateway()
 }
 
 /// Makes the bridge, unless another attachment has made it.
@@ -80,15 +101,45 @@ fn make<'a>(
 }
 
 /// Refuses a link of the bridge's name that cannot serve as the bridge.
-fn require_usable(link: &Link, settings: &Settings) -> Result<(), Error> {
+fn require_bridge(link: &Link) -> Result<(), Error> {
     if link.kind != Kind::Bridge {
         let reason = format!("\"{}\" already exists but is not a bridge", link.name);
         return Err(Error::invalid_config("bridge", reason));
     }
-    if settings.vlans.is_some() && !link.vlan_filtering {
-        return Err(no_vlan_filtering(&link.name));
-    }
     Ok(())
+}
+
+/// Has a bridge filter by VLAN that was made without: for a network that has none, or by a person. Our ports are in
+/// the default VLAN and stay together there; through those of others frames may pass that would be dropped then.
+fn filter_by_vlan<'a>(
+    host: &mut Netlink,
+    bridge: Link,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<Link, Error> {
+    let (name, index) = (&bridge.name, bridge.index);
+    let failed = |failure: Failure| {
+        Error::internal(failure).context(format_args!("have bridge \"{name}\" filter by VLAN"))
+    };
+    let ports = host.ports(index).map_err(failed)?;
+    if let Some(port) =
+        ports.iter().find(|port| !is_marked(&port.alias) && !is_half_made(&port.name, &port.alias))
+    {
+        let reason = format!(
+            "vlan, vlanTrunk: bridge \"{name}\" does not filter by VLAN; turning that on could cut off its port \"{}\"",
+            port.name
+        );
+        return Err(Error::new(ErrorCode::UNSUPPORTED_FIELD, reason));
+    }
+    host.set_vlan_filtering(index, true).map_err(failed)?;
+    undo.push("have the bridge filter by VLAN no more", move || {
+        take_back(home, index, |host| host.set_vlan_filtering(index, false))
+    });
+    match host.link_by_index(index).map_err(failed)? {
+        Some(link) if !link.vlan_filtering => Err(no_vlan_filtering(name)),
+        Some(link) => Ok(link),
+        None => Err(failed(Failure::NoAnswer)),
+    }
 }
 
 /// Brings the bridge to what the settings ask of it, and up.

@@ -9,15 +9,15 @@ use cni_types::{AttachmentCall, CniResult, Delegate, Error, ErrorCode, Interface
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
+use crate::bridge::keeps_mac;
 use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::addr::AddressState;
 use crate::netlink::link::{Admission, Kind, Link};
-use crate::netlink::vlan::Tagging;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
-use crate::{predecessor, rules, sysctl, veth};
+use crate::{predecessor, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -136,7 +136,7 @@ impl Comparison<'_> {
             self.differs(format_args!("bridge \"{name}\" is down"));
         }
         let told = self.told_on_host(name).and_then(|interface| interface.mac.parse::<Mac>().ok());
-        if let (Some(told), Some(mac)) = (told, link.mac) {
+        if let (Some(told), Some(mac), true) = (told, link.mac, keeps_mac(&link, self.settings)) {
             self.compare(format_args!("hardware address of bridge \"{name}\""), mac, told);
         }
         if self.settings.promiscuous && !link.promiscuous {
@@ -281,23 +281,10 @@ impl Comparison<'_> {
                 self.differs(format_args!("bridge port \"{name}\" does not forward"));
             }
         }
-        self.vlans(host, &link)?;
+        if let Some(vlans) = &self.settings.vlans {
+            self.differences.extend(vlans::differences(host, vlans, &link)?);
+        }
         Ok(Some(maker))
-    }
-
-    fn vlans(&mut self, host: &mut Netlink, port: &Link) -> Result<(), Failure> {
-        let Some(wished) = &self.settings.vlans else { return Ok(()) };
-        let present = host.vlans(port.index)?;
-        let untagged = wished.untagged.unwrap_or(1);
-        if !present.iter().any(|vlan| vlan.id == untagged && vlan.tagging == Tagging::Untagged) {
-            self.differs(format_args!("VLAN {untagged} is not the untagged one of port \"{}\"", port.name));
-        }
-        for id in &wished.trunk {
-            if !present.iter().any(|vlan| vlan.id == *id) {
-                self.differs(format_args!("VLAN {id} is missing on port \"{}\"", port.name));
-            }
-        }
-        Ok(())
     }
 
     fn gateway(&mut self, host: &mut Netlink, bridge: &Link) -> Result<(), Error> {
@@ -314,6 +301,9 @@ impl Comparison<'_> {
             self.differs(format_args!("gateway interface \"{name}\" is missing"));
             return Ok(());
         };
+        if link.index != bridge.index {
+            self.vlan_gateway(host, bridge, &link).map_err(failed)?;
+        }
         let present = host.addresses(link.index).map_err(failed)?;
         for gateway in &self.plan.gateways {
             if !present.iter().any(|address| address.network == *gateway) {
@@ -324,6 +314,35 @@ impl Comparison<'_> {
             if self.plan.forwards(family) && !sysctl::is_forwarding(family)? {
                 self.differs(format_args!("the host does not forward {what}"));
             }
+        }
+        Ok(())
+    }
+
+    /// The gateway interface of a VLAN: up, and its other end a port of the bridge in that VLAN.
+    fn vlan_gateway(&mut self, host: &mut Netlink, bridge: &Link, link: &Link) -> Result<(), Failure> {
+        let name = &link.name;
+        if !link.up {
+            self.differs(format_args!("gateway interface \"{name}\" is down"));
+        }
+        let port = match link.peer {
+            Some(index) => host.link_by_index(index)?,
+            None => None,
+        };
+        let Some(port) = port.filter(|port| port.controller == Some(bridge.index)) else {
+            let bridge = &bridge.name;
+            self.differs(format_args!(
+                "gateway interface \"{name}\" leads to no port of bridge \"{bridge}\""
+            ));
+            return Ok(());
+        };
+        if !port.up {
+            self.differs(format_args!(
+                "bridge port \"{}\" of gateway interface \"{name}\" is down",
+                port.name
+            ));
+        }
+        if let Some(vlans) = &self.settings.vlans {
+            self.differences.extend(vlans::differences(host, &vlans.of_gateway(), &port)?);
         }
         Ok(())
     }

@@ -149,6 +149,13 @@ pub(crate) struct Vlans {
     pub(crate) keep_default: bool,
 }
 
+impl Vlans {
+    /// Those of the gateway's port: it is in the containers' VLAN, and no trunk leads to it.
+    pub(crate) fn of_gateway(&self) -> Self {
+        Self { untagged: self.untagged, trunk: Vec::new(), keep_default: self.keep_default }
+    }
+}
+
 /// Who writes masquerade rules (`ipMasqBackend`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasqueradeBackend {

@@ -17,7 +17,7 @@ use crate::netns::Netns;
 use crate::plan::{Dad, Family, Plan};
 use crate::sysctl;
 use crate::undo::Undo;
-use crate::veth;
+use crate::vlans;
 
 /// The link that carries the gateway addresses: the bridge, or with a VLAN one end of a pair in this namespace whose
 /// other end is a port of the bridge in that VLAN.
@@ -61,7 +61,9 @@ pub(crate) fn ensure_link<'a>(
     let absent = || failed(Failure::NoAnswer);
     let port = host.link_by_name(&port_name).map_err(failed)?.ok_or_else(absent)?;
     let end = host.link_by_name(&name).map_err(failed)?.ok_or_else(absent)?;
-    veth::set_vlans(host, settings, port.index)?;
+    if let Some(vlans) = &settings.vlans {
+        vlans::join(host, &vlans.of_gateway(), port.index).map_err(failed)?;
+    }
     let setup = PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
     host.set_up_port(port.index, setup).map_err(failed)?;
     host.set_up(end.index).map_err(failed)?;

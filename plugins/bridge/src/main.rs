@@ -31,6 +31,7 @@ mod survey;
 mod sysctl;
 mod undo;
 mod veth;
+mod vlans;
 
 #[global_allocator]
 static ALLOCATOR: Arena = Arena::new();

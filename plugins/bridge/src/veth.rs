@@ -11,10 +11,10 @@ use crate::config::Settings;
 use crate::mac::Mac;
 use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
-use crate::netlink::vlan::{PortVlan, Tagging};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::undo::Undo;
+use crate::vlans;
 
 /// Longest wait for a bridge port to come up; it takes some 30 us.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -124,7 +124,10 @@ pub(crate) fn create<'a>(
     });
     let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
     let container_index = link.peer.ok_or_else(|| failed(Failure::NoAnswer))?;
-    set_vlans(host, settings, link.index)?;
+    if let Some(vlans) = &settings.vlans {
+        vlans::join(host, vlans, link.index)
+            .map_err(|failure| Error::internal(failure).context("set the VLANs of the bridge port"))?;
+    }
     let (hairpin, isolated) = (settings.port.hairpin, settings.port.isolated);
     host.set_up_port(link.index, PortSetup { alias: &identity.alias(), hairpin, isolated })
         .map_err(|failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\"")))?;
@@ -176,23 +179,6 @@ pub(crate) fn remove(host: &mut Netlink, identity: &Identity) -> Result<Removed,
 /// Whether the link of the derived name is the identity's. One without a mark is: its ADD was killed before it got it.
 pub(crate) fn is_of(link: &Link, identity: &Identity) -> bool {
     link.kind == Kind::Veth && (link.alias.is_empty() || link.alias == identity.alias())
-}
-
-/// Puts a port into its VLANs.
-pub(crate) fn set_vlans(host: &mut Netlink, settings: &Settings, port: u32) -> Result<(), Error> {
-    let Some(vlans) = &settings.vlans else { return Ok(()) };
-    let failed = |failure: Failure| Error::internal(failure).context("set the VLANs of the bridge port");
-    if !vlans.keep_default {
-        for vlan in host.vlans(port).map_err(failed)? {
-            host.delete_vlan(port, vlan.id).map_err(failed)?;
-        }
-    }
-    let untagged = PortVlan { id: vlans.untagged.unwrap_or(1), tagging: Tagging::Untagged };
-    host.add_vlan(port, untagged).map_err(failed)?;
-    for id in &vlans.trunk {
-        host.add_vlan(port, PortVlan { id: *id, tagging: Tagging::Tagged }).map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn taken(identity: &Identity) -> Error {

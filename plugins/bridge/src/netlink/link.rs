@@ -251,6 +251,14 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).promiscuous(on))
     }
 
+    /// Has a bridge filter by VLAN, or not. A kernel that cannot does not say so.
+    pub(crate) fn set_vlan_filtering(&mut self, index: u32, on: bool) -> Result<(), Failure> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+            .index(index)
+            .set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(on)]));
+        self.acknowledged(RouteNetlinkMessage::NewLink(message.build()), 0)
+    }
+
     /// Says whose a bridge is and what MTU it keeps, in bytes.
     pub(crate) fn adopt_bridge(&mut self, index: u32, mtu: u32, alias: &str) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_index(index).mtu(mtu).alias(alias))

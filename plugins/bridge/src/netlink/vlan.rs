@@ -1,5 +1,7 @@
 //! VLANs of bridge ports.
 
+use std::collections::BTreeMap;
+
 use rtnetlink::packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask, LinkMessage,
 };
@@ -44,8 +46,9 @@ impl Netlink {
         }
     }
 
-    /// The VLANs of the port; none where the kernel has no VLAN filtering.
-    pub(crate) fn vlans(&mut self, port: u32) -> Result<Vec<PortVlan>, Failure> {
+    /// The VLANs of the port, each with `None` where the two directions differ; none where the kernel has no VLAN
+    /// filtering.
+    pub(crate) fn vlans(&mut self, port: u32) -> Result<BTreeMap<u16, Option<Tagging>>, Failure> {
         let mut request = LinkMessage::default();
         request.header.interface_family = AddressFamily::Bridge;
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]));
@@ -62,16 +65,19 @@ impl Netlink {
             })
             .flatten()
             .filter_map(|spec| match spec {
-                AfSpecBridge::VlanInfo(info) => Some(PortVlan {
-                    id: info.vid,
-                    tagging: match info.flags.contains(BridgeVlanInfoFlags::Pvid) {
-                        true => Tagging::Untagged,
-                        false => Tagging::Tagged,
-                    },
-                }),
+                AfSpecBridge::VlanInfo(info) => Some((info.vid, tagging(info.flags))),
                 _ => None,
             })
             .collect())
+    }
+}
+
+fn tagging(flags: BridgeVlanInfoFlags) -> Option<Tagging> {
+    let is = |flag| flags.contains(flag);
+    match (is(BridgeVlanInfoFlags::Pvid), is(BridgeVlanInfoFlags::Untagged)) {
+        (true, true) => Some(Tagging::Untagged),
+        (false, false) => Some(Tagging::Tagged),
+        _ => None,
     }
 }
 
