@@ -1,0 +1,412 @@
+//! VLANs of the bridge plugin: what the ports are in, which frames pass, and that it is what the reference makes.
+//!
+//! They need a kernel that filters bridge ports by VLAN. `scripts/test-vlan` runs them in a virtual machine with one,
+//! which is also the oldest kernel that the plugin's rules are tried on.
+
+mod rules;
+
+use std::collections::BTreeMap;
+
+use integration_tests::{Container, PluginCall, Suite, World};
+use serde_json::{Value, json};
+
+/// How a port carries a VLAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// Frames without a tag belong to it and leave without one.
+    Native,
+    /// Its frames leave without a tag, but none that comes without one belongs to it.
+    Untagged,
+    /// Its frames have its tag.
+    Tagged,
+}
+
+/// The VLANs of a port.
+type Vlans = BTreeMap<u64, Carried>;
+
+/// A host on which containers are attached to networks on the bridge `br0`.
+struct Story {
+    world: World,
+    suite: Suite,
+    path: String,
+}
+
+impl Story {
+    #[track_caller]
+    fn new() -> Self {
+        Self::of(Suite::Ours)
+    }
+
+    #[track_caller]
+    fn of(suite: Suite) -> Self {
+        let world = World::new();
+        let path = world.install_plugins();
+        Self { world, suite, path }
+    }
+
+    fn call(&self, verb: &str, container: &Container, config: &Value) -> PluginCall {
+        let call = self.world.plugin_of(self.suite, "bridge").verb(verb).container(container);
+        call.env("CNI_PATH", &self.path).config(config)
+    }
+
+    /// A container `name` attached to the network of `config`, and the result.
+    #[track_caller]
+    fn attach(&self, name: &str, config: &Value) -> (Container, Value) {
+        let container = self.world.container(name);
+        let result = self.add(&container, config);
+        (container, result)
+    }
+
+    #[track_caller]
+    fn add(&self, container: &Container, config: &Value) -> Value {
+        let output = self.call("ADD", container, config).run();
+        output.success();
+        output.json()
+    }
+
+    /// What CHECK finds; nothing when all is well.
+    #[track_caller]
+    fn found(&self, container: &Container, config: &Value, result: &Value) -> String {
+        let mut config = config.clone();
+        config["prevResult"] = result.clone();
+        let output = self.call("CHECK", container, &config).run();
+        if output.status == 0 { String::new() } else { output.error(100) }
+    }
+
+    #[track_caller]
+    fn host(&self, line: &str) -> String {
+        self.world.host().run(line).success().to_owned()
+    }
+
+    /// The VLANs of the port called `port`.
+    #[track_caller]
+    fn vlans(&self, port: &str) -> Vlans {
+        let listed = self.world.host().run(&format!("bridge -json vlan show dev {port}")).json();
+        let mut vlans = Vlans::new();
+        for vlan in listed[0]["vlans"].as_array().into_iter().flatten() {
+            let flags = vlan["flags"].to_string();
+            let carried = match (flags.contains("PVID"), flags.contains("Egress Untagged")) {
+                (true, true) => Carried::Native,
+                (false, true) => Carried::Untagged,
+                (false, false) => Carried::Tagged,
+                (true, false) => panic!("native on the way in only: {vlan}"),
+            };
+            let first = vlan["vlan"].as_u64().unwrap();
+            vlans.extend((first..=vlan["vlanEnd"].as_u64().unwrap_or(first)).map(|id| (id, carried)));
+        }
+        vlans
+    }
+
+    /// The name of the port behind `link`, the other end of a pair on the host.
+    #[track_caller]
+    fn port_of(&self, link: &str) -> String {
+        let shown = self.world.host().run(&format!("ip -json link show dev {link}")).json();
+        shown[0]["link"].as_str().unwrap().to_owned()
+    }
+
+    fn filters(&self, bridge: &str) -> bool {
+        let shown = self.world.host().run(&format!("ip -json -d link show dev {bridge}")).json();
+        shown[0]["linkinfo"]["info_data"]["vlan_filtering"] == 1
+    }
+}
+
+/// A network without a gateway on 10.1.2.0/24, with these keys as well.
+fn network(keys: &Value) -> Value {
+    let mut config = json!({
+        "cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "br0",
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }]] },
+    });
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    config
+}
+
+/// The same with a gateway.
+fn routed(keys: &Value) -> Value {
+    let mut config = network(keys);
+    config["isGateway"] = json!(true);
+    config
+}
+
+/// The name of a result's host veth.
+fn host_veth(result: &Value) -> &str {
+    result["interfaces"][1]["name"].as_str().unwrap()
+}
+
+/// The first address of a result, without its length.
+fn address(result: &Value) -> &str {
+    result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap()
+}
+
+/// A result with what is random in it taken out.
+fn shape(result: &Value) -> Value {
+    let mut shape = result.clone();
+    for interface in shape["interfaces"].as_array_mut().unwrap() {
+        assert_eq!(interface["mac"].as_str().map(str::len), Some(17), "{result}");
+        interface["mac"] = json!("a hardware address");
+        if interface["name"].as_str().is_some_and(|name| name.starts_with("veth")) {
+            interface["name"] = json!("a veth");
+        }
+    }
+    shape
+}
+
+/// `ids` all tagged.
+fn tagged(ids: impl IntoIterator<Item = u64>) -> Vlans {
+    ids.into_iter().map(|id| (id, Carried::Tagged)).collect()
+}
+
+/// `others`, and one native VLAN.
+fn native(id: u64, mut others: Vlans) -> Vlans {
+    others.insert(id, Carried::Native);
+    others
+}
+
+#[test]
+fn containers_reach_those_of_their_own_vlan_only() {
+    let story = Story::new();
+    let (first, result) = story.attach("c1", &network(&json!({ "vlan": 100 })));
+    let (_second, same) = story.attach("c2", &network(&json!({ "vlan": 100 })));
+    let (third, other) = story.attach("c3", &network(&json!({ "vlan": 200 })));
+    assert!(story.filters("br0"));
+    for (result, id) in [(&result, 100), (&same, 100), (&other, 200)] {
+        assert_eq!(story.vlans(host_veth(result)), native(id, Vlans::new()));
+    }
+    assert!(first.reaches(address(&same)));
+    assert!(!first.reaches(address(&other)));
+    assert!(!third.reaches(address(&result)));
+}
+
+/// Each set of keys, and the VLANs that the port is in with it.
+fn cases() -> Vec<(Value, Vlans)> {
+    let trunk = json!([{ "id": 101 }, { "minID": 200, "maxID": 210 }]);
+    let ids = || tagged([101].into_iter().chain(200..=210));
+    let beside_default = Vlans::from([(1, Carried::Untagged)]);
+    vec![
+        (json!({ "vlan": 100 }), native(100, Vlans::new())),
+        (json!({ "vlan": 1 }), native(1, Vlans::new())),
+        (json!({ "vlan": 4094 }), native(4094, Vlans::new())),
+        (json!({ "vlan": 100, "preserveDefaultVlan": true }), native(100, beside_default)),
+        (json!({ "vlanTrunk": trunk }), native(1, ids())),
+        (json!({ "vlanTrunk": trunk, "preserveDefaultVlan": true }), native(1, ids())),
+        (json!({ "vlanTrunk": trunk, "vlan": 100 }), native(100, ids())),
+        (json!({ "vlanTrunk": [{ "minID": 1, "maxID": 3 }] }), native(1, tagged([2, 3]))),
+        (json!({ "vlanTrunk": [] }), native(1, Vlans::new())),
+        (json!({ "vlanTrunk": [], "vlan": 100 }), native(100, Vlans::new())),
+    ]
+}
+
+#[test]
+fn the_port_is_in_the_vlans_that_the_reference_puts_it_into() {
+    let stories = [Story::new(), Story::of(Suite::Reference)];
+    for (number, (keys, expected)) in cases().into_iter().enumerate() {
+        let config = network(&keys);
+        let name = format!("c{number}");
+        let [ours, theirs] = [0, 1].map(|suite: usize| {
+            let story = &stories[suite];
+            let (container, result) = story.attach(&name, &config);
+            let vlans = story.vlans(host_veth(&result));
+            (container, result, vlans)
+        });
+        assert!(stories[0].filters("br0"), "{keys}");
+        assert_eq!((&ours.2, &theirs.2), (&expected, &expected), "{keys}: ours and the reference's");
+        assert_eq!(shape(&ours.1), shape(&theirs.1), "{keys}");
+        assert_eq!(stories[0].found(&ours.0, &config, &ours.1), "", "{keys}");
+    }
+}
+
+#[test]
+fn an_empty_trunk_leaves_the_port_in_the_default_vlan_of_the_bridge() {
+    for suite in [Suite::Ours, Suite::Reference] {
+        let story = Story::of(suite);
+        story.host("ip link add br0 type bridge vlan_filtering 1 vlan_default_pvid 7");
+        let config = network(&json!({ "vlanTrunk": [] }));
+        let (container, result) = story.attach("c1", &config);
+        assert_eq!(story.vlans(host_veth(&result)), native(7, Vlans::new()), "{suite:?}");
+        if suite == Suite::Ours {
+            assert_eq!(story.found(&container, &config, &result), "");
+        }
+    }
+}
+
+#[test]
+fn the_native_vlan_may_be_one_of_the_trunk() {
+    let story = Story::new();
+    let config = network(&json!({ "vlan": 100, "vlanTrunk": [{ "minID": 99, "maxID": 101 }] }));
+    let (container, result) = story.attach("c1", &config);
+    assert_eq!(story.vlans(host_veth(&result)), native(100, tagged([99, 101])));
+    assert_eq!(story.found(&container, &config, &result), "");
+}
+
+#[test]
+fn a_trunk_carries_its_vlans_tagged_and_no_other() {
+    let story = Story::new();
+    let (trunk, _) = story.attach("c1", &network(&json!({ "vlanTrunk": [{ "id": 101 }] })));
+    let (_inside, inside) = story.attach("c2", &network(&json!({ "vlan": 101 })));
+    let (_outside, outside) = story.attach("c3", &network(&json!({ "vlan": 102 })));
+    trunk.run("ip link set eth0 down").success();
+    trunk.run("ip address flush dev eth0").success();
+    trunk.run("ip link set eth0 up").success();
+    for (id, own, target, expected) in
+        [(101, "10.1.2.91/24", address(&inside), true), (102, "10.1.2.92/24", address(&outside), false)]
+    {
+        trunk.run(&format!("ip link add link eth0 name tagged type vlan id {id}")).success();
+        trunk.run(&format!("ip address add {own} dev tagged")).success();
+        trunk.run("ip link set tagged up").success();
+        assert_eq!(trunk.reaches(target), expected, "VLAN {id}");
+        trunk.run("ip link delete tagged").success();
+    }
+}
+
+#[test]
+fn the_gateway_of_a_vlan_is_what_the_reference_makes() {
+    for keys in [
+        json!({ "vlan": 100 }),
+        json!({ "vlan": 100, "preserveDefaultVlan": true }),
+        json!({ "vlan": 100, "isDefaultGateway": true, "vlanTrunk": [{ "id": 101 }] }),
+    ] {
+        let config = routed(&keys);
+        let [ours, theirs] = [Suite::Ours, Suite::Reference].map(|suite| {
+            let story = Story::of(suite);
+            let (first, result) = story.attach("c1", &config);
+            let (_second, next) = story.attach("c2", &config);
+            let port = story.port_of("br0.100");
+            assert!(first.reaches("10.1.2.1") && first.reaches(address(&next)), "{suite:?} {keys}");
+            assert!(story.world.host().reaches(address(&result)), "{suite:?} {keys}");
+            assert_eq!(result["interfaces"][3]["name"], "br0.100", "{suite:?} {keys}");
+            let addressed = |link: &str| story.host(&format!("ip -o -4 address show dev {link}"));
+            assert!(addressed("br0.100").contains(" 10.1.2.1/24 "), "{suite:?} {keys}");
+            assert_eq!(addressed("br0"), "", "{suite:?} {keys}");
+            let veths = || story.host("ip -o link show type veth").lines().count();
+            let attached = veths();
+            let vlans = (story.vlans(&port), story.vlans(host_veth(&result)));
+            if suite == Suite::Ours {
+                assert_eq!(story.found(&first, &config, &result), "", "{keys}");
+            }
+            let forwards = story.host("cat /proc/sys/net/ipv4/ip_forward");
+            for name in ["c1", "c2"] {
+                let del = story.world.plugin_of(suite, "bridge").verb("DEL").env("CNI_CONTAINERID", name);
+                let del = del.env("CNI_NETNS", &format!("/run/netns/{name}")).env("CNI_PATH", &story.path);
+                del.config(&config).run().success();
+            }
+            let left = (veths(), addressed("br0.100").contains(" 10.1.2.1/24 "), story.vlans(&port));
+            (shape(&result), shape(&next), vlans, attached, forwards, left)
+        });
+        assert_eq!(ours, theirs, "{keys}: ours and the reference's");
+    }
+}
+
+#[test]
+fn two_vlans_of_a_bridge_have_a_gateway_each() {
+    let story = Story::new();
+    let config = |id: u8| {
+        let mut config = routed(&json!({ "name": format!("n{id}"), "vlan": id, "isDefaultGateway": true }));
+        config["ipam"]["ranges"] =
+            json!([[{ "subnet": format!("10.1.{id}.0/24") }], [{ "subnet": format!("fd00:{id}::/64") }]]);
+        config
+    };
+    let (first, _) = story.attach("c1", &config(100));
+    let (_second, other) = story.attach("c2", &config(200));
+    for target in ["10.1.100.1", "fd00:100::1", "10.1.200.1"] {
+        assert!(first.reaches(target), "{target}");
+    }
+    // By the host, which routes between them.
+    assert!(first.reaches(address(&other)));
+    for id in [100, 200] {
+        assert_eq!(story.vlans(&story.port_of(&format!("br0.{id}"))), native(id, Vlans::new()));
+    }
+}
+
+#[test]
+fn an_add_after_one_that_was_killed_completes_the_gateway() {
+    let story = Story::new();
+    let config = routed(&json!({ "vlan": 100 }));
+    let (_first, _) = story.attach("c1", &config);
+    let port = story.port_of("br0.100");
+    story.host("ip link set br0.100 down");
+    story.host(&format!("ip link set {port} down"));
+    story.host(&format!("bridge vlan delete vid 100 dev {port}"));
+    let (second, _) = story.attach("c2", &config);
+    assert_eq!(story.vlans(&port), native(100, Vlans::new()));
+    assert!(second.reaches("10.1.2.1"));
+}
+
+#[test]
+fn a_bridge_without_filtering_gets_it_where_that_cuts_nobody_off() {
+    let story = Story::new();
+    story.host("ip link add br0 type bridge");
+    let (plain, _) = story.attach("c0", &network(&json!({})));
+    assert!(!story.filters("br0"));
+    let (first, result) = story.attach("c1", &network(&json!({ "vlan": 100 })));
+    let (_second, same) = story.attach("c2", &network(&json!({ "vlan": 100 })));
+    let (_third, default) = story.attach("c3", &network(&json!({})));
+    assert!(story.filters("br0"));
+    assert!(first.reaches(address(&same)) && plain.reaches(address(&default)));
+    assert!(!plain.reaches(address(&result)));
+}
+
+#[test]
+fn a_bridge_without_filtering_that_others_use_is_refused_untouched() {
+    let story = Story::new();
+    for line in [
+        "ip link add br0 type bridge",
+        "ip link add u0 master br0 type veth peer name u1",
+        "ip link set u0 up",
+    ] {
+        story.host(line);
+    }
+    let container = story.world.container("c1");
+    let links = story.host("ip -o link");
+    let config = network(&json!({ "vlan": 100 }));
+    let refusal = story.call("ADD", &container, &config).run().error(2);
+    assert!(refusal.contains("br0") && refusal.contains("u0"), "{refusal}");
+    assert_eq!(story.host("ip -o link"), links);
+    assert!(!story.filters("br0"));
+}
+
+#[test]
+fn an_add_that_fails_leaves_neither_gateway_nor_bridge() {
+    let story = Story::new();
+    let container = story.world.container("c1");
+    let mut config = routed(&json!({ "vlan": 100 }));
+    // No such route can be: its gateway is on no network of the container's.
+    config["ipam"]["routes"] = json!([{ "dst": "10.9.0.0/16", "gw": "192.0.2.1" }]);
+    story.call("ADD", &container, &config).run().failure();
+    assert_eq!(story.host("ip -o link").lines().count(), 1, "{}", story.host("ip -o link"));
+}
+
+#[test]
+fn check_names_what_somebody_changed_about_the_vlans() {
+    let keys = json!({ "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 203 }] });
+    let config = routed(&keys);
+    for (damage, named) in [
+        ("bridge vlan delete vid 100 dev VETH", "VLAN 100"),
+        ("bridge vlan delete vid 202 dev VETH", "VLAN 202"),
+        ("bridge vlan add vid 100 dev VETH", "VLAN 100"),
+        ("bridge vlan add vid 201 untagged dev VETH", "VLAN 201"),
+        ("bridge vlan add vid 300 dev VETH", "VLAN 300"),
+        ("ip link set br0 type bridge vlan_filtering 0", "br0"),
+        ("bridge vlan delete vid 100 dev PORT", "VLAN 100"),
+        ("ip link set PORT nomaster", "br0.100"),
+        ("ip link set PORT down", "br0.100"),
+        ("ip link set br0.100 down", "br0.100"),
+        ("ip link delete br0.100", "br0.100"),
+        ("ip address delete 10.1.2.1/24 dev br0.100", "10.1.2.1"),
+    ] {
+        let story = Story::new();
+        let (container, result) = story.attach("c1", &config);
+        assert_eq!(story.found(&container, &config, &result), "");
+        let port = story.port_of("br0.100");
+        story.host(&damage.replace("VETH", host_veth(&result)).replace("PORT", &port));
+        let found = story.found(&container, &config, &result);
+        assert!(found.contains(named), "after `{damage}` CHECK said {found:?}");
+    }
+}
+
+#[test]
+fn check_accepts_what_the_reference_wired() {
+    let reference = Story::of(Suite::Reference);
+    let config = routed(&json!({ "vlan": 100, "vlanTrunk": [{ "id": 101 }] }));
+    let (container, result) = reference.attach("c1", &config);
+    let ours = Story { suite: Suite::Ours, path: reference.path.clone(), world: reference.world.clone() };
+    assert_eq!(ours.found(&container, &config, &result), "");
+}
