@@ -39,14 +39,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What stays on a host by intent when its last container is gone, as parts of lines: forwarding, the allocator's
-    /// place, index and blank lease file, and the empty chains of the reference's portmap and firewall. (The bridge stays
-    /// too.)
-    pub const KEPT: [&str; 16] = [
+    /// place and index, and the empty chains of the reference's portmap and firewall. (The bridge stays too.)
+    pub const KEPT: [&str; 15] = [
         "forward",
         "last_reserved_ip",
         "/lock ",
         ".index ",
-        ".lease ",
         "CNI-",
         "iptables: ",
         "table ip",

@@ -4,8 +4,7 @@
 //! In `<data directory>/<network>/`, as the reference has it: `<address>` (mode 0600) holds
 //! `<container id>\r\n<ifname>`, `last_reserved_ip.N` the address leased last from range set N, `lock` is locked with
 //! `flock(2)` during every call. What is our own is beside it, in `<data directory>/.host-local-ipam/`, where the
-//! reference never looks: the index, the sticky names, and the file of the lease that was given up last, which becomes the
-//! next one.
+//! reference never looks: the index, the sticky names, and for a moment the lease that is being written.
 //!
 //! A lease file is written there and then moved to its place, so it is whole or absent. A kill between any two system
 //! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
@@ -34,9 +33,6 @@ use crate::span::{Point, Span};
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
-
-/// As much of a lease that is given up as is blanked, in bytes.
-const MAX_LEASE: usize = 4096;
 
 /// Type and permissions of a lease file.
 const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
@@ -573,12 +569,7 @@ impl Store for DiskStore {
     fn release(&mut self, address: Point) -> Result<(), StoreError> {
         let path = self.path_of(address);
         let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
-        // Its file serves the next lease, if it can be kept.
-        let aside = self.place.own_file("lease");
-        match &holder {
-            Some(holder) if std::fs::rename(&path, &aside).is_ok() => blank(&aside, holder),
-            _ => remove_file(&path)?,
-        }
+        remove_file(&path)?;
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
             None => index.mark_free(address),
@@ -642,16 +633,6 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     entry.era == Era::EarlierBoot && inside
 }
 
-/// Takes the holder's name out of a lease file that was given up: nobody who searches for it shall find it. In place,
-/// since to empty a file costs as much as to remove it.
-fn blank(aside: &Path, holder: &Holder) {
-    if let Ok(Some(file)) = reopen(aside)
-        && let Err(error) = file.write(&" ".repeat(file.length.min(MAX_LEASE)))
-    {
-        log::info!("blank {}, which {holder} had: {error}", aside.display());
-    }
-}
-
 /// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
 fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
     let file = match reopen(aside)? {
@@ -670,8 +651,7 @@ fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
     moved.map(|()| fstat(&file.file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
 }
 
-/// Opens the file of a lease that was given up or never finished, to be written anew; `None` if there is none. To make a
-/// file and to destroy one is what costs most of a call on a disk.
+/// Opens the file of a lease that a killed call never finished, to be written anew; `None` if there is none.
 fn reopen(aside: &Path) -> io::Result<Option<Rewritable>> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = openat(CWD, aside, flags, Mode::empty()).and_then(|file| Ok((fstat(&file)?, file)));
