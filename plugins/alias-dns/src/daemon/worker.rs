@@ -239,13 +239,14 @@ impl Worker {
         let owner = std::fs::metadata(store.root()).map_err(io("records"))?.uid();
         // Watched first: what changes while the records are read is looked at again.
         let watch = Watch::new(store.clone()).map_err(io("watch the records"))?;
-        let loaded = store.load();
+        let mut zones = Zones::default();
+        let unreadable = store.read_each(|record| drop(zones.apply(record)));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
         resolv_conf.refresh();
         let mut worker = Self {
-            server: Server::new(Zones::load(loaded.records), resolv_conf),
-            unreadable: loaded.unreadable.iter().map(ToString::to_string).collect(),
+            server: Server::new(zones, resolv_conf),
+            unreadable: unreadable.iter().map(ToString::to_string).collect(),
             poller,
             store,
             watch,
@@ -502,9 +503,10 @@ impl Worker {
     }
 
     fn look_at_everything(&mut self) {
-        let loaded = self.store.load();
-        self.unreadable = loaded.unreadable.iter().map(ToString::to_string).collect();
-        self.server.desk().zones = Zones::load(loaded.records);
+        let zones = &mut self.server.desk().zones;
+        *zones = Zones::default();
+        let unreadable = self.store.read_each(|record| drop(zones.apply(record)));
+        self.unreadable = unreadable.iter().map(ToString::to_string).collect();
     }
 
     // ---- Clients of the control socket ----

@@ -150,20 +150,29 @@ impl Store {
 
     /// Every record of every network.
     pub fn load(&self) -> Loaded {
-        let mut loaded = Loaded::default();
-        for network in loaded.note(&self.root, entries(&self.root)) {
-            self.load_directory(&network, &mut loaded);
+        Loaded::by(|put| self.read_each(put))
+    }
+
+    /// Hands every record of every network to `put`, one by one, so that they are never all in memory twice. Tells what
+    /// could not be read.
+    pub fn read_each(&self, mut put: impl FnMut(Record)) -> Vec<Unreadable> {
+        let mut unreadable = Vec::new();
+        let networks = entries(&self.root).filter_map(|network| note(network, &self.root, &mut unreadable));
+        for network in networks.collect::<Vec<_>>() {
+            self.read_directory(&network, &mut put, &mut unreadable);
         }
-        loaded
+        unreadable
     }
 
     /// Every record of `network`; none for a name that no network can have.
     pub fn load_network(&self, network: &str) -> Loaded {
-        let mut loaded = Loaded::default();
-        if cni_types::is_identifier(network) {
-            self.load_directory(&self.root.join(network), &mut loaded);
-        }
-        loaded
+        Loaded::by(|put| {
+            let mut unreadable = Vec::new();
+            if cni_types::is_identifier(network) {
+                self.read_directory(&self.root.join(network), put, &mut unreadable);
+            }
+            unreadable
+        })
     }
 
     /// Whose files stand in `network`, finished or not, without a look into them.
@@ -173,7 +182,7 @@ impl Store {
             self.key_of(&path.with_file_name(name.strip_prefix(UNFINISHED).unwrap_or(name)))
         };
         let mut keys: Vec<RecordKey> = if cni_types::is_identifier(network) {
-            entries(&self.root.join(network)).unwrap_or_default().into_iter().filter_map(finished).collect()
+            entries(&self.root.join(network)).flatten().filter_map(finished).collect()
         } else {
             Vec::new()
         };
@@ -182,42 +191,53 @@ impl Store {
         keys
     }
 
-    fn load_directory(&self, network: &Path, loaded: &mut Loaded) {
-        let is_unfinished = |path: &&PathBuf| {
+    fn read_directory(&self, network: &Path, put: &mut dyn FnMut(Record), unreadable: &mut Vec<Unreadable>) {
+        let is_unfinished = |path: &Path| {
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()))
         };
-        for path in loaded.note(network, entries(network)).iter().filter(|path| !is_unfinished(path)) {
-            let Some(key) = self.key_of(path) else {
-                let reason = "not the name of a record".to_owned();
-                loaded.unreadable.push(Unreadable { path: path.clone(), reason });
+        for entry in entries(network) {
+            let Some(path) = note(entry, network, unreadable) else { continue };
+            if is_unfinished(&path) {
+                continue;
+            }
+            let Some(key) = self.key_of(&path) else {
+                unreadable.push(Unreadable { path, reason: "not the name of a record".to_owned() });
                 continue;
             };
             match self.read(&key) {
-                Ok(record) => loaded.records.extend(record),
-                Err(unreadable) => loaded.unreadable.push(unreadable),
+                Ok(record) => record.into_iter().for_each(&mut *put),
+                Err(wrong) => unreadable.push(wrong),
             }
         }
     }
 }
 
 impl Loaded {
-    /// What was `listed`; what could not be is noted.
-    fn note(&mut self, directory: &Path, listed: io::Result<Vec<PathBuf>>) -> Vec<PathBuf> {
-        listed.unwrap_or_else(|error| {
-            self.unreadable.push(Unreadable { path: directory.to_owned(), reason: error.to_string() });
-            Vec::new()
-        })
+    fn by(read: impl FnOnce(&mut dyn FnMut(Record)) -> Vec<Unreadable>) -> Self {
+        let mut records = Vec::new();
+        let unreadable = read(&mut |record| records.push(record));
+        Self { records, unreadable }
     }
 }
 
-/// What stands in `directory`; nothing when it does not exist.
-fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let listed = fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry: DirEntry| entry.path())).collect());
-    match listed {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        listed => listed,
-    }
+/// The path that was listed in `directory`; what could not be is noted.
+fn note(listed: io::Result<PathBuf>, directory: &Path, unreadable: &mut Vec<Unreadable>) -> Option<PathBuf> {
+    listed
+        .map_err(|error| {
+            unreadable.push(Unreadable { path: directory.to_owned(), reason: error.to_string() });
+        })
+        .ok()
+}
+
+/// What stands in `directory`, as it is read; nothing when it does not exist.
+fn entries(directory: &Path) -> impl Iterator<Item = io::Result<PathBuf>> + use<> {
+    let (listing, failure) = match fs::read_dir(directory) {
+        Ok(listing) => (Some(listing), None),
+        Err(error) if error.kind() == ErrorKind::NotFound => (None, None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let paths = listing.into_iter().flatten().map(|entry| entry.map(|entry: DirEntry| entry.path()));
+    paths.chain(failure)
 }
 
 fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
