@@ -131,7 +131,10 @@ fn filter_by_vlan<'a>(
         );
         return Err(Error::new(ErrorCode::UNSUPPORTED_FIELD, reason));
     }
-    host.set_vlan_filtering(index, true).map_err(failed)?;
+    host.set_vlan_filtering(index, true).map_err(|failure| match failure.is(Errno::EOPNOTSUPP) {
+        true => no_vlan_filtering(name),
+        false => failed(failure),
+    })?;
     undo.push("have the bridge filter by VLAN no more", move || {
         take_back(home, index, |host| host.set_vlan_filtering(index, false))
     });
