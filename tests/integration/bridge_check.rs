@@ -108,6 +108,7 @@ fn damage_in_the_container_is_named() {
         ("ip route delete 10.9.0.0/16", "route 10.9.0.0/16 via 10.1.2.1 is missing"),
         ("ip route change 10.9.0.0/16 via 10.1.2.1 mtu 1300 advmss 1300", "MTU of route 10.9.0.0/16"),
         ("ip link set eth0 address 02:00:00:00:00:78", "hardware address of \"eth0\" is 02:00:00:00:00:78"),
+        ("sysctl -w net.ipv6.conf.eth0.accept_ra=2", "\"eth0\" accepts router advertisements"),
         ("ip link set eth0 down", "interface \"eth0\" of the container is down"),
         ("ip link delete eth0", "interface \"eth0\" is missing in the container"),
     ] {

@@ -2,9 +2,11 @@
 
 mod aliases;
 mod bad_input;
+mod bridge_by_hand;
 mod bridge_check;
 mod bridge_faults;
 mod bridge_life;
+mod bridge_ports;
 mod bridge_rules;
 mod dns_names;
 mod dual_stack;

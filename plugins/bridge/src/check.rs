@@ -17,6 +17,7 @@ use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
+use crate::sysctl::Ipv6Switch;
 use crate::{predecessor, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
@@ -95,6 +96,9 @@ impl Comparison<'_> {
         let maker = self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
         if let Some(bridge) = &bridge {
             self.gateway(&mut host, bridge)?;
+        }
+        if maker == Some(Maker::Ours) && end.is_some() && !self.settings.leave_container_down {
+            self.switches()?;
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
             self.differences.extend(rules::verify(self.settings, self.identity, self.plan, mac)?);
@@ -189,6 +193,17 @@ impl Comparison<'_> {
             self.routes(container, link.index)?;
         }
         Ok(Some(link))
+    }
+
+    /// That the container believes no other router than its gateway.
+    fn switches(&mut self) -> Result<(), Error> {
+        let ifname = self.identity.attachment().ifname();
+        let believes_routers =
+            self.netns.visit(self.home, || sysctl::is_ipv6_on(ifname, Ipv6Switch::AcceptRa))?;
+        if self.settings.is_gateway() && believes_routers {
+            self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
+        }
+        Ok(())
     }
 
     fn routes(&mut self, container: &mut Netlink, index: u32) -> Result<(), Failure> {

@@ -67,6 +67,29 @@ pub(crate) enum Ipv6Switch {
 /// # Errors
 /// Code 5 with the file.
 pub(crate) fn set_ipv6(ifname: &str, switch: Ipv6Switch, on: bool) -> Result<(), Error> {
+    let path = ipv6_path(ifname, switch);
+    match write_io(&path, if on { "1" } else { "0" }) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format_args!("write {path}"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a switch of the link called `ifname` is on, in whatever way; `false` where there is no IPv6.
+///
+/// # Errors
+/// Code 5 with the file.
+pub(crate) fn is_ipv6_on(ifname: &str, switch: Ipv6Switch) -> Result<bool, Error> {
+    let path = ipv6_path(ifname, switch);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim_end() != "0"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format_args!("read {path}"), &error)),
+    }
+}
+
+fn ipv6_path(ifname: &str, switch: Ipv6Switch) -> String {
     let name = match switch {
         Ipv6Switch::Disable => "disable_ipv6",
         Ipv6Switch::AcceptRa => "accept_ra",
@@ -74,13 +97,7 @@ pub(crate) fn set_ipv6(ifname: &str, switch: Ipv6Switch, on: bool) -> Result<(),
         Ipv6Switch::Announce => "ndisc_notify",
         Ipv6Switch::KeepAddressOnDown => "keep_addr_on_down",
     };
-    let path = format!("/proc/sys/net/ipv6/conf/{ifname}/{name}");
-    match write_io(&path, if on { "1" } else { "0" }) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format_args!("write {path}"), &error))
-        }
-        _ => Ok(()),
-    }
+    format!("/proc/sys/net/ipv6/conf/{ifname}/{name}")
 }
 
 fn read(path: &str) -> Result<String, Error> {

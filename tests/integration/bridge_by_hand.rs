@@ -1,0 +1,129 @@
+//! What a person types: `bridge list`, `show`, `repair` and `prune`, compared with what the kernel says.
+
+use integration_tests::{Container, Network, Output, Suite, World};
+use serde_json::{Value, json};
+
+/// Two containers on the network `net`, configured where a person's runtime would have it.
+struct Story {
+    world: World,
+    network: Network,
+    containers: Vec<Container>,
+    path: String,
+}
+
+impl Story {
+    #[track_caller]
+    fn new() -> Self {
+        let world = World::new();
+        let path = world.install_plugins();
+        let list = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{
+            "type": "bridge", "bridge": "br-net", "isDefaultGateway": true, "ipMasq": true,
+            "ingressPolicy": "same-bridge",
+            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
+        }] });
+        world.write("/run/net.d/net.conflist", list.to_string());
+        let network = Network::new(&world, list);
+        let containers: Vec<Container> = ["one", "two"].map(|name| world.container(name)).into();
+        for container in &containers {
+            network.attach(container);
+        }
+        Self { world, network, containers, path }
+    }
+
+    fn bridge(&self, arguments: &[&str]) -> Output {
+        let program = Suite::Ours.binary("bridge").display().to_string();
+        let command =
+            self.world.host().command(std::iter::once(program.as_str()).chain(arguments.iter().copied()));
+        command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path).run()
+    }
+
+    /// A value that `ip -json` shows of a link on the host.
+    fn kernel(&self, link: &str, key: &str) -> Value {
+        let shown = self.world.host().run(&format!("ip -json link show dev {link}")).json();
+        shown[0][key].clone()
+    }
+}
+
+#[test]
+fn list_and_show_say_what_the_kernel_says() {
+    let story = Story::new();
+    let listed = story.bridge(&["list", "--json"]).json();
+    assert_eq!(listed["networks"].as_array().map(Vec::len), Some(1), "{listed}");
+    let shown = story.bridge(&["show", "net", "--json"]).json();
+    assert_eq!(shown, listed["networks"][0]);
+    assert_eq!(shown["bridge"]["mac"], story.kernel("br-net", "address"));
+    assert_eq!(shown["bridge"]["mtu"], story.kernel("br-net", "mtu"));
+    assert_eq!(shown["bridge"]["addresses"], json!(["10.1.0.1/16"]));
+    for (index, container) in story.containers.iter().enumerate() {
+        let attachment = &shown["attachments"][index];
+        assert_eq!(attachment["containerId"], container.name());
+        let inside = container.run("ip -json link show dev eth0").json();
+        assert_eq!(attachment["mac"], inside[0]["address"]);
+        assert_eq!(attachment["addresses"], json!([format!("10.1.0.{}/16", index + 2)]));
+        assert_eq!((&attachment["state"], &attachment["rules"]), (&json!("up"), &json!(true)));
+        let host_veth = attachment["hostVeth"].as_str().unwrap();
+        assert_eq!(story.kernel(host_veth, "master"), "br-net");
+    }
+    let text = story.bridge(&["show", "net"]).success().to_owned();
+    for part in ["br-net", "10.1.0.1/16", "one eth0 (up)", "two eth0 (up)", "10.1.0.3/16"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    story.containers[0].run("ip link set eth0 down").success();
+    let shown = story.bridge(&["show", "net", "--json"]).json();
+    assert_ne!(shown["attachments"][0]["state"], "up");
+    story.bridge(&["show", "nothing"]).failure();
+}
+
+#[test]
+fn the_graph_has_every_attachment_once() {
+    let story = Story::new();
+    let graph = story.bridge(&["show", "net", "--dot"]).success().to_owned();
+    assert!(graph.starts_with("graph \"net\" {") && graph.contains("br-net"), "{graph}");
+    for container in &story.containers {
+        assert_eq!(graph.matches(&format!("label=\"{}\"", container.name())).count(), 1, "{graph}");
+    }
+    assert_eq!(graph.matches("bridge -- ").count(), 2, "{graph}");
+}
+
+#[test]
+fn show_names_the_chain_of_others_that_drops() {
+    let story = Story::new();
+    let obstacles = || story.bridge(&["show", "net", "--json"]).json()["obstacles"].clone();
+    assert_eq!(obstacles(), json!([]));
+    story.world.host().run("iptables -P FORWARD DROP").success();
+    assert_eq!(obstacles(), json!(["ip filter FORWARD: policy drop"]));
+    assert!(story.bridge(&["show", "net"]).success().contains("dropped by ip filter FORWARD"));
+    for direction in ["-i", "-o"] {
+        story.world.host().run(&format!("iptables -I FORWARD {direction} br-net -j ACCEPT")).success();
+    }
+    assert_eq!(obstacles(), json!([]));
+}
+
+#[test]
+fn repair_brings_the_flushed_rules_back() {
+    let story = Story::new();
+    let rules = || story.world.host().run("nft -s list ruleset").success().to_owned();
+    let count = |text: &str| text.matches("net/").count();
+    let before = rules();
+    story.world.host().run("nft flush ruleset").success();
+    assert_eq!(story.bridge(&["show", "net", "--json"]).json()["attachments"][0]["rules"], json!(false));
+    assert!(story.bridge(&["repair", "net"]).success().contains("repaired: "));
+    assert_eq!(count(&rules()), count(&before));
+    assert_eq!(story.bridge(&["repair"]).success(), "");
+    for container in &story.containers {
+        story.network.check(&integration_tests::Attachment::of(container)).unwrap();
+    }
+}
+
+#[test]
+fn prune_removes_what_nobody_uses_and_only_that() {
+    let story = Story::new();
+    story.world.host().run("ip link add br-foreign type bridge").success();
+    assert_eq!(story.bridge(&["prune"]).success(), "");
+    for container in &story.containers {
+        story.network.detach(container);
+    }
+    assert_eq!(story.bridge(&["prune"]).success(), "removed bridge br-net\n");
+    let left = story.world.host().run("ip -br link show type bridge").success().to_owned();
+    assert!(left.starts_with("br-foreign") && left.lines().count() == 1, "{left}");
+}
