@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
+use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator, parse_i32, parse_u32};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort,
@@ -15,6 +15,27 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use super::{Failure, Netlink};
 use crate::mac::Mac;
 
+/// Size of `struct ifinfomsg` in bytes.
+const IFINFOMSG_LEN: usize = 16;
+
+// Numbers of include/uapi/linux/if_link.h.
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
@@ -316,8 +337,8 @@ impl Netlink {
 
     fn link(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Option<Link>, Failure> {
         let request = request.append_extra_attribute(without_statistics()).build();
-        match self.get(RouteNetlinkMessage::GetLink(request)) {
-            Ok(answer) => read(answer).map(Some).ok_or(Failure::NoAnswer),
+        match self.get_link(RouteNetlinkMessage::GetLink(request)) {
+            Ok(answer) => read(&answer).map(Some).ok_or(Failure::NoAnswer),
             Err(failure) if failure.is(Errno::ENODEV) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -325,19 +346,19 @@ impl Netlink {
 
     /// Every link of the namespace.
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, Failure> {
-        self.dump_links(LinkMessageBuilder::<LinkUnspec>::new())
+        self.all_links(LinkMessageBuilder::<LinkUnspec>::new())
     }
 
     /// Every link that is a port of the bridge.
     pub(crate) fn ports(&mut self, bridge: u32) -> Result<Vec<Link>, Failure> {
-        let links = self.dump_links(LinkMessageBuilder::<LinkUnspec>::new().controller(bridge))?;
+        let links = self.all_links(LinkMessageBuilder::<LinkUnspec>::new().controller(bridge))?;
         Ok(links.into_iter().filter(|link| link.controller == Some(bridge)).collect())
     }
 
-    fn dump_links(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Vec<Link>, Failure> {
+    fn all_links(&mut self, request: LinkMessageBuilder<LinkUnspec>) -> Result<Vec<Link>, Failure> {
         let request = request.append_extra_attribute(without_statistics()).build();
-        let answers = self.dump(&RouteNetlinkMessage::GetLink(request))?;
-        Ok(answers.into_iter().filter_map(read).collect())
+        let answers = self.dump_links(&RouteNetlinkMessage::GetLink(request))?;
+        Ok(answers.iter().filter_map(|answer| read(answer)).collect())
     }
 
     /// Whether the caller may change links here, asked without changing any.
@@ -381,11 +402,13 @@ fn veth_end(end: NewVethEnd<'_>, mtu: u32) -> LinkMessageBuilder<LinkUnspec> {
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))
 }
 
-fn read(answer: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = answer else { return None };
-    let flags = message.header.flags;
+/// Reads what the kernel says about a link: `struct ifinfomsg` (rtnetlink(7)) and attributes.
+fn read(octets: &[u8]) -> Option<Link> {
+    let (header, attributes) = octets.split_first_chunk::<IFINFOMSG_LEN>()?;
+    let number = |at: usize| header[at..].first_chunk().map(|octets| u32::from_ne_bytes(*octets));
+    let flags = LinkFlags::from_bits_retain(number(8)?);
     let mut link = Link {
-        index: message.header.index,
+        index: number(4)?,
         name: String::new(),
         mac: None,
         mtu: 0,
@@ -400,53 +423,76 @@ fn read(answer: RouteNetlinkMessage) -> Option<Link> {
         port: None,
         vlan_filtering: false,
     };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(bytes).ok().map(Mac::from),
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::OperState(state) => link.operational = state == State::Up,
-            LinkAttribute::Controller(index) => link.controller = Some(index),
-            LinkAttribute::Link(index) => link.peer = Some(index),
-            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
-            LinkAttribute::IfAlias(alias) => link.alias = alias,
-            LinkAttribute::LinkInfo(infos) => read_info(infos, &mut link),
+    for attribute in each(attributes) {
+        let value = attribute.value();
+        match attribute.kind() {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_ADDRESS => link.mac = <[u8; 6]>::try_from(value).ok().map(Mac::from),
+            IFLA_MTU => link.mtu = parse_u32(value).unwrap_or_default(),
+            IFLA_OPERSTATE => link.operational = value == [u8::from(State::Up)],
+            IFLA_MASTER => link.controller = parse_u32(value).ok(),
+            IFLA_LINK => link.peer = parse_u32(value).ok(),
+            IFLA_LINK_NETNSID => link.peer_netns = parse_i32(value).ok(),
+            IFLA_IFALIAS => link.alias = text(value),
+            IFLA_LINKINFO => read_info(value, &mut link),
             _ => {}
         }
     }
     Some(link)
 }
 
-fn read_info(infos: Vec<LinkInfo>, link: &mut Link) {
-    for info in infos {
-        match info {
-            LinkInfo::Kind(InfoKind::Bridge) => link.kind = Kind::Bridge,
-            LinkInfo::Kind(InfoKind::Veth) => link.kind = Kind::Veth,
-            LinkInfo::Data(InfoData::Bridge(infos)) => {
-                link.vlan_filtering = infos.contains(&InfoBridge::VlanFiltering(true));
+fn read_info(octets: &[u8], link: &mut Link) {
+    let mut port_of_bridge = false;
+    for info in each(octets) {
+        let value = info.value();
+        match info.kind() {
+            IFLA_INFO_KIND => {
+                link.kind = match text(value).as_str() {
+                    "bridge" => Kind::Bridge,
+                    "veth" => Kind::Veth,
+                    _ => Kind::Other,
+                }
             }
-            LinkInfo::PortData(InfoPortData::BridgePort(infos)) => {
-                link.port = Some(PortState {
-                    hairpin: infos.contains(&InfoBridgePort::HairpinMode(true)),
-                    isolated: infos.contains(&InfoBridgePort::Isolated(true)),
-                    state: admission(&infos),
-                });
+            IFLA_INFO_DATA if link.kind == Kind::Bridge => {
+                link.vlan_filtering =
+                    each(value).any(|data| data.kind() == IFLA_BR_VLAN_FILTERING && data.value() == [1]);
             }
+            IFLA_INFO_SLAVE_KIND => port_of_bridge = text(value) == "bridge",
+            IFLA_INFO_SLAVE_DATA if port_of_bridge => link.port = Some(read_port(value)),
             _ => {}
         }
     }
 }
 
-fn admission(infos: &[InfoBridgePort]) -> Admission {
-    let state = infos.iter().find_map(|info| match info {
-        InfoBridgePort::State(state) => Some(state),
-        _ => None,
-    });
-    match state {
-        Some(BridgePortState::Forwarding) => Admission::Forwarding,
-        Some(BridgePortState::Listening | BridgePortState::Learning | BridgePortState::Blocking) => {
-            Admission::Held
+fn read_port(octets: &[u8]) -> PortState {
+    let mut port = PortState { hairpin: false, isolated: false, state: Admission::Disabled };
+    for data in each(octets) {
+        let value = data.value();
+        match data.kind() {
+            IFLA_BRPORT_STATE => port.state = admission(value),
+            IFLA_BRPORT_MODE => port.hairpin = value == [1],
+            IFLA_BRPORT_ISOLATED => port.isolated = value == [1],
+            _ => {}
         }
-        _ => Admission::Disabled,
     }
+    port
+}
+
+fn admission(state: &[u8]) -> Admission {
+    let is = |wanted: BridgePortState| state == [u8::from(wanted)];
+    if is(BridgePortState::Forwarding) {
+        return Admission::Forwarding;
+    }
+    let held = [BridgePortState::Listening, BridgePortState::Learning, BridgePortState::Blocking];
+    if held.into_iter().any(is) { Admission::Held } else { Admission::Disabled }
+}
+
+/// The attributes in `octets`, up to the first that is malformed.
+fn each(octets: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+    NlasIterator::new(octets).map_while(Result::ok)
+}
+
+/// A text without the NUL at its end.
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets.strip_suffix(&[0]).unwrap_or(octets)).into_owned()
 }

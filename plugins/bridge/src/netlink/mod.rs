@@ -9,6 +9,7 @@
 pub(crate) mod addr;
 pub(crate) mod events;
 pub(crate) mod link;
+mod message;
 pub(crate) mod neigh;
 pub(crate) mod nsid;
 pub(crate) mod route;
@@ -26,13 +27,15 @@ use futures_util::Stream as _;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
-use rtnetlink::Handle;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::proto::Connection;
+use rtnetlink::proto::{Connection, ConnectionHandle, new_connection_with_socket};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, Socket, SocketAddr};
+
+use self::message::Message;
 
 /// Longest wait for one answer. The kernel answers at once unless the routing lock is held by somebody else.
 const ANSWER_TIMEOUT_SECONDS: i64 = 20;
@@ -80,14 +83,14 @@ impl Failure {
 
 /// A connection to the kernel's routing tables, in the network namespace that it was opened in.
 pub(crate) struct Netlink {
-    connection: Connection<RouteNetlinkMessage, Blocking>,
-    handle: Handle,
+    connection: Connection<Message, Blocking>,
+    handle: ConnectionHandle<Message>,
 }
 
 impl Netlink {
     /// Opens a connection in the namespace that the calling thread is in; it stays there wherever the thread goes.
     pub(crate) fn open() -> Result<Self, Failure> {
-        let (connection, handle, _unsolicited) = rtnetlink::new_connection_with_socket::<Blocking>()?;
+        let (connection, handle, _unsolicited) = new_connection_with_socket(NETLINK_ROUTE)?;
         Ok(Self { connection, handle })
     }
 
@@ -101,14 +104,32 @@ impl Netlink {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
-    /// Asks for one object.
+    /// Asks for one object that is no link.
     fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Failure> {
+        self.one(message)?.into_typed().ok_or(Failure::NoAnswer)
+    }
+
+    /// Asks for one link.
+    fn get_link(&mut self, message: RouteNetlinkMessage) -> Result<Box<[u8]>, Failure> {
+        self.one(message)?.into_link().ok_or(Failure::NoAnswer)
+    }
+
+    fn one(&mut self, message: RouteNetlinkMessage) -> Result<Message, Failure> {
         let (mut answers, _) = self.exchange(message, NLM_F_REQUEST)?;
         answers.pop().ok_or(Failure::NoAnswer)
     }
 
-    /// Reads a whole table, or the part of it that the request names.
+    /// Reads a whole table that is not the links', or the part of it that the request names.
     fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Failure> {
+        Ok(self.table(message)?.into_iter().filter_map(Message::into_typed).collect())
+    }
+
+    /// Reads all links, or those that the request names.
+    fn dump_links(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Box<[u8]>>, Failure> {
+        Ok(self.table(message)?.into_iter().filter_map(Message::into_link).collect())
+    }
+
+    fn table(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Message>, Failure> {
         for _ in 0..DUMP_ATTEMPTS {
             let (answers, Dump { interrupted }) =
                 self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
@@ -124,11 +145,11 @@ impl Netlink {
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<(Vec<RouteNetlinkMessage>, Dump), Failure> {
-        let mut request = NetlinkMessage::from(message);
+    ) -> Result<(Vec<Message>, Dump), Failure> {
+        let mut request = NetlinkMessage::from(Message::Typed(message));
         request.header.flags = flags;
-        let mut responses =
-            pin!(self.handle.request(request).map_err(|error| io::Error::other(error.to_string()))?);
+        let responses = self.handle.request(request, SocketAddr::new(0, 0));
+        let mut responses = pin!(responses.map_err(|error| io::Error::other(error.to_string()))?);
         let mut answers = Vec::new();
         let mut dump = Dump { interrupted: false };
         let mut context = Context::from_waker(Waker::noop());
