@@ -192,8 +192,8 @@ fn world_with_dpkg() -> World {
     let world = World::new();
     let host = world.host();
     for dir in ["usr", "opt"] {
-        host.run(&format!("mkdir -p /run/upper/{dir} /run/work/{dir}")).success();
-        let layers = format!("lowerdir=/{dir},upperdir=/run/upper/{dir},workdir=/run/work/{dir}");
+        host.run(&format!("mkdir -p /run/upper/{dir} /run/layer/{dir}")).success();
+        let layers = format!("lowerdir=/{dir},upperdir=/run/upper/{dir},workdir=/run/layer/{dir}");
         host.run(&format!("mount -t overlay overlay -o {layers} /{dir}")).success();
     }
     host.run("rm -rf /usr/lib/cni /opt/cni").success();
