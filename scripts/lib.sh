@@ -42,8 +42,11 @@ install_packages() {
         die "no apt-get here; please install by hand what provides: $*"
     fi
     say "installing packages: $*"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    # Bounded in time, also where another apt-get holds the lock: a test run must not hang here.
+    local options=(-qq -o Acquire::Retries=2 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120)
+    as_root timeout --foreground 180 apt-get "${options[@]}" update
+    as_root timeout --foreground 600 env DEBIAN_FRONTEND=noninteractive \
+        apt-get "${options[@]}" install -y --no-install-recommends "$@" >/dev/null
 }
 
 go_at_least() {

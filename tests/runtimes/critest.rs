@@ -2,6 +2,7 @@
 //! containers that share a pod's network.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use integration_tests::{Output, fixture};
 
@@ -31,6 +32,7 @@ fn critest(site: &Site) -> Output {
             SPECS,
             "-ginkgo.skip=metrics",
         ])
+        .bound(Duration::from_secs(600))
         .run()
 }
 

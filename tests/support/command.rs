@@ -1,14 +1,14 @@
 //! Commands in a world: built, run, and what they printed.
 //!
-//! A command ends when it has exited *and* its output is closed, as a runtime waits for a plugin; one that takes a
-//! minute is killed and fails the test.
+//! A command ends when it has exited *and* its output is closed, as a runtime waits for a plugin; one that takes longer
+//! than its bound is killed and fails the test.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{Read, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -30,6 +30,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
 pub struct Cmd {
     command: Command,
     stdin: Vec<u8>,
+    bound: Duration,
     shown: String,
 }
 
@@ -38,7 +39,12 @@ impl Cmd {
         let words: Vec<_> = argv.iter().map(|word| word.as_ref().to_string_lossy()).collect();
         let mut command = space.enter();
         command.args(argv).current_dir("/").env_clear().envs(ENVIRONMENT);
-        Self { command, stdin: Vec::new(), shown: format!("[{}] {}", space.name(), words.join(" ")) }
+        Self {
+            command,
+            stdin: Vec::new(),
+            bound: BOUND,
+            shown: format!("[{}] {}", space.name(), words.join(" ")),
+        }
     }
 
     /// Sets a variable, also to nothing.
@@ -56,6 +62,12 @@ impl Cmd {
     /// What the command reads; nothing when not set.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = bytes.into();
+        self
+    }
+
+    /// Lets the command take so long; two minutes when not set.
+    pub fn bound(mut self, bound: Duration) -> Self {
+        self.bound = bound;
         self
     }
 
@@ -82,7 +94,7 @@ impl Cmd {
         }
         let stdout = Stream::follow(child.stdout.take());
         let stderr = Stream::follow(child.stderr.take());
-        Running { child, stdout, stderr, shown: self.shown }
+        Running { child, stdout, stderr, bound: self.bound, shown: self.shown }
     }
 }
 
@@ -92,6 +104,7 @@ pub struct Running {
     child: Child,
     stdout: Stream,
     stderr: Stream,
+    bound: Duration,
     shown: String,
 }
 
@@ -99,10 +112,10 @@ impl Running {
     /// Waits until the command has printed `text`.
     ///
     /// # Panics
-    /// When it ends without, or does not within a minute.
+    /// When it ends without, or does not within its bound.
     #[track_caller]
     pub fn wait_for(self, text: &str) -> Self {
-        let printed = self.stdout.wait(|so_far| String::from_utf8_lossy(so_far).contains(text));
+        let printed = self.stdout.wait(self.bound, |so_far| String::from_utf8_lossy(so_far).contains(text));
         assert!(printed, "{} did not print {text:?}: {}", self.shown, self.stderr.text());
         self
     }
@@ -130,13 +143,13 @@ impl Running {
     /// Waits for the end of the command and of its output.
     ///
     /// # Panics
-    /// When that takes more than a minute.
+    /// When that takes longer than its bound.
     #[track_caller]
     pub fn wait(mut self) -> Output {
         for (name, stream) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
-            if !stream.wait(|_| false) && !stream.is_closed() {
+            if !stream.wait(self.bound, |_| false) && !stream.is_closed() {
                 self.kill();
-                panic!("{}: {name} still open after {} s", self.shown, BOUND.as_secs());
+                panic!("{}: {name} still open after {} s", self.shown, self.bound.as_secs());
             }
         }
         let status = self.child.wait().unwrap_or_else(|error| panic!("{}: {error}", self.shown));
@@ -247,8 +260,8 @@ impl Stream {
     }
 
     /// Waits until `enough` is true of what was printed; false when the stream closes or the bound passes before.
-    fn wait(&self, enough: impl Fn(&[u8]) -> bool) -> bool {
-        let end = Instant::now() + BOUND;
+    fn wait(&self, bound: Duration, enough: impl Fn(&[u8]) -> bool) -> bool {
+        let end = Instant::now() + bound;
         let mut content = self.lock();
         loop {
             if enough(&content.bytes) {

@@ -152,7 +152,7 @@ impl<'a> Containerd<'a> {
         let program = Site::installed("crictl");
         let endpoint = format!("unix://{SOCKET}");
         let options =
-            ["--config", "/run/ctd/crictl.yaml", "--runtime-endpoint", &endpoint, "--timeout", "50s"];
+            ["--config", "/run/ctd/crictl.yaml", "--runtime-endpoint", &endpoint, "--timeout", "110s"];
         let program = [program.to_str().expect("the cache has a plain path")];
         let words = program.into_iter().chain(options).chain(line.split_whitespace());
         self.site.host().command(words)

@@ -7,6 +7,35 @@ use serde_json::{Value, json};
 
 use crate::support::{Containerd, Release, Site};
 
+/// The stories that both releases are told, as tests of the module that it stands in.
+macro_rules! stories_on {
+    ($release:expr) => {
+        stories_on! { $release;
+            pods_find_each_other
+            example_for_kubernetes_serves_pods
+            pod_that_cannot_start_leaves_nothing
+            network_that_cannot_work_is_told_and_mended
+            pod_whose_namespace_is_gone_leaves_nothing
+            pod_joins_two_networks_at_once
+            twenty_pods_at_once_get_addresses_of_their_own
+            network_changed_under_running_pods_lets_go_of_the_old_ones
+            pods_outlive_a_killed_containerd
+            ctr_runs_on_the_network
+        }
+    };
+    ($release:expr; $($story:ident)*) => {
+        $(
+            #[test]
+            fn $story() {
+                super::$story($release);
+            }
+        )*
+    };
+}
+
+mod v1_6;
+mod v2_4;
+
 /// A site with the example for containerd in place.
 #[track_caller]
 fn site() -> Site {
@@ -239,170 +268,4 @@ fn run_detached_and_remove(containerd: &Containerd<'_>, release: Release) -> Str
     containerd.ctr(&format!("task rm {id}")).run().success();
     containerd.ctr(&format!("container rm {id}")).run().success();
     id
-}
-
-#[test]
-fn pods_find_each_other_on_1_6() {
-    pods_find_each_other(Release::V1_6);
-}
-
-#[test]
-fn pods_find_each_other_on_2_4() {
-    pods_find_each_other(Release::V2_4);
-}
-
-#[test]
-fn example_for_kubernetes_serves_pods_on_1_6() {
-    example_for_kubernetes_serves_pods(Release::V1_6);
-}
-
-#[test]
-fn example_for_kubernetes_serves_pods_on_2_4() {
-    example_for_kubernetes_serves_pods(Release::V2_4);
-}
-
-#[test]
-fn pod_that_cannot_start_leaves_nothing_on_1_6() {
-    pod_that_cannot_start_leaves_nothing(Release::V1_6);
-}
-
-#[test]
-fn pod_that_cannot_start_leaves_nothing_on_2_4() {
-    pod_that_cannot_start_leaves_nothing(Release::V2_4);
-}
-
-#[test]
-fn network_that_cannot_work_is_told_and_mended_on_1_6() {
-    network_that_cannot_work_is_told_and_mended(Release::V1_6);
-}
-
-#[test]
-fn network_that_cannot_work_is_told_and_mended_on_2_4() {
-    network_that_cannot_work_is_told_and_mended(Release::V2_4);
-}
-
-#[test]
-fn pod_whose_namespace_is_gone_leaves_nothing_on_1_6() {
-    pod_whose_namespace_is_gone_leaves_nothing(Release::V1_6);
-}
-
-#[test]
-fn pod_whose_namespace_is_gone_leaves_nothing_on_2_4() {
-    pod_whose_namespace_is_gone_leaves_nothing(Release::V2_4);
-}
-
-#[test]
-fn pod_joins_two_networks_at_once_on_1_6() {
-    pod_joins_two_networks_at_once(Release::V1_6);
-}
-
-#[test]
-fn pod_joins_two_networks_at_once_on_2_4() {
-    pod_joins_two_networks_at_once(Release::V2_4);
-}
-
-#[test]
-fn twenty_pods_at_once_get_addresses_of_their_own_on_1_6() {
-    twenty_pods_at_once_get_addresses_of_their_own(Release::V1_6);
-}
-
-#[test]
-fn twenty_pods_at_once_get_addresses_of_their_own_on_2_4() {
-    twenty_pods_at_once_get_addresses_of_their_own(Release::V2_4);
-}
-
-#[test]
-fn network_changed_under_running_pods_lets_go_of_the_old_ones_on_1_6() {
-    network_changed_under_running_pods_lets_go_of_the_old_ones(Release::V1_6);
-}
-
-#[test]
-fn network_changed_under_running_pods_lets_go_of_the_old_ones_on_2_4() {
-    network_changed_under_running_pods_lets_go_of_the_old_ones(Release::V2_4);
-}
-
-#[test]
-fn pods_outlive_a_killed_containerd_1_6() {
-    pods_outlive_a_killed_containerd(Release::V1_6);
-}
-
-#[test]
-fn pods_outlive_a_killed_containerd_2_4() {
-    pods_outlive_a_killed_containerd(Release::V2_4);
-}
-
-#[test]
-fn ctr_of_1_6_runs_on_the_network() {
-    ctr_runs_on_the_network(Release::V1_6);
-}
-
-#[test]
-fn ctr_of_2_4_runs_on_the_network() {
-    ctr_runs_on_the_network(Release::V2_4);
-}
-
-#[test]
-fn ctr_of_2_4_lets_go_of_what_it_detached() {
-    let site = site();
-    let containerd = Containerd::start(&site, Release::V2_4);
-    run_detached_and_remove(&containerd, Release::V2_4);
-    containerd.stop();
-    site.assert_nothing_is_left(&["cni0"]);
-}
-
-#[test]
-fn what_ctr_of_1_6_forgets_is_found_by_the_next_container_of_that_id_and_by_gc() {
-    let site = site();
-    let containerd = Containerd::start(&site, Release::V1_6);
-    let id = run_detached_and_remove(&containerd, Release::V1_6);
-    // It sends no DEL, so the lease stands; the next container of that id takes its place.
-    let again = containerd
-        .ctr(&format!("run --rm --cni {} {id} ip -o address show eth0", crate::support::IMAGE))
-        .run();
-    assert!(again.success().contains("10.85.0."), "{again}");
-    run_detached_and_remove(&containerd, Release::V1_6);
-    containerd.stop();
-    for (index, plugin) in ["bridge", "portmap", "alias-dns"].into_iter().enumerate() {
-        if plugin == "portmap" {
-            continue;
-        }
-        let mut config = example()["plugins"][index].clone();
-        config["name"] = json!("containerd");
-        config["cniVersion"] = json!("1.1.0");
-        config["cni.dev/valid-attachments"] = json!([]);
-        site.plugin(plugin).verb("GC").env("CNI_PATH", "/opt/cni/bin").config(&config).run().success();
-    }
-    // What it has cached of an attachment, ctr keeps.
-    site.assert_nothing_is_left_but(&["cni0"], &["/var/lib/cni/results/"]);
-}
-
-#[test]
-fn crictl_shows_what_is_wrong_in_our_words() {
-    let site = site();
-    let containerd = Containerd::start(&site, Release::V2_4);
-    let condition = || {
-        let info = containerd.crictl("info").run();
-        let conditions = info.json()["status"]["conditions"].clone();
-        let network =
-            conditions.as_array().into_iter().flatten().find(|one| one["type"] == "NetworkReady").cloned();
-        network.unwrap_or_else(|| panic!("no condition of the network: {info}"))
-    };
-    assert_eq!(condition()["status"], true);
-
-    let mut broken = example();
-    broken["plugins"][0]["ipam"]["ranges"][0][0]["subnet"] = json!("10.85.0.0/33");
-    containerd.use_network(&broken);
-    let mut config = broken["plugins"][0].clone();
-    config["name"] = json!("containerd");
-    config["cniVersion"] = json!("1.1.0");
-    let words =
-        site.plugin("bridge").verb("STATUS").env("CNI_PATH", "/opt/cni/bin").config(&config).run().error(50);
-    let shown = condition();
-    assert_eq!(shown["status"], false);
-    assert!(shown["message"].as_str().is_some_and(|message| message.contains(&words)), "{words}: {shown}");
-
-    containerd.use_network(&example());
-    assert_eq!(condition()["status"], true);
-    containerd.stop();
-    site.assert_nothing_is_left(&["cni0"]);
 }
