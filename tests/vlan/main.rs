@@ -410,3 +410,17 @@ fn check_accepts_what_the_reference_wired() {
     let ours = Story { suite: Suite::Ours, path: reference.path.clone(), world: reference.world.clone() };
     assert_eq!(ours.found(&container, &config, &result), "");
 }
+
+#[test]
+fn the_network_with_a_vlan_that_podman_generates_has_it() {
+    let list: Value =
+        serde_json::from_str(include_str!("../fixtures/podman-4.3-networks/vl.conflist")).unwrap();
+    let mut config = list["plugins"][0].clone();
+    config["cniVersion"] = list["cniVersion"].clone();
+    config["name"] = list["name"].clone();
+    let story = Story::new();
+    let (first, result) = story.attach("c1", &config);
+    assert_eq!(story.vlans(host_veth(&result)), native(7, Vlans::new()));
+    assert_eq!(story.found(&first, &config, &result), "");
+    assert!(first.reaches("10.89.2.1"));
+}
