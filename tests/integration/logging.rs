@@ -1,6 +1,6 @@
 //! The log says what was done and how long it took, where it was asked to, and never gets in the way.
 
-use integration_tests::{Network, Output, World};
+use integration_tests::{Attachment, Network, Output, World};
 use serde_json::{Value, json};
 
 const LOG: &str = "/run/cni.log";
@@ -140,15 +140,25 @@ fn one_file_tells_what_every_plugin_of_the_chain_did() {
     bridge["isGateway"] = json!(true);
     bridge["ipam"] = json!({ "type": "host-local-ipam", "ranges": [[{ "subnet": "172.20.0.0/16" }]] });
     let list = json!({
-        "cniVersion": "1.0.0", "name": "testnet", "plugins": [bridge, entry("alias-dns")]
+        "cniVersion": "1.1.0", "name": "testnet", "plugins": [bridge, entry("alias-dns")]
     });
     let network = Network::new(&world, list);
     let container = world.container("c1");
     network.attach(&container);
+    network.status().unwrap_or_else(|failure| panic!("{failure}"));
+    network.check(&Attachment::of(&container)).unwrap_or_else(|failure| panic!("{failure}"));
+    network.gc(&[&Attachment::of(&container)]).unwrap_or_else(|failure| panic!("{failure}"));
     network.detach(&container);
     let log = world.read(LOG);
     for plugin in ["bridge", "host-local-ipam", "alias-dns"] {
-        for verb in ["ADD", "DEL"] {
+        for verb in ["STATUS", "GC"] {
+            let done = |line: &&str| {
+                line.contains(&format!(" {plugin}["))
+                    && line.contains(&format!("] {verb} testnet INFO: succeeded"))
+            };
+            assert_eq!(log.lines().filter(done).count(), 1, "{plugin} {verb}: {log}");
+        }
+        for verb in ["ADD", "CHECK", "DEL"] {
             let done = |line: &&str| {
                 line.contains(&format!(" {plugin}["))
                     && line.contains(&format!("] {verb} testnet/c1/eth0 INFO: succeeded"))
@@ -161,6 +171,21 @@ fn one_file_tells_what_every_plugin_of_the_chain_did() {
         "installed the rules",
         "gave eth0 its addresses and routes",
         "done with the veth pair",
+        "compared the bridge",
+        "compared the container's interface, addresses and routes",
+        "compared the bridge port",
+        "compared the gateway and forwarding",
+        "compared the rules",
+        "found 1 leases",
+        "read the record",
+        "links can be changed",
+        "rules can be installed",
+        "range set 0 has room",
+        "a server can listen",
+        "done with veth pairs",
+        "done with the rules",
+        "released what no valid attachment holds",
+        "0 records belong to no valid attachment",
     ] {
         assert!(log.lines().any(|line| line.contains(step) && has_duration(line)), "{step}: {log}");
     }

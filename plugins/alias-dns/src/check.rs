@@ -30,11 +30,13 @@ fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Resul
     let key = RecordKey::new(call.conf().name(), call.attachment().clone())?;
     let state = host.state(call.env())?;
     let record = Store::new(&state).read(&key).map_err(|unreadable| difference(&key, unreadable))?;
+    log::debug!("read the record");
     let Some(record) = record else {
         return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
     };
     compare_addresses(&record, result)?;
     if host.answers(&state, &key)? {
+        log::debug!("the server answers by it");
         return Ok(());
     }
     Err(difference(&key, "the server does not answer by its record"))

@@ -30,6 +30,7 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
     {
         log::warn!("network {}: {error}", call.conf().name());
     }
+    log::debug!("{} records removed", removed.len());
     failures.into_iter().next().map_or(Ok(()), Err)
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn status(host: &impl Host, call: &NetworkCall) -> Result<(), Error> 
     if !writable(state.path()) {
         return Err(unavailable(format!("{} cannot be written", state.path().display())));
     }
+    log::debug!("{} can be written", state.path().display());
     let filesystem = nearest_existing(state.path()).and_then(|directory| statvfs(directory).ok());
     // A filesystem that counts no inodes has none in all.
     let is_full = |fs: &nix::sys::statvfs::Statvfs| {
@@ -23,5 +24,7 @@ pub(crate) fn status(host: &impl Host, call: &NetworkCall) -> Result<(), Error> 
     if filesystem.as_ref().is_some_and(is_full) {
         return Err(unavailable(format!("no space left for {}", state.path().display())));
     }
-    host.can_listen().map_err(unavailable)
+    host.can_listen().map_err(unavailable)?;
+    log::debug!("a server can listen");
+    Ok(())
 }

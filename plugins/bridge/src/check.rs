@@ -37,6 +37,7 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     if netns.is(&home).map_err(|error| Error::io("compare network namespaces", &error))? {
         return Err(Error::new(ErrorCode::INVALID_NETNS, "CNI_NETNS is the plugin's own network namespace"));
     }
+    log::debug!("opened the container's namespace");
     if let Some(ipam) = &settings.ipam {
         ipam.check(call.network())?;
     }
@@ -92,16 +93,22 @@ impl Comparison<'_> {
         let failed = |failure: Failure| Error::internal(failure).context("read the state of the kernel");
         let mut host = Netlink::open().map_err(failed)?;
         let bridge = self.bridge(&mut host).map_err(failed)?;
+        log::debug!("compared the bridge");
         let end = self.container(&mut container).map_err(failed)?;
+        log::debug!("compared the container's interface, addresses and routes");
         let maker = self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
+        log::debug!("compared the bridge port");
         if let Some(bridge) = &bridge {
             self.gateway(&mut host, bridge)?;
+            log::debug!("compared the gateway and forwarding");
         }
         if maker == Some(Maker::Ours) && end.is_some() && !self.settings.leave_container_down {
             self.switches()?;
+            log::debug!("compared the container's switches");
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
             self.differences.extend(rules::verify(self.settings, self.identity, self.plan, mac)?);
+            log::debug!("compared the rules");
         }
         Ok(())
     }

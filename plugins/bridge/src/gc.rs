@@ -30,17 +30,20 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
             .collect();
         let bridge = config::bridge_of(call.conf());
         failures.note(remove_links(&mut host, network, bridge.as_deref(), &keep));
+        log::debug!("done with veth pairs");
         failures.note(rules::collect(network, |host_veth| Ok(keep.contains(host_veth))));
+        log::debug!("done with the rules");
         if config::uses_iptables(call.conf()) {
             failures.note(iptables::collect(network, |attachment| valid.contains(attachment)));
+            log::debug!("done with iptables");
         }
     } else {
         let exists = |host_veth: &str| {
             host.link_by_name(host_veth).map(|link| link.is_some()).map_err(Error::internal)
         };
         failures.note(rules::collect(network, exists));
+        log::debug!("done with the rules");
     }
-    log::debug!("done with veth pairs and rules");
     if let Some(name) = config::ipam_type(call.conf()) {
         let cleaned = Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.gc(call));
         failures.note(cleaned);

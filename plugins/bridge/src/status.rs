@@ -13,7 +13,9 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     Netlink::open()
         .and_then(|mut host| host.may_change_links())
         .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
+    log::debug!("links can be changed");
     rules::probe(&settings).map_err(unavailable)?;
+    log::debug!("rules can be installed");
     match &settings.ipam {
         Some(ipam) => ipam.status(call).map_err(unavailable),
         None => Ok(()),

@@ -11,12 +11,14 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     let prev_result = call.conf().prev_result()?;
     let leased = match DiskStore::open_existing(&settings.place)? {
         Some(mut store) => {
+            log::debug!("locked the leases of the network");
             let leased = store.leases_of(call.attachment());
             store.finish();
             leased?
         }
         None => Vec::new(),
     };
+    log::debug!("found {} leases", leased.len());
     if leased.is_empty() {
         return Err(Error::internal(format_args!(
             "host-local: Failed to find address added by container {}",

@@ -13,6 +13,7 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     require_writable(&settings.place).map_err(|error| {
         Error::new(ErrorCode::NOT_AVAILABLE, format!("network {network}: leases cannot be kept: {error}"))
     })?;
+    log::debug!("leases can be kept");
     let Some(mut store) = DiskStore::open_existing(&settings.place)? else { return Ok(()) };
     for (index, set) in settings.sets.iter().enumerate() {
         if !has_room(&mut store, set)? {
@@ -23,6 +24,7 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
                 ),
             ));
         }
+        log::debug!("range set {index} has room");
     }
     Ok(())
 }
