@@ -8,7 +8,7 @@ triple=$(sed -n 's/^target = "\(.*\)"$/\1/p' .cargo/config.toml 2>/dev/null || t
 release_dir=$target_dir/$triple/release
 plugins=(bridge host-local-ipam alias-dns)
 go_needed=1.24
-go_fallback=go1.24.13
+go_fallback=go1.26.6
 
 # Rust and Go where they are usually put, also for a shell that has not read its profile since.
 export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -57,21 +57,28 @@ go_at_least() {
 
 # Prints the Go command that can build the peers.
 usable_go() {
-    if go_at_least $go_needed; then
-        echo go
-        return
-    fi
-    has go || install_packages golang-go
+    local fetched=$peers_dir/$go_fallback/bin/go
+    has go || [ -x "$fetched" ] || install_packages golang-go
     if go_at_least $go_needed; then
         echo go
     elif go_at_least 1.21; then
         echo env GOTOOLCHAIN=auto go
     else
-        say "$(go version) is too old for the reference plugins: fetching $go_fallback with it"
-        GOBIN=$peers_dir/go go install "golang.org/dl/$go_fallback@latest" >&2
-        "$peers_dir/go/$go_fallback" download >&2
-        echo "$peers_dir/go/$go_fallback"
+        [ -x "$fetched" ] || fetch_go "$(dirname "$(dirname "$fetched")")"
+        echo "$fetched"
     fi
+}
+
+# Fetches a newer Go into a directory, as Go itself does since 1.21: as a module.
+fetch_go() {
+    local module=golang.org/toolchain@v0.0.1-$go_fallback.linux-$(go env GOARCH) unpacked
+    say "$(go version) is too old for the reference plugins: fetching $go_fallback with it"
+    unpacked=$(timeout --foreground 300 go mod download -json "$module" | jq --raw-output .Dir)
+    # Modules are unpacked without the right to write or run them.
+    mkdir -p "$1"
+    cp -r "$unpacked/." "$1"
+    chmod -R u+w "$1"
+    chmod 755 "$1"/bin/* "$1"/pkg/tool/*/*
 }
 
 build_release() {

@@ -14,3 +14,4 @@ mod kubernetes;
 mod machine;
 mod migration;
 mod podman;
+mod rootless;
