@@ -85,12 +85,23 @@ impl Batch {
 
     /// A rule at the end of a chain.
     pub fn add_rule(&mut self, table: Table<'_>, chain: &str, rule: &Rule) {
-        self.push(Request::NewRule, table, APPEND, |bytes| wire::put_rule(bytes, table.name, chain, rule));
+        self.push(Request::NewRule, table, APPEND, |bytes| {
+            wire::put_rule(bytes, table.name, chain, None, rule);
+        });
     }
 
     /// A rule at the start of a chain.
     pub fn insert_rule(&mut self, table: Table<'_>, chain: &str, rule: &Rule) {
-        self.push(Request::NewRule, table, CREATE, |bytes| wire::put_rule(bytes, table.name, chain, rule));
+        self.push(Request::NewRule, table, CREATE, |bytes| {
+            wire::put_rule(bytes, table.name, chain, None, rule);
+        });
+    }
+
+    /// A rule before the one with this handle.
+    pub fn insert_rule_before(&mut self, table: Table<'_>, chain: &str, handle: u64, rule: &Rule) {
+        self.push(Request::NewRule, table, CREATE, |bytes| {
+            wire::put_rule(bytes, table.name, chain, Some(handle), rule);
+        });
     }
 
     /// The rule with this handle goes.

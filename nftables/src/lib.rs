@@ -22,6 +22,6 @@ pub use object::{
     Base, Chain, ChainKind, Element, End, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table,
     Verdict,
 };
-pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
+pub use rule::{CtState, Field, IptablesState, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};
 pub use wire::{MAX_COMMENT, MAX_NAME};

@@ -264,15 +264,9 @@ impl FoundRule {
         self.rule.includes(rule)
     }
 
-    /// Its comment.
+    /// Its comment; `iptables-nft` keeps it in an expression.
     pub fn comment(&self) -> Option<&str> {
-        self.rule.comment.as_deref()
-    }
-
-    /// Whether its comment is `text`, or one of its expressions holds it, ended by a NUL: `iptables-nft` keeps comments
-    /// in an expression.
-    pub fn mentions(&self, text: &str) -> bool {
-        self.comment() == Some(text) || self.rule.holds(text)
+        self.rule.comment.as_deref().or_else(|| self.rule.xtables_comment())
     }
 
     /// The chains that it jumps or goes to.
@@ -280,7 +274,7 @@ impl FoundRule {
         self.rule.targets()
     }
 
-    /// What happens to every packet that comes to it; `None` when it tests anything.
+    /// What happens to every packet that comes to it; `None` when it tests anything, or only counts.
     pub fn end(&self) -> Option<End> {
         self.rule.end()
     }
@@ -291,11 +285,19 @@ impl FoundRule {
     }
 }
 
-/// The fate of every packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a rule does to every packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
+    /// It passes this hook's chain.
+    Accept,
     /// It is gone.
     Drop,
     /// It is gone, and its sender is told.
     Reject,
+    /// The calling chain goes on; of a base chain, its policy.
+    Return,
+    /// Into a chain, and back after it.
+    Jump(String),
+    /// Into a chain, and not back.
+    Goto(String),
 }

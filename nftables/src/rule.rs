@@ -78,6 +78,17 @@ impl Field {
     }
 }
 
+/// What `iptables` calls states of connection tracking; a rule tests for any of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IptablesState {
+    /// Packets were seen both ways.
+    Established,
+    /// Started because of another flow, such as an ICMP error.
+    Related,
+    /// The flow's destination was translated.
+    Dnat,
+}
+
 /// States of connection tracking; a rule tests for any of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CtState {
@@ -140,6 +151,12 @@ impl Rule {
     #[must_use]
     pub fn is(self, field: Field, value: &[u8]) -> Self {
         self.load(&[field]).then(wire::compare(wire::Operator::Equal, value))
+    }
+
+    /// The field has another value than this.
+    #[must_use]
+    pub fn is_not(self, field: Field, value: &[u8]) -> Self {
+        self.load(&[field]).then(wire::compare(wire::Operator::Differs, value))
     }
 
     /// The interface that the packet came in by has this name.
@@ -209,6 +226,24 @@ impl Rule {
         self.then(wire::ct(wire::CtField::Status)).any_bit(IPS_DST_NAT)
     }
 
+    /// The flow is in one of these states, in a chain of `iptables-nft`.
+    #[must_use]
+    pub fn iptables_state(self, states: &[IptablesState]) -> Self {
+        self.then(wire::xtables::conntrack(states))
+    }
+
+    /// Text for a person, in a chain of `iptables-nft`; cut to what it can hold.
+    #[must_use]
+    pub fn iptables_comment(self, text: &str) -> Self {
+        self.then(wire::xtables::comment(text))
+    }
+
+    /// Counts the packets that come so far.
+    #[must_use]
+    pub fn counter(self) -> Self {
+        self.then(wire::counter())
+    }
+
     /// The rule's end: what happens to the packet.
     #[must_use]
     pub fn then_verdict(self, verdict: &Verdict) -> Self {
@@ -261,11 +296,8 @@ impl Rule {
                 .all(|(found, wanted)| wire::includes(found, wanted))
     }
 
-    pub(crate) fn holds(&self, text: &str) -> bool {
-        let wanted = [text.as_bytes(), &[0]].concat();
-        self.expressions
-            .iter()
-            .any(|expression| expression.data.windows(wanted.len()).any(|window| window == wanted))
+    pub(crate) fn xtables_comment(&self) -> Option<&str> {
+        self.expressions.iter().find_map(wire::xtables::comment_of)
     }
 
     pub(crate) fn targets(&self) -> impl Iterator<Item = String> {

@@ -3,6 +3,8 @@
 //! Names of constants are those of `nf_tables.h` and `nfnetlink.h`, shortened. Text in user data follows libnftnl:
 //! type, length, bytes, NUL.
 
+pub(crate) mod xtables;
+
 use std::borrow::Cow;
 
 use crate::attribute::{find, find_text, find_u32, find_u64, nest, put, put_text, put_u32, put_u64, walk};
@@ -81,6 +83,7 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
+const RULE_POSITION: u16 = 6;
 const RULE_USERDATA: u16 = 7;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
@@ -227,6 +230,10 @@ pub(crate) fn verdict(verdict: &Verdict) -> Expression {
     })
 }
 
+pub(crate) fn counter() -> Expression {
+    expression("counter", |_| {})
+}
+
 pub(crate) fn masquerade() -> Expression {
     expression("masq", |_| {})
 }
@@ -291,10 +298,14 @@ pub(crate) fn verdict_of(expression: &Expression) -> Option<Verdict> {
 /// `NFTA_TARGET_NAME`.
 const TARGET_NAME: u16 = 1;
 
-/// What an expression does to every packet, when that is the end of it.
+/// What an expression does to every packet, when it decides anything.
 pub(crate) fn end_of(expression: &Expression) -> Option<End> {
     match verdict_of(expression) {
+        Some(Verdict::Accept) => Some(End::Accept),
         Some(Verdict::Drop) => Some(End::Drop),
+        Some(Verdict::Return) => Some(End::Return),
+        Some(Verdict::Jump(chain)) => Some(End::Jump(chain)),
+        Some(Verdict::Goto(chain)) => Some(End::Goto(chain)),
         None if expression.name == "reject" => Some(End::Reject),
         // How `iptables-nft` writes it.
         None if expression.name == "target"
@@ -308,7 +319,7 @@ pub(crate) fn end_of(expression: &Expression) -> Option<End> {
 
 /// Whether an expression neither tests nor decides anything.
 pub(crate) fn only_counts(expression: &Expression) -> bool {
-    matches!(expression.name.as_ref(), "counter" | "log")
+    matches!(expression.name.as_ref(), "counter" | "log") || xtables::comment_of(expression).is_some()
 }
 
 /// Whether two expressions together test that the packet's interface is `link`, or starts like it.
@@ -494,8 +505,12 @@ pub(crate) fn put_chain(
     }
 }
 
-pub(crate) fn put_rule(buffer: &mut Vec<u8>, table: &str, chain: &str, rule: &Rule) {
+/// A rule; with a handle its place is at the rule that has it.
+pub(crate) fn put_rule(buffer: &mut Vec<u8>, table: &str, chain: &str, at: Option<u64>, rule: &Rule) {
     put_rule_reference(buffer, table, chain, None);
+    if let Some(handle) = at {
+        put_u64(buffer, RULE_POSITION, handle);
+    }
     nest(buffer, RULE_EXPRESSIONS, |buffer| {
         for expression in &rule.expressions {
             nest(buffer, LIST_ELEM, |buffer| {

@@ -4,8 +4,8 @@
 use std::process::Command;
 
 use nft_netlink::{
-    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, KeyType, MAX_COMMENT, Policy, Rule,
-    Set, Socket, Table, Verdict, address_key, ifname_key,
+    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, IptablesState, KeyType,
+    MAX_COMMENT, Policy, Rule, Set, Socket, Table, Verdict, address_key, ifname_key,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -100,4 +100,41 @@ fn the_longest_comment_comes_back_whole() {
     let found = socket.element(TABLE, ADDRESSES.name, &key).unwrap().unwrap();
     assert_eq!(found.comment.as_deref(), Some(&text[..MAX_COMMENT]));
     assert_eq!(socket.rules(TABLE, "other").unwrap()[0].comment(), Some(&text[..MAX_COMMENT]));
+}
+
+#[test]
+fn iptables_reads_its_own_words_and_we_read_those_that_it_writes() {
+    const FORWARD: Table<'static> = Table { family: Family::Ipv4, name: "filter" };
+    let iptables = |words: &str| {
+        let output = Command::new("iptables-nft").args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let states = [IptablesState::Related, IptablesState::Established, IptablesState::Dnat];
+    let rules = [
+        Rule::new().is(Field::Iifname, b"br0\0").is_not(Field::Oifname, b"br0\0"),
+        Rule::new().is(Field::Oifname, b"br0\0").iptables_state(&states),
+    ]
+    .map(|rule| rule.iptables_comment("of the test").counter().accept());
+    let mut socket = namespace();
+    iptables("-A FORWARD -j DROP");
+    let drop = socket.rules(FORWARD, "FORWARD").unwrap()[0].handle;
+    let mut batch = Batch::new();
+    for rule in &rules {
+        batch.insert_rule_before(FORWARD, "FORWARD", drop, rule);
+    }
+    socket.commit(batch).unwrap();
+    assert_eq!(
+        iptables("-S FORWARD"),
+        "-P FORWARD ACCEPT\n\
+         -A FORWARD -i br0 ! -o br0 -m comment --comment \"of the test\" -j ACCEPT\n\
+         -A FORWARD -o br0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -m comment --comment \"of the test\" -j ACCEPT\n\
+         -A FORWARD -j DROP\n"
+    );
+    iptables("-F FORWARD");
+    iptables("-A FORWARD -i br0 ! -o br0 -m comment --comment us -j ACCEPT");
+    let found = &socket.rules(FORWARD, "FORWARD").unwrap()[0];
+    let same = Rule::new().is(Field::Iifname, b"br0\0").is_not(Field::Oifname, b"br0\0");
+    assert!(found.does(&same.iptables_comment("us").counter().accept()), "{found:?}");
+    assert_eq!(found.comment(), Some("us"));
 }

@@ -3,7 +3,7 @@
 //! Bridged frames pass the rules for routed packets as well when `bridge-nf-call-iptables` is 1, so every policy is
 //! tested both ways.
 
-use integration_tests::{Container, Network, Outside, Space, World};
+use integration_tests::{Attachment, Container, Network, Outside, Space, World};
 use serde_json::json;
 
 /// A network `name` on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
@@ -266,4 +266,62 @@ fn rules_of_a_network_go_with_its_last_container() {
     assert_eq!(rules(), before);
     other.detach(&resident);
     assert_eq!(rules(), "");
+}
+
+/// Config `net` with a policy and what else is changed of it.
+fn changed(world: &World, policy: &str, masquerade: bool) -> Network {
+    network_with(world, json!({ "isDefaultGateway": true, "ipMasq": masquerade, "ingressPolicy": policy }))
+}
+
+/// A network whose configuration is changed while it has containers: the next ADD brings the new one to all of them.
+#[test]
+fn a_changed_policy_holds_for_the_old_containers_from_the_next_add_on() {
+    for (before, after) in [
+        ("isolated", "same-bridge"),
+        ("isolated", ""),
+        ("same-bridge", ""),
+        ("", "same-bridge"),
+        ("same-bridge", "isolated"),
+        ("", "isolated"),
+    ] {
+        for masquerade in [true, false] {
+            let world = World::new();
+            bridge_calls_iptables(&world, 1);
+            let stranger = member(&world, &network(&world, "stranger", 2, ""), "stranger");
+            let old_network = changed(&world, before, masquerade);
+            let (one, two) = (member(&world, &old_network, "one"), member(&world, &old_network, "two"));
+            let new_network = changed(&world, after, masquerade);
+            let three = member(&world, &new_network, "three");
+
+            let among_themselves = after != "isolated";
+            let why = format!("{before:?} has become {after:?}, masquerade {masquerade}");
+            for (from, to) in
+                [(&one, "10.1.0.3"), (&two, "10.1.0.4"), (&three, "10.1.0.2"), (&one, "fd00:1::4")]
+            {
+                assert_eq!(from.reaches(to), among_themselves, "{why}: {} reaches {to}", from.name());
+            }
+            for to in ["10.1.0.2", "10.1.0.4", "fd00:1::3", "10.1.0.1"] {
+                assert_eq!(stranger.reaches(to), after.is_empty(), "{why}: a stranger reaches {to}");
+            }
+            assert!(one.reaches("10.2.0.2"), "{why}");
+            for container in [&one, &two, &three] {
+                new_network.check(&Attachment::of(container)).unwrap();
+            }
+            for container in [&one, &two, &three] {
+                new_network.detach(container);
+            }
+            let rules = world.host().run("nft list ruleset").success().to_owned();
+            assert!(!rules.contains("br-1") && !rules.contains("net/"), "{why}: left over: {rules}");
+        }
+    }
+}
+
+#[test]
+fn check_names_a_policy_that_the_configuration_no_longer_has() {
+    let world = World::new();
+    let one = member(&world, &changed(&world, "isolated", false), "one");
+    for (policy, named) in [("same-bridge", "isolation of host veth"), ("", "is not wished")] {
+        let failure = changed(&world, policy, false).check(&Attachment::of(&one)).unwrap_err();
+        assert!(failure.msg.contains(named), "{failure}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod aliases;
 mod bad_input;
+mod bridge_accept;
 mod bridge_by_hand;
 mod bridge_check;
 mod bridge_faults;

@@ -44,13 +44,17 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     drop(attaching);
     signals.heed()?;
 
-    rules::install(&mut host, &bridge, &settings, &identity, &plan, veth.container_mac, &mut undo)?;
+    let mac = veth.container_mac;
+    let rules = rules::install(&mut host, &bridge, &settings, &identity, &plan, mac, &mut undo)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
         let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
         container::configure(&mut container, end, &settings, &plan)?;
         log::debug!("gave {ifname} its addresses and routes");
+        if let Some(rules) = rules {
+            rules.confirm(&mut host, &bridge, &settings)?;
+        }
         veth::await_port(&mut host, &identity, veth.host_index)?;
         log::debug!("the bridge port forwards");
     }
@@ -125,7 +129,7 @@ fn lease<'a>(
                     return Err(refusal.clone());
                 }
                 // What an attempt that was killed has leased is in the way of its repetition.
-                rules::remove(&identity.owner())?;
+                rules::remove(identity.owner())?;
                 ipam.del(call.network())?;
                 leased = ipam.add(call.network());
             }

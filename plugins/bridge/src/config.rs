@@ -37,6 +37,7 @@ struct Document {
     disable_container_interface: bool,
     port_isolation: bool,
     ingress_policy: String,
+    accept_forward: bool,
     ipam: Ipam,
     dns: Dns,
     args: Args,
@@ -104,6 +105,8 @@ pub(crate) struct Settings {
     pub(crate) ingress: IngressPolicy,
     /// Whether frames pass only with the container's own source address.
     pub(crate) mac_spoof_check: bool,
+    /// Whether the host's other firewalls are told to let the network's traffic through.
+    pub(crate) accept_forward: bool,
 }
 
 /// What the bridge is to the containers (`isGateway`, `isDefaultGateway`, `forceAddress`).
@@ -224,6 +227,7 @@ impl Settings {
             masquerade: (document.ip_masq && has_ipam).then_some(masquerade),
             ingress,
             mac_spoof_check: document.macspoofchk,
+            accept_forward: document.accept_forward,
             bridge,
             // Last, so that a mistake that can be seen in the document is told first.
             ipam: match has_ipam {

@@ -19,14 +19,14 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let mut failures = Failures::default();
 
     // Closing the socket waits until the kernel has destroyed the rules; the wait for the link covers that.
-    let rules = rules::remove(&identity.owner());
+    let rules = rules::remove(identity.owner());
     log::debug!("done with the rules");
     let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     log::debug!("done with the veth pair");
     // A repair may have brought them back as long as there was a link.
-    failures.note(rules.and_then(|mut rules| rules::remove_again(&mut rules, &identity.owner())));
+    failures.note(rules.and_then(rules::Removal::complete));
     if config::uses_iptables(call.conf()) || made_by == Some(Maker::Reference) {
         failures.note(iptables::remove(identity.jumps()));
         log::debug!("done with iptables");

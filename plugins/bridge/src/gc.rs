@@ -31,17 +31,17 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         let bridge = config::bridge_of(call.conf());
         failures.note(remove_links(&mut host, network, bridge.as_deref(), &keep));
         log::debug!("done with veth pairs");
-        failures.note(rules::collect(network, |host_veth| Ok(keep.contains(host_veth))));
+        failures.note(rules::collect(&mut host, network, |_, host_veth| Ok(keep.contains(host_veth))));
         log::debug!("done with the rules");
         if config::uses_iptables(call.conf()) {
             failures.note(iptables::collect(network, |attachment| valid.contains(attachment)));
             log::debug!("done with iptables");
         }
     } else {
-        let exists = |host_veth: &str| {
+        let exists = |host: &mut Netlink, host_veth: &str| {
             host.link_by_name(host_veth).map(|link| link.is_some()).map_err(Error::internal)
         };
-        failures.note(rules::collect(network, exists));
+        failures.note(rules::collect(&mut host, network, exists));
         log::debug!("done with the rules");
     }
     if let Some(name) = config::ipam_type(call.conf()) {

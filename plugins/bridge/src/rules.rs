@@ -9,11 +9,11 @@ use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables;
 use crate::mac::Mac;
-use crate::netlink::link::Link;
+use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
-use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Rules};
+use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Removed, Rules};
 use crate::plan::Plan;
-use crate::survey::{self, Found};
+use crate::survey::{self, Found, FoundEnd};
 use crate::undo::Undo;
 use crate::veth;
 
@@ -24,6 +24,7 @@ pub(crate) fn policy(settings: &Settings) -> Policy {
         ingress: settings.ingress,
         ra_guard: settings.is_gateway(),
         mac_spoof_check: settings.mac_spoof_check,
+        accept_forward: settings.accept_forward,
     }
 }
 
@@ -55,9 +56,10 @@ impl Subject {
         }
     }
 
-    /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked.
+    /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked, or
+    /// is not ready: its own ADD looks again when it is.
     pub(crate) fn of_found(settings: &Settings, gateways: &[IpNetwork], found: Found) -> Option<Self> {
-        let end = found.container?;
+        let end = found.container.filter(|end| is_ready(end, settings))?;
         Some(Self {
             identity: found.identity,
             gateway_link: settings.gateway_link(),
@@ -68,9 +70,10 @@ impl Subject {
         })
     }
 
-    /// The same rules for another attachment to the network.
-    fn applied_to(&self, other: Found) -> Option<Self> {
-        let end = other.container?;
+    /// The same rules for another attachment to the network; `None` if its container end cannot be asked, or is not
+    /// ready: its own ADD looks again when it is.
+    fn applied_to(&self, other: Found, settings: &Settings) -> Option<Self> {
+        let end = other.container.filter(|end| is_ready(end, settings))?;
         Some(Self {
             identity: other.identity,
             gateway_link: self.gateway_link.clone(),
@@ -93,6 +96,11 @@ impl Subject {
     }
 }
 
+/// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up.
+fn is_ready(end: &FoundEnd, settings: &Settings) -> bool {
+    settings.leave_container_down || end.up || !end.addresses.is_empty()
+}
+
 /// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
 /// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
 pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
@@ -104,7 +112,14 @@ pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity,
     }
 }
 
-/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go.
+/// The rules of an attachment as they were brought in.
+#[derive(Debug)]
+pub(crate) struct InstalledRules {
+    rules: Rules,
+    subject: Subject,
+}
+
+/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing if it needs none.
 pub(crate) fn install<'a>(
     host: &mut Netlink,
     bridge: &Link,
@@ -113,14 +128,14 @@ pub(crate) fn install<'a>(
     plan: &Plan,
     mac: Mac,
     undo: &mut Undo<'a>,
-) -> Result<(), Error> {
+) -> Result<Option<InstalledRules>, Error> {
     let mut subject = Subject::new(settings, identity, plan, mac);
     if settings.masquerade == Some(MasqueradeBackend::Iptables) {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         iptables::install(identity.jumps(), &subject.addresses)?;
     }
     if !subject.policy.needs_rules() {
-        return Ok(());
+        return Ok(None);
     }
     let mut rules = Rules::open().map_err(failed)?;
     let installed = match rules.install(&[subject.attached()]) {
@@ -135,30 +150,87 @@ pub(crate) fn install<'a>(
         }
         installed => installed.map_err(failed)?,
     };
-    if installed == Installed::Anew
-        && let Err(error) = restore_others(&mut rules, host, bridge, &subject)
-    {
-        log::warn!("restore the rules of the other attachments: {error}");
-    }
-    if settings.is_gateway() {
+    if subject.policy.accept_forward {
+        rules.accept_forward(&subject.attached()).map_err(failed)?;
+    } else if settings.is_gateway() {
         tell_foreign_drops(&mut rules, &subject.gateway_link);
     }
-    Ok(())
+    let mut installed_rules = InstalledRules { rules, subject };
+    if installed == Installed::Anew {
+        installed_rules.restore_others(host, bridge, settings);
+    }
+    Ok(Some(installed_rules))
 }
 
-/// Gives the other attachments to the network their rules back: somebody may have flushed the ruleset since.
-fn restore_others(rules: &mut Rules, host: &mut Netlink, bridge: &Link, like: &Subject) -> Result<(), Error> {
-    let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
-    let ports = host.ports(bridge.index).map_err(unread)?;
-    let network = like.identity.network();
-    let found = survey::attachments(host, ports).map_err(unread)?;
-    let others = found
-        .into_iter()
-        .filter(|found| found.identity.network() == network && found.identity != like.identity);
-    let others: Vec<Subject> = others.filter_map(|found| like.applied_to(found)).collect();
-    let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
-    repair(rules, others)?;
-    remove_of_gone(rules, host, &identities)
+impl InstalledRules {
+    /// Looks again, now that the container's end is up with its addresses: whoever repaired the rules meanwhile took
+    /// the attachment for a smaller one than it is, or left it out.
+    pub(crate) fn confirm(
+        mut self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<(), Error> {
+        if self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
+            return Ok(());
+        }
+        self.rules.repair(&[self.subject.attached()]).map_err(failed)?;
+        self.restore_others(host, bridge, settings);
+        Ok(())
+    }
+
+    /// Gives the other attachments to the network the rules that it has now. To fail at it is no reason to refuse this
+    /// one.
+    fn restore_others(&mut self, host: &mut Netlink, bridge: &Link, settings: &Settings) {
+        if let Err(error) = self.try_restore_others(host, bridge, settings) {
+            log::warn!("restore the rules of the other attachments: {error}");
+        }
+    }
+
+    fn try_restore_others(
+        &mut self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<(), Error> {
+        let Self { rules, subject } = self;
+        let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
+        let ports = host.ports(bridge.index).map_err(unread)?;
+        let network = subject.identity.network();
+        let mut found = survey::attachments(host, ports).map_err(unread)?;
+        found.retain(|found| found.identity.network() == network && found.identity != subject.identity);
+        for found in &found {
+            restore_isolation(host, settings, found)?;
+        }
+        let others: Vec<Subject> =
+            found.into_iter().filter_map(|found| subject.applied_to(found, settings)).collect();
+        let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
+        repair(rules, others)?;
+        remove_of_gone(rules, host, &identities)
+    }
+}
+
+/// Makes the port of an attachment as isolated as the network is by now; says what was wrong.
+pub(crate) fn restore_isolation(
+    host: &mut Netlink,
+    settings: &Settings,
+    found: &Found,
+) -> Result<Option<String>, Error> {
+    let isolated = settings.port.isolated;
+    let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(None) };
+    let name = &found.host.name;
+    let setup = PortSetup { alias: &found.host.alias, hairpin: port.hairpin, isolated };
+    match host.set_up_port(found.host.index, setup) {
+        // Its DEL has come first.
+        Err(failure) if failure.is_gone() => Ok(None),
+        Err(failure) => {
+            Err(Error::internal(failure).context(format_args!("set the isolation of bridge port \"{name}\"")))
+        }
+        Ok(()) => {
+            let on_off = if isolated { "off" } else { "on" };
+            Ok(Some(format!("isolation of host veth \"{name}\" was {on_off}")))
+        }
+    }
 }
 
 /// Removes the rules of those whose host veth is gone: a DEL that a repair meets removes rules before the link, and
@@ -210,16 +282,45 @@ fn tell_foreign_drops(rules: &mut Rules, gateway_link: &str) {
     }
 }
 
-/// Removes the rules of an owner.
+/// The rules of an attachment on their way out, while its link is removed.
 ///
-/// Closing what is returned waits until the kernel has destroyed them; to delete a link in between covers that.
-pub(crate) fn remove(owner: &Owner<'_>) -> Result<Rules, Error> {
-    Rules::open().and_then(|mut rules| rules.remove(owner).map(|()| rules)).map_err(failed)
+/// Closing this waits until the kernel has destroyed them; to delete a link in between covers that.
+#[derive(Debug)]
+pub(crate) struct Removal<'a> {
+    rules: Rules,
+    owner: Owner<'a>,
+    removed: Removed,
 }
 
-/// Removes the rules of an owner whose link is gone, so that nobody brings them back any more.
-pub(crate) fn remove_again(rules: &mut Rules, owner: &Owner<'_>) -> Result<(), Error> {
-    rules.remove_again(owner).map_err(failed)
+/// Removes the rules of an owner; [`Removal::complete`] has to follow when its link is gone.
+pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
+    let mut rules = Rules::open().map_err(failed)?;
+    let removed = rules.remove(&owner).map_err(failed)?;
+    Ok(Removal { rules, owner, removed })
+}
+
+impl Removal<'_> {
+    /// Removes what a repair has brought back as long as there was a link, and what the network has left in the chains
+    /// of others if its record is lost.
+    pub(crate) fn complete(mut self) -> Result<(), Error> {
+        self.rules.remove_again(&self.owner).map_err(failed)?;
+        match self.removed {
+            Removed::Nothing => {
+                let mut host = Netlink::open().map_err(Error::internal)?;
+                remove_orphans(&mut self.rules, &mut host)
+            }
+            Removed::Rules | Removed::LastAccepted => Ok(()),
+        }
+    }
+}
+
+/// Removes from the chains of others what networks have left there that nobody is attached to.
+pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<(), Error> {
+    if !rules.has_orphans().map_err(failed)? {
+        return Ok(());
+    }
+    let links = host.links().map_err(Error::internal)?;
+    rules.remove_orphans(&survey::networks(&links)).map_err(failed)
 }
 
 /// Each difference between the rules of an attachment and the kernel's, in words.
@@ -241,23 +342,27 @@ pub(crate) fn verify(
 }
 
 /// Removes the rules of the network's attachments, but of those whose host veth `keep` wants.
-pub(crate) fn collect(network: &str, mut keep: impl FnMut(&str) -> Result<bool, Error>) -> Result<(), Error> {
+pub(crate) fn collect(
+    host: &mut Netlink,
+    network: &str,
+    keep: impl Fn(&mut Netlink, &str) -> Result<bool, Error>,
+) -> Result<(), Error> {
     let mut rules = Rules::open().map_err(failed)?;
     for record in rules.records().map_err(failed)? {
-        if record.network != network || keep(&record.host_veth)? {
+        if record.network != network || keep(host, &record.host_veth)? {
             continue;
         }
         let attachment = Attachment::new(&record.container_id, &record.ifname)?;
         let owner = Owner { network, attachment: &attachment, host_veth: &record.host_veth };
         rules.remove(&owner).map_err(failed)?;
     }
-    Ok(())
+    remove_orphans(&mut rules, host)
 }
 
 /// Whether the rules that the settings ask for could be written.
 pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
-    let Policy { masquerade, ingress, ra_guard: _, mac_spoof_check } = policy(settings);
-    if masquerade || mac_spoof_check || ingress != IngressPolicy::Open {
+    let Policy { masquerade, ingress, ra_guard: _, mac_spoof_check, accept_forward } = policy(settings);
+    if masquerade || mac_spoof_check || accept_forward || ingress != IngressPolicy::Open {
         Rules::open().and_then(|mut rules| rules.probe()).map_err(failed)?;
     }
     require_programs(settings)

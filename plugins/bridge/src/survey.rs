@@ -2,6 +2,8 @@
 //!
 //! No path and no file is needed for that: the kernel answers for the namespace of a link's other end by its number.
 
+use std::collections::BTreeSet;
+
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
 
@@ -42,6 +44,11 @@ pub(crate) fn attachments(host: &mut Netlink, links: Vec<Link>) -> Result<Vec<Fo
     }
     found.sort_by(|one, other| one.host.alias.cmp(&other.host.alias));
     Ok(found)
+}
+
+/// The networks that somebody is attached to by one of `links`.
+pub(crate) fn networks(links: &[Link]) -> BTreeSet<String> {
+    links.iter().filter_map(identity_of).map(|identity| identity.network().to_owned()).collect()
 }
 
 /// Whose host veth a link is. The name has to agree with the mark, so that nobody is taken in by a mark alone.

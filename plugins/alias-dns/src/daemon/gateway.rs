@@ -7,7 +7,7 @@
 use std::io::{Error, ErrorKind};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
-use nft_netlink::{Base, Batch, Chain, ChainKind, Family, FoundRule, Hook, Policy, Rule, Socket, Table};
+use nft_netlink::{Base, Batch, Chain, ChainKind, End, Family, FoundRule, Hook, Policy, Rule, Socket, Table};
 
 use crate::serve::listen::{self, PORT, Sockets};
 use crate::zone::Listener;
@@ -57,7 +57,7 @@ pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
     for chain in nft.chains()? {
         let Some(table) = table_of(&chain, listener) else { continue };
         for rule in nft.rules(table, &chain.name)? {
-            if rule.mentions(&comment) {
+            if rule.comment() == Some(comment.as_str()) {
                 batch.delete_rule(table, &chain.name, rule.handle);
             }
         }
@@ -74,8 +74,8 @@ fn admit(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
         let Some(table) = table_of(&chain, listener) else { continue };
         let rules = nft.rules(table, &chain.name)?;
         let drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop)
-            || rules.last().and_then(FoundRule::end).is_some();
-        if !drops || rules.iter().any(|rule| rule.mentions(&comment)) {
+            || matches!(rules.last().and_then(FoundRule::end), Some(End::Drop | End::Reject));
+        if !drops || rules.iter().any(|rule| rule.comment() == Some(comment.as_str())) {
             continue;
         }
         for protocol in PROTOCOLS {

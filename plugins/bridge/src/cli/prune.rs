@@ -44,5 +44,6 @@ pub(super) fn prune() -> anyhow::Result<String> {
         rules.remove(&Owner { network, attachment: &attachment, host_veth })?;
         removed += &format!("removed rules of {network}/{}/{}\n", record.container_id, record.ifname);
     }
+    crate::rules::remove_orphans(&mut rules, &mut host)?;
     Ok(removed)
 }

@@ -32,13 +32,15 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         }
     }
     let mut subjects = Vec::new();
+    let mut wrong = Vec::new();
     for found in found {
         let settings = settings_of(found.identity.network())?;
+        wrong.extend(rules::restore_isolation(&mut host, &settings, &found)?);
         subjects.extend(subject(&mut host, &settings, found)?);
     }
     let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity().clone()).collect();
     let mut rules = Rules::open()?;
-    let wrong = rules::repair(&mut rules, subjects)?;
+    wrong.extend(rules::repair(&mut rules, subjects)?);
     rules::remove_of_gone(&mut rules, &mut host, &identities)?;
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use nft_netlink::{Base, Batch, Error, Rule, Set, Socket, Table, Verdict};
+use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table, Verdict};
 
-use super::content::{ATTEMPTS, Content, Member, NetworkChain};
+use super::content::{self, Content, Doomed, Member, NetworkChain};
 
 /// Something of a table that is not as it should be.
 #[derive(Debug)]
@@ -73,6 +73,9 @@ pub(super) fn differences<'a>(
 ) -> Result<Vec<Difference<'a>>, Error> {
     let skeleton = content.skeleton;
     let table = skeleton.table;
+    if content.is_empty() {
+        return Ok(Vec::new());
+    }
     if socket.table_uses(table)?.is_none() {
         return Ok(vec![Difference { table, what: What::NoTable(content) }]);
     }
@@ -128,29 +131,44 @@ pub(super) fn differences<'a>(
     Ok(found.into_iter().map(|what| Difference { table, what }).collect())
 }
 
-/// Makes the kernel's content as wished; returns what was different.
-pub(super) fn repair(socket: &mut Socket, contents: &[Content]) -> Result<Vec<String>, Error> {
-    let mut raced = None;
-    for _ in 0..ATTEMPTS {
-        let generation = socket.generation()?;
+/// Makes the kernel's content as wished, for the attachments whose records have these keys; returns what was different.
+pub(super) fn repair(
+    socket: &mut Socket,
+    contents: &[Content],
+    keys: &[Vec<u8>],
+) -> Result<Vec<String>, Error> {
+    content::change(socket, |socket, batch| {
         let mut words = Vec::new();
-        let mut batch = Batch::since(generation);
         for content in contents {
+            let mut superseded = Vec::new();
+            for key in keys {
+                let found = socket.element(content.skeleton.table, content.skeleton.records, key)?;
+                superseded.extend(found.filter(|found| content.record(key) != Some(found)));
+            }
             let differences = differences(socket, content)?;
             words.extend(differences.iter().map(ToString::to_string));
-            mend(&differences, &mut batch);
+            let unneeded = superseded.iter().filter(|found| content.record(&found.key).is_none());
+            words.extend(unneeded.map(|found| not_needed(content, found)));
+            Doomed::with_records(socket, content, superseded)?.delete(socket, batch)?;
+            mend(content, &differences, batch);
         }
-        match socket.commit(batch) {
-            Ok(()) => return Ok(words),
-            Err(error) if error.is_stale() => raced = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    raced.map_or(Ok(Vec::new()), Err)
+        Ok(words)
+    })
+}
+
+/// A record of an attachment that should have none, in words.
+pub(super) fn not_needed(content: &Content, record: &Element) -> String {
+    let Table { family, name } = content.skeleton.table;
+    let of = record.comment.as_deref().unwrap_or_default();
+    format!(
+        "nf_tables set {} {name} {} has an element of {of} that is not wished",
+        family.name(),
+        content.skeleton.records
+    )
 }
 
 /// Objects first, then the rules and elements that refer to them.
-fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
+fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
     for Difference { table, what } in differences {
         match what {
             What::NoTable(content) => content.create(batch),
@@ -173,7 +191,10 @@ fn mend(differences: &[Difference<'_>], batch: &mut Batch) {
             }
             What::NoEntryRule(entry_chain, _, rule) => batch.add_rule(*table, entry_chain, rule),
             What::OtherElement(member) => {
-                batch.delete_elements(*table, member.set, [&member.element]);
+                // A record went with what belonged to it.
+                if member.set != content.skeleton.records {
+                    batch.delete_elements(*table, member.set, [&member.element]);
+                }
                 batch.create_elements(*table, member.set, [&member.element]);
             }
             What::NoElement(member) => {

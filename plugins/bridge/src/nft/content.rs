@@ -14,7 +14,7 @@ use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table, Verdict
 use super::Installed;
 
 /// Each failed attempt is another call's success, so a storm of any real size ends long before.
-pub(super) const ATTEMPTS: usize = 1000;
+const ATTEMPTS: usize = 1000;
 
 /// Chains with more references than this are in use; fewer are worth a closer look.
 const FEW_USES: u32 = 64;
@@ -31,6 +31,12 @@ pub(super) struct Skeleton {
     pub(super) entry_maps: &'static [&'static str],
     /// The chain whose rules lead to chains of networks.
     pub(super) entry_chain: Option<&'static str>,
+    /// The map whose elements are the records of attachments.
+    pub(super) records: &'static str,
+    /// The other elements that belong to a record, as far as they are there.
+    pub(super) members: fn(&mut Socket, &Element) -> Result<Vec<Member>, Error>,
+    /// Adds to a batch the removal of what stands in other tables for a chain of a network.
+    pub(super) delete_elsewhere: fn(&mut Socket, &str, &mut Batch) -> Result<(), Error>,
 }
 
 /// A chain of a skeleton.
@@ -42,7 +48,7 @@ pub(super) struct SkeletonChain {
     pub(super) rules: Vec<Rule>,
 }
 
-/// What some attachments need in one table.
+/// What some attachments need in one table, which may be nothing.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) skeleton: &'static Skeleton,
@@ -73,6 +79,17 @@ pub(super) struct Member {
 impl Content {
     pub(super) fn new(skeleton: &'static Skeleton) -> Self {
         Self { skeleton, chains: Vec::new(), elements: Vec::new() }
+    }
+
+    /// Whether nothing is needed, not even the table.
+    pub(super) fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    /// The record of the attachment with this key, if it needs one.
+    pub(super) fn record(&self, key: &[u8]) -> Option<&Element> {
+        let records = self.elements.iter().filter(|member| member.set == self.skeleton.records);
+        records.map(|member| &member.element).find(|element| element.key == key)
     }
 
     /// Adds a chain, unless another attachment has brought it along; then only the entries that are new.
@@ -153,7 +170,7 @@ pub(super) fn install(socket: &mut Socket, contents: &[Content]) -> Result<Insta
     for attempt in 0..ATTEMPTS {
         let mut batch = Batch::new();
         let mut installed = Installed::Joined;
-        for content in contents {
+        for content in contents.iter().filter(|content| !content.is_empty()) {
             let elements = if attempt == 0 { Elements::New } else { Elements::Unknown };
             if complete(socket, content, elements, &mut batch)? == Installed::Anew {
                 installed = Installed::Anew;
@@ -208,6 +225,7 @@ fn complete(
     }
     members.extend(content.elements.iter().map(|member| (member, Conflict::OursReplaces)));
     let mut missing = Vec::new();
+    let mut superseded = Vec::new();
     for (member, conflict) in members {
         let Member { set, element } = member;
         let found = match elements {
@@ -217,10 +235,12 @@ fn complete(
         match found {
             None => {}
             Some(found) if found == *element || conflict == Conflict::TheirsStays => continue,
+            Some(found) if *set == content.skeleton.records => superseded.push(found),
             Some(found) => batch.delete_elements(table, set, [&found]),
         }
         missing.push(member);
     }
+    Doomed::with_records(socket, content, superseded)?.delete(socket, batch)?;
     create_members(table, missing, batch);
     Ok(installed)
 }
@@ -254,30 +274,60 @@ pub(super) struct Doomed {
 }
 
 impl Doomed {
-    /// Elements of an attachment, and what nothing else needs once they are gone.
-    pub(super) fn with(
+    /// Records with what belongs to them, and what nothing else needs once they are gone; but nothing of `content`,
+    /// which comes in at the same time.
+    pub(super) fn with_records(
         socket: &mut Socket,
-        skeleton: &'static Skeleton,
-        members: Vec<Member>,
+        content: &Content,
+        records: Vec<Element>,
     ) -> Result<Self, Error> {
+        let skeleton = content.skeleton;
+        let mut members = Vec::new();
+        for record in records {
+            members.extend((skeleton.members)(socket, &record)?);
+            members.push(Member { set: skeleton.records, element: record });
+        }
+        // The records themselves make way for those of the same attachments.
+        members.retain(|member| {
+            member.set == skeleton.records
+                || !content
+                    .elements
+                    .iter()
+                    .any(|kept| (kept.set, &kept.element.key) == (member.set, &member.element.key))
+        });
         let mut doomed =
             Self { skeleton, members, chains: Vec::new(), entry_rules: Vec::new(), table: false };
+        if doomed.members.is_empty() {
+            return Ok(doomed);
+        }
+        let is_kept = |name: &String| content.chains.iter().any(|chain| chain.name == *name);
         let mut lost: HashMap<String, u32> = HashMap::new();
         let mut open: Vec<String> = doomed.members.iter().filter_map(target).collect();
         while let Some(name) = open.pop() {
+            if is_kept(&name) {
+                continue;
+            }
             let lost = lost.entry(name.clone()).or_default();
             *lost += 1;
             open.extend(doomed.chain_without(socket, name, *lost)?);
         }
         let left =
             socket.table_uses(skeleton.table)?.map(|uses| uses.saturating_sub(doomed.chains.len() as u32));
-        doomed.table = left == Some(skeleton.uses());
+        doomed.table = left == Some(skeleton.uses()) && content.is_empty();
+        // A chain of the skeleton that is still referred to counts those who need it.
+        for (name, lost) in lost.iter().filter(|(name, _)| !doomed.chains.contains(name)) {
+            if !doomed.table {
+                break;
+            }
+            let uses = socket.chain(skeleton.table, name)?.map_or(0, |chain| chain.uses);
+            doomed.table &= uses <= *lost;
+        }
         Ok(doomed)
     }
 
-    /// The same without the table, for one whose skeleton is still referred to.
-    pub(super) fn keeping_table(self) -> Self {
-        Self { table: false, ..self }
+    /// The chains of networks that go.
+    pub(super) fn chains(&self) -> &[String] {
+        &self.chains
     }
 
     /// Dooms a chain of a network that has lost `lost` references, when it has no others; returns the chains that it
@@ -285,7 +335,9 @@ impl Doomed {
     fn chain_without(&mut self, socket: &mut Socket, name: String, lost: u32) -> Result<Vec<String>, Error> {
         let table = self.skeleton.table;
         let is_of_network = !(self.skeleton.chains)().iter().any(|chain| chain.name == name);
-        let Some(chain) = socket.chain(table, &name)?.filter(|chain| is_of_network && chain.uses <= FEW_USES)
+        let Some(chain) = socket
+            .chain(table, &name)?
+            .filter(|chain| is_of_network && chain.uses.saturating_sub(lost) <= FEW_USES)
         else {
             return Ok(Vec::new());
         };
@@ -316,11 +368,14 @@ impl Doomed {
         Ok(rules.iter().flat_map(|rule| rule.targets()).collect())
     }
 
-    pub(super) fn delete(&self, batch: &mut Batch) {
+    pub(super) fn delete(&self, socket: &mut Socket, batch: &mut Batch) -> Result<(), Error> {
         let table = self.skeleton.table;
+        for chain in &self.chains {
+            (self.skeleton.delete_elsewhere)(socket, chain, batch)?;
+        }
         if self.table {
             batch.delete_table(table);
-            return;
+            return Ok(());
         }
         for Member { set, element } in &self.members {
             batch.delete_elements(table, set, [element]);
@@ -331,25 +386,33 @@ impl Doomed {
         for chain in &self.chains {
             batch.delete_chain(table, chain);
         }
+        Ok(())
     }
 }
 
-/// Removes, in one transaction, what `look` puts into the batch; looks again when the ruleset has changed meanwhile.
-pub(super) fn remove(
+/// Makes, in one transaction, the changes that `look` puts into the batch; looks again when the ruleset has changed
+/// meanwhile. Returns what `look` found in the end.
+pub(super) fn change<T>(
     socket: &mut Socket,
-    look: impl Fn(&mut Socket, &mut Batch) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut raced = None;
-    for _ in 0..ATTEMPTS {
-        let mut batch = Batch::since(socket.generation()?);
-        look(socket, &mut batch)?;
-        match socket.commit(batch) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_stale() => raced = Some(error),
-            Err(error) => return Err(error),
+    look: impl Fn(&mut Socket, &mut Batch) -> Result<T, Error>,
+) -> Result<T, Error> {
+    for _ in 1..ATTEMPTS {
+        match try_change(socket, &look) {
+            Err(error) if error.is_stale() => {}
+            changed => return changed,
         }
     }
-    raced.map_or(Ok(()), Err)
+    try_change(socket, &look)
+}
+
+fn try_change<T>(
+    socket: &mut Socket,
+    look: &impl Fn(&mut Socket, &mut Batch) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut batch = Batch::since(socket.generation()?);
+    let found = look(socket, &mut batch)?;
+    socket.commit(batch)?;
+    Ok(found)
 }
 
 fn target(member: &Member) -> Option<String> {

@@ -5,49 +5,94 @@
 
 use std::collections::HashSet;
 
-use nft_netlink::{ChainKind, End, Error, Family, Hook, Policy, Socket, Table};
+use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Policy, Socket, Table};
 
 use super::routed;
+use super::undecided::{self, Fate};
 
 /// A base chain that drops what our containers forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ForeignDrop {
     /// As `nft` writes it: `ip filter FORWARD`.
     pub(crate) chain: String,
-    /// How it drops: `policy drop`, or its last rule's `drop` or `reject`.
-    pub(crate) reason: &'static str,
+    /// How it drops: `policy drop`, or the rule that does.
+    pub(crate) reason: String,
 }
 
-/// Base chains that drop forwarded packets which nothing else in them decides, and that have no rule which accepts
-/// those of `link`.
+/// A base chain that drops forwarded packets which no test in it picks out.
+#[derive(Debug)]
+pub(super) struct Barrier {
+    pub(super) family: Family,
+    pub(super) table: String,
+    pub(super) chain: String,
+    /// How it drops.
+    reason: String,
+    /// Its rules.
+    pub(super) rules: Vec<FoundRule>,
+    /// The rule that drops, by its handle; `None` for the policy.
+    pub(super) dropped_at: Option<u64>,
+}
+
+impl Barrier {
+    pub(super) fn table(&self) -> Table<'_> {
+        Table { family: self.family, name: &self.table }
+    }
+}
+
+/// Those chains of others that drop, and that have no rule which accepts what comes from or goes to `link`.
 pub(super) fn drops(socket: &mut Socket, link: &str) -> Result<Vec<ForeignDrop>, Error> {
-    let ours = routed::SKELETON.table;
     let mut drops = Vec::new();
-    for chain in socket.chains()? {
-        let Some(base) = &chain.base else { continue };
-        let Some(family @ (Family::Inet | Family::Ipv4 | Family::Ipv6)) = chain.family else { continue };
-        if base.hook != Hook::Forward || base.kind != ChainKind::Filter {
-            continue;
-        }
-        let table = Table { family, name: &chain.table };
-        if table == ours {
-            continue;
-        }
-        let rules = socket.rules(table, &chain.name)?;
-        let reason = match rules.last().and_then(|rule| rule.end()) {
-            Some(End::Drop) => "its last rule is drop",
-            Some(End::Reject) => "its last rule is reject",
-            _ if base.policy == Policy::Drop => "policy drop",
-            _ => continue,
-        };
-        if !accepts(socket, table, &chain.name, link)? {
-            drops.push(ForeignDrop {
-                chain: format!("{} {} {}", family.name(), chain.table, chain.name),
-                reason,
-            });
+    for barrier in barriers(socket)? {
+        if !accepts(socket, barrier.table(), &barrier.chain, link)? {
+            let Barrier { family, table, chain, reason, .. } = barrier;
+            drops.push(ForeignDrop { chain: format!("{} {table} {chain}", family.name()), reason });
         }
     }
     Ok(drops)
+}
+
+/// The base chains of others that drop the rest of what is forwarded.
+pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
+    let mut barriers = Vec::new();
+    for chain in socket.chains()? {
+        let Some(table) = forwards(&chain) else { continue };
+        let mut ends = |name: &str| Ok(ends(&socket.rules(table, name)?));
+        let undecided = undecided::follow(&chain.name, &mut ends)?;
+        let reason = match undecided.fate {
+            Fate::Dropped { chain: name, reason } if name == chain.name => {
+                format!("its last rule is {reason}")
+            }
+            Fate::Dropped { chain: name, reason } => format!("the last rule of its chain {name} is {reason}"),
+            Fate::GoesOn if chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop) => {
+                "policy drop".to_owned()
+            }
+            Fate::GoesOn | Fate::Passes => continue,
+        };
+        barriers.push(Barrier {
+            family: table.family,
+            reason,
+            rules: socket.rules(table, &chain.name)?,
+            dropped_at: undecided.at,
+            table: chain.table,
+            chain: chain.name,
+        });
+    }
+    Ok(barriers)
+}
+
+/// The table of a chain of somebody else's that filters what is forwarded.
+pub(super) fn forwards(chain: &Chain) -> Option<Table<'_>> {
+    let family =
+        chain.family.filter(|family| matches!(family, Family::Inet | Family::Ipv4 | Family::Ipv6))?;
+    let base = chain.base.as_ref()?;
+    let table = Table { family, name: &chain.table };
+    let filters = base.hook == Hook::Forward && base.kind == ChainKind::Filter;
+    (filters && table != routed::SKELETON.table).then_some(table)
+}
+
+/// What each of these rules does to every packet.
+pub(super) fn ends(rules: &[FoundRule]) -> Vec<(u64, Option<nft_netlink::End>)> {
+    rules.iter().map(|rule| (rule.handle, rule.end())).collect()
 }
 
 /// Whether the chain, or one that it leads to, has a rule that accepts packets for no other reason than that they come

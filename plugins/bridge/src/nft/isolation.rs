@@ -71,9 +71,14 @@ pub(super) fn member(link: &str, mac: [u8; 6]) -> Element {
     Element::new(join_keys(&[&ifname_key(link), &mac]))
 }
 
+/// The chain that every policy on `link` has.
+pub(super) fn chain_of(link: &str) -> String {
+    chain_name(SAME_BRIDGE, link)
+}
+
 fn same_bridge(attached: &Attached<'_>) -> NetworkChain {
     let link = attached.gateway_link;
-    let name = chain_name(SAME_BRIDGE, link);
+    let name = chain_of(link);
     let mut entries = vec![entry(SAME_BRIDGE, ifname_key(link), &name)];
     entries.extend(attached.gateways.iter().map(|gateway| {
         let map = if gateway.is_ipv4() { GATEWAYS_V4 } else { GATEWAYS_V6 };

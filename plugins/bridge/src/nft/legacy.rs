@@ -42,7 +42,7 @@ pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) 
     // Ours through iptables say the interface as well, and are removed by it.
     let comment = format!("name: \"{}\" id: \"{id}\"", owner.network);
     for table in IPTABLES {
-        let is_reference = |rule: &FoundRule| rule.mentions(&comment);
+        let is_reference = |rule: &FoundRule| rule.comment() == Some(comment.as_str());
         remove_chain(socket, table, IPTABLES_BASE, &container_chain, is_reference, batch)?;
     }
     Ok(())

@@ -1,12 +1,13 @@
 //! The rules of bridge networks, in two nf_tables tables of our own: `inet cni-bridge` sees what is routed, `bridge
 //! cni-bridge` what enters a port.
 //!
-//! Owns both tables and nothing else of the host's firewall; it never starts a process and never reads a file. A table
+//! Owns both tables and, where a network asks for it, rules with a comment of ours in the forward chains of others; it
+//! never starts a process and never reads a file. A table
 //! is born with the first attachment that needs it and gone with the last one.
 //!
 //! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::install`], and when that says
-//! [`Installed::Anew`] and the bridge has other attachments, somebody may have flushed the ruleset: [`Rules::repair`]
-//! those. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, then
+//! [`Installed::Anew`] and the bridge has other attachments, somebody may have flushed the ruleset, or the network has
+//! another policy now: [`Rules::repair`] those. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, then
 //! [`Rules::remove_again`], and only then drop the `Rules`: closing the socket waits until what it removed is destroyed
 //! (about 12 ms), and that wait overlaps with the link's own.
 //! CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
@@ -20,6 +21,7 @@
 //! it is and which other elements belong to it, so that DEL reads one element however many there are; the verdict
 //! refers to what it uses, so that the kernel counts who still needs what. Parallel ADDs and DELs need no lock.
 
+mod accept;
 mod compare;
 mod content;
 mod foreign;
@@ -31,13 +33,14 @@ mod ports;
 mod record;
 mod routed;
 mod spoofcheck;
+mod undecided;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
-use nft_netlink::{Batch, Socket};
+use nft_netlink::{Batch, Socket, ifname_key};
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
@@ -79,13 +82,15 @@ pub(crate) struct Policy {
     pub(crate) ra_guard: bool,
     /// Frames from the container's port pass only with the container's MAC as source.
     pub(crate) mac_spoof_check: bool,
+    /// The network's traffic is let through the forward chains of others that would drop it.
+    pub(crate) accept_forward: bool,
 }
 
 impl Policy {
     /// Whether it takes any rule.
     pub(crate) fn needs_rules(self) -> bool {
-        let Self { masquerade, ingress, ra_guard, mac_spoof_check } = self;
-        masquerade || ra_guard || mac_spoof_check || ingress != IngressPolicy::Open
+        let Self { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } = self;
+        masquerade || ra_guard || mac_spoof_check || accept_forward || ingress != IngressPolicy::Open
     }
 }
 
@@ -105,8 +110,20 @@ pub(crate) enum IngressPolicy {
 pub(crate) enum Installed {
     /// The chains of the bridge's networks were there, or none was needed.
     Joined,
-    /// A table or a chain was missing: this is the first attachment of its kind, or somebody flushed the ruleset.
+    /// A table or a chain was missing: this is the first attachment of its kind, or somebody flushed the ruleset, or
+    /// changed the configuration.
     Anew,
+}
+
+/// What [`Rules::remove`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// No record of the attachment.
+    Nothing,
+    /// Its rules, which are gone.
+    Rules,
+    /// The same, and nobody is left on the network who came with `acceptForward`.
+    LastAccepted,
 }
 
 /// One conversation with the kernel's nf_tables, in the network namespace it was opened in.
@@ -124,35 +141,114 @@ impl Rules {
     /// Brings in the rules of `attached` in one transaction; what is there already is kept, and what another owner
     /// left under the same key is replaced.
     pub(crate) fn install(&mut self, attached: &[Attached<'_>]) -> Result<Installed, Error> {
-        Ok(content::install(&mut self.socket, &contents(attached))?)
+        let contents = contents(attached);
+        let installed = content::install(&mut self.socket, &contents)?;
+        if installed == Installed::Joined && self.has_stricter_past(attached, &contents)? {
+            return Ok(Installed::Anew);
+        }
+        Ok(installed)
+    }
+
+    /// Whether the record of each of `attached` is there, as it should be: nobody has flushed the ruleset since, or
+    /// replaced it by what he knew of the attachment.
+    pub(crate) fn has_records(&mut self, attached: &[Attached<'_>]) -> Result<bool, Error> {
+        for content in contents(attached) {
+            for Attached { owner, .. } in attached {
+                let key = ifname_key(owner.host_veth);
+                let skeleton = content.skeleton;
+                let wished = content.record(&key);
+                if wished.is_some()
+                    && self.socket.element(skeleton.table, skeleton.records, &key)?.as_ref() != wished
+                {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether there is an ingress policy on the link of an attachment that needs nothing itself: the network may have
+    /// had one before. Where an attachment needs something, a change shows in what is new for it.
+    fn has_stricter_past(
+        &mut self,
+        attached: &[Attached<'_>],
+        contents: &[content::Content],
+    ) -> Result<bool, Error> {
+        let table = routed::SKELETON.table;
+        if contents.iter().any(|content| content.skeleton.table == table && !content.is_empty()) {
+            return Ok(false);
+        }
+        for Attached { gateway_link, .. } in attached {
+            if self.socket.chain(table, &isolation::chain_of(gateway_link))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes every element of `owner`, with the last one of a network or a table that too, and what the reference
     /// plugins left for the attachment; all in one transaction. What is gone is no error.
-    pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
-        Ok(content::remove(&mut self.socket, |socket, batch| {
-            remove_elements(socket, owner, batch)?;
-            legacy::remove(socket, owner, batch)
+    pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
+        Ok(content::change(&mut self.socket, |socket, batch| {
+            let removed = remove_elements(socket, owner, batch)?;
+            legacy::remove(socket, owner, batch)?;
+            Ok(removed)
         })?)
     }
 
     /// Removes every element of `owner` that somebody brought back since [`remove`](Self::remove).
-    pub(crate) fn remove_again(&mut self, owner: &Owner<'_>) -> Result<(), Error> {
-        Ok(content::remove(&mut self.socket, |socket, batch| remove_elements(socket, owner, batch))?)
+    pub(crate) fn remove_again(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
+        Ok(content::change(&mut self.socket, |socket, batch| remove_elements(socket, owner, batch))?)
+    }
+
+    /// Whether the chains of others have rules for a network that has lost its record of them.
+    pub(crate) fn has_orphans(&mut self) -> Result<bool, Error> {
+        Ok(!accept::orphans(&mut self.socket)?.is_empty())
+    }
+
+    /// Removes such rules, but not those for `networks`.
+    pub(crate) fn remove_orphans(&mut self, networks: &BTreeSet<String>) -> Result<(), Error> {
+        let look = |socket: &mut Socket, batch: &mut Batch| accept::remove_orphans(socket, networks, batch);
+        Ok(content::change(&mut self.socket, look)?)
+    }
+
+    /// Lets the traffic of the attachment's network through the forward chains of others; says which rules were
+    /// missing. Its record has to be there: see [`install`](Self::install).
+    pub(crate) fn accept_forward(&mut self, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
+        Ok(accept::install(&mut self.socket, attached)?)
     }
 
     /// Each difference between the kernel and the rules of `attached`, in words.
     pub(crate) fn verify(&mut self, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
         let mut words = Vec::new();
+        let key = ifname_key(attached.owner.host_veth);
         for content in contents(std::slice::from_ref(attached)) {
             words.extend(compare::differences(&mut self.socket, &content)?.iter().map(ToString::to_string));
+            if content.record(&key).is_none() {
+                let skeleton = content.skeleton;
+                let unneeded = self.socket.element(skeleton.table, skeleton.records, &key)?;
+                words.extend(unneeded.map(|record| compare::not_needed(&content, &record)));
+            }
+        }
+        if attached.policy.accept_forward {
+            words.extend(accept::differences(&mut self.socket, attached)?);
         }
         Ok(words)
     }
 
-    /// Mends whatever became of the rules of `attached`, in one transaction; returns what was wrong, in words.
+    /// Mends whatever became of the rules of `attached`, in one transaction, and then of those in the chains of others;
+    /// returns what was wrong, in words.
     pub(crate) fn repair(&mut self, attached: &[Attached<'_>]) -> Result<Vec<String>, Error> {
-        Ok(compare::repair(&mut self.socket, &contents(attached))?)
+        let keys: Vec<Vec<u8>> =
+            attached.iter().map(|attached| ifname_key(attached.owner.host_veth)).collect();
+        let mut words = compare::repair(&mut self.socket, &contents(attached), &keys)?;
+        let mut mended = BTreeSet::new();
+        for attached in attached.iter().filter(|attached| attached.policy.accept_forward) {
+            if mended.insert((attached.owner.network, attached.gateway_link)) {
+                words.extend(accept::install(&mut self.socket, attached)?);
+            }
+        }
+        Ok(words)
     }
 
     /// The attachments that have rules.
@@ -179,15 +275,21 @@ fn remove_elements(
     socket: &mut Socket,
     owner: &Owner<'_>,
     batch: &mut Batch,
-) -> Result<(), nft_netlink::Error> {
+) -> Result<Removed, nft_netlink::Error> {
+    let mut removed = Removed::Nothing;
     for doomed in [routed::doomed(socket, owner)?, ports::doomed(socket, owner)?].iter().flatten() {
-        doomed.delete(batch);
+        doomed.delete(socket, batch)?;
+        if doomed.chains().iter().any(|chain| accept::is_chain(chain)) {
+            removed = Removed::LastAccepted;
+        } else if removed == Removed::Nothing {
+            removed = Removed::Rules;
+        }
     }
-    Ok(())
+    Ok(removed)
 }
 
-fn contents(attached: &[Attached<'_>]) -> Vec<content::Content> {
-    [routed::content(attached), ports::content(attached)].into_iter().flatten().collect()
+fn contents(attached: &[Attached<'_>]) -> [content::Content; 2] {
+    [routed::content(attached), ports::content(attached)]
 }
 
 #[cfg(test)]

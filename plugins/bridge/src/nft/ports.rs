@@ -26,6 +26,9 @@ pub(super) static SKELETON: Skeleton = Skeleton {
     chains,
     entry_maps: &[],
     entry_chain: None,
+    records: PORTS,
+    members,
+    delete_elsewhere: |_, _, _| Ok(()),
 };
 
 fn chains() -> Vec<SkeletonChain> {
@@ -53,7 +56,7 @@ fn chains() -> Vec<SkeletonChain> {
 }
 
 /// What the attachments need here; nothing when no port of theirs is checked.
-pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
+pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     let mut content = Content::new(&SKELETON);
     for Attached { owner, mac, policy, .. } in attached {
         let port = || Element::new(ifname_key(owner.host_veth));
@@ -63,7 +66,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
         }
         if policy.mac_spoof_check {
             content.element(spoofcheck::PORTS.name, port().with_comment(&identity));
-            let source = spoofcheck::source(owner.host_veth, *mac).with_comment(&identity);
+            let source = spoofcheck::source(&ifname_key(owner.host_veth), *mac).with_comment(&identity);
             content.element(spoofcheck::SOURCES.name, source);
         }
         if policy.ra_guard || policy.mac_spoof_check {
@@ -72,26 +75,29 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
             content.element(PORTS, record);
         }
     }
-    (!content.elements.is_empty()).then_some(content)
+    content
 }
 
 /// What goes with `owner`.
 pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Doomed>, Error> {
-    let table = SKELETON.table;
-    let key = ifname_key(owner.host_veth);
-    let Some(record) = socket.element(table, PORTS, &key)? else { return Ok(None) };
-    let mut members = Vec::new();
-    let mut lookups = vec![(guard::PORTS.name, key.clone()), (spoofcheck::PORTS.name, key)];
+    let Some(record) = socket.element(SKELETON.table, PORTS, &ifname_key(owner.host_veth))? else {
+        return Ok(None);
+    };
+    Doomed::with_records(socket, &Content::new(&SKELETON), vec![record]).map(Some)
+}
+
+/// The elements of the port that a record is of.
+fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> {
+    let mut lookups =
+        vec![(guard::PORTS.name, record.key.clone()), (spoofcheck::PORTS.name, record.key.clone())];
     if let Some(mac) = record.comment.as_deref().and_then(record::mac) {
-        lookups.push((spoofcheck::SOURCES.name, spoofcheck::source(owner.host_veth, mac).key));
+        lookups.push((spoofcheck::SOURCES.name, spoofcheck::source(&record.key, mac).key));
     }
+    let mut members = Vec::new();
     for (set, key) in lookups {
-        members.extend(socket.element(table, set, &key)?.map(|element| Member { set, element }));
+        members.extend(socket.element(SKELETON.table, set, &key)?.map(|element| Member { set, element }));
     }
-    members.push(Member { set: PORTS, element: record });
-    let last = socket.chain(table, PORT)?.is_some_and(|port| port.uses == 1);
-    let doomed = Doomed::with(socket, &SKELETON, members)?;
-    Ok(Some(if last { doomed } else { doomed.keeping_table() }))
+    Ok(members)
 }
 
 /// The elements that are records.

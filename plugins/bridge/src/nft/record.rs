@@ -48,6 +48,11 @@ pub(super) fn identity(owner: &Owner<'_>) -> String {
     text
 }
 
+/// The identity that a comment begins with.
+pub(super) fn identity_of(comment: &str) -> &str {
+    comment.split(' ').next().unwrap_or_default()
+}
+
 /// The identity with the addresses, and the MAC and link, that have elements of their own.
 pub(super) fn with(
     owner: &Owner<'_>,

@@ -10,7 +10,7 @@ use nft_netlink::{
 };
 
 use super::content::{self, Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
-use super::{Attached, IngressPolicy, Owner, isolation, masquerade, record};
+use super::{Attached, IngressPolicy, Owner, accept, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -30,6 +30,9 @@ pub(super) static SKELETON: Skeleton = Skeleton {
     chains,
     entry_maps: isolation::MAPS,
     entry_chain: Some(masquerade::SUBNETS),
+    records: ATTACHMENTS,
+    members,
+    delete_elsewhere: accept::remove,
 };
 
 const fn verdicts(name: &'static str, key: &'static [KeyType]) -> Set<'static> {
@@ -74,14 +77,20 @@ fn chains() -> Vec<SkeletonChain> {
     ]
 }
 
-/// What the attachments need here; nothing when none of them is masqueraded or has an ingress policy.
-pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
+/// What the attachments need here; nothing when none of them is masqueraded, has an ingress policy or is let through
+/// the chains of others.
+pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     let mut content = Content::new(&SKELETON);
     for attachment in attached {
         let owner = &attachment.owner;
         let masqueraded = if attachment.policy.masquerade { attachment.addresses } else { &[] };
         let mut uses = masquerade::content(owner, masqueraded, &mut content);
         uses.extend(isolation::content(attachment, &mut content));
+        if attachment.policy.accept_forward {
+            let accept = accept::content(owner.network);
+            uses.push(accept.name.clone());
+            content.chain(accept);
+        }
         if uses.is_empty() {
             continue;
         }
@@ -97,7 +106,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Option<Content> {
         );
         content.chain(list);
     }
-    (!content.elements.is_empty()).then_some(content)
+    content
 }
 
 /// The chain that lists what an attachment uses. A network has one for each different list: its subnets or its policy
@@ -114,12 +123,16 @@ fn list(network: &str, uses: &[String]) -> NetworkChain {
 
 /// What goes with `owner`.
 pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Doomed>, Error> {
-    let table = SKELETON.table;
-    let Some(found) = socket.element(table, ATTACHMENTS, &ifname_key(owner.host_veth))? else {
+    let Some(found) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(owner.host_veth))? else {
         return Ok(None);
     };
-    let identity = record::identity(owner);
-    let comment = found.comment.as_deref().unwrap_or_default();
+    Doomed::with_records(socket, &Content::new(&SKELETON), vec![found]).map(Some)
+}
+
+/// The addresses and the MAC that belong to a record.
+fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> {
+    let table = SKELETON.table;
+    let comment = record.comment.as_deref().unwrap_or_default();
     let mut members = Vec::new();
     if record::is_cut(comment) {
         for set in [masquerade::ADDRESSES_V4, masquerade::ADDRESSES_V6, isolation::MEMBERS.name] {
@@ -137,9 +150,9 @@ pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Do
         }
     }
     // An address may have been leased to somebody else since.
-    members.retain(|member| member.element.comment.as_deref() == Some(identity.as_str()));
-    members.push(Member { set: ATTACHMENTS, element: found });
-    Doomed::with(socket, &SKELETON, members).map(Some)
+    let identity = record::identity_of(comment);
+    members.retain(|member| member.element.comment.as_deref() == Some(identity));
+    Ok(members)
 }
 
 /// The elements that are records.

@@ -1,6 +1,6 @@
 //! MAC spoof check: from a container's port come only frames with the container's own MAC as source.
 
-use nft_netlink::{Element, Field, Holds, KeyType, Rule, Set, ifname_key, join_keys};
+use nft_netlink::{Element, Field, Holds, KeyType, Rule, Set, join_keys};
 
 /// The ports that are checked.
 pub(super) const PORTS: Set<'static> = Set { name: "mac-check", key: &[KeyType::Ifname], holds: Holds::Keys };
@@ -17,7 +17,7 @@ pub(super) fn rule() -> Rule {
         .drop()
 }
 
-/// The element that lets the MAC send from the port.
-pub(super) fn source(host_veth: &str, mac: [u8; 6]) -> Element {
-    Element::new(join_keys(&[&ifname_key(host_veth), &mac]))
+/// The element that lets the MAC send from the port with this key.
+pub(super) fn source(port: &[u8], mac: [u8; 6]) -> Element {
+    Element::new(join_keys(&[port, &mac]))
 }

@@ -19,13 +19,23 @@ struct Sample {
     policy: Policy,
 }
 
-const OPEN: Policy =
-    Policy { masquerade: false, ingress: IngressPolicy::Open, ra_guard: false, mac_spoof_check: false };
+const OPEN: Policy = Policy {
+    masquerade: false,
+    ingress: IngressPolicy::Open,
+    ra_guard: false,
+    mac_spoof_check: false,
+    accept_forward: false,
+};
 const MASQUERADED: Policy = Policy { masquerade: true, ..OPEN };
 const SAME_BRIDGE: Policy = Policy { ingress: IngressPolicy::SameBridge, ..OPEN };
 const ISOLATED: Policy = Policy { ingress: IngressPolicy::Isolated, ..OPEN };
-const ALL: Policy =
-    Policy { masquerade: true, ingress: IngressPolicy::Isolated, ra_guard: true, mac_spoof_check: true };
+const ALL: Policy = Policy {
+    masquerade: true,
+    ingress: IngressPolicy::Isolated,
+    ra_guard: true,
+    mac_spoof_check: true,
+    accept_forward: false,
+};
 
 impl Sample {
     /// Container number `number` of network `testnet` on bridge `br-test`.

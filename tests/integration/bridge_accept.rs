@@ -1,0 +1,431 @@
+//! Other firewalls that drop what is forwarded: without `acceptForward` they are named, with it packets pass, and
+//! when the last container is gone they are what they were.
+
+use integration_tests::{Attachment, Container, Network, Output, Outside, Suite, World};
+use serde_json::{Value, json};
+
+/// A firewall as its owner has it, and the chain that an ADD names.
+struct Firewall {
+    name: &'static str,
+    commands: &'static [&'static str],
+    chains: &'static [&'static str],
+}
+
+const IPTABLES: Firewall = Firewall {
+    name: "iptables with policy drop",
+    commands: &["iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP"],
+    chains: &["ip filter FORWARD: policy drop", "ip6 filter FORWARD: policy drop"],
+};
+
+const REJECT: Firewall = Firewall {
+    name: "iptables that ends with a rule",
+    commands: &[
+        "iptables -A FORWARD -s 192.0.2.0/24 -j DROP",
+        "iptables -A FORWARD -j REJECT",
+        "ip6tables -A FORWARD -j REJECT",
+    ],
+    chains: &["ip filter FORWARD: its last rule is reject", "ip6 filter FORWARD: its last rule is reject"],
+};
+
+/// As Docker 27 leaves it, but for its containers.
+const DOCKER: Firewall = Firewall {
+    name: "Docker",
+    commands: &[
+        "iptables -P FORWARD DROP",
+        "iptables -N DOCKER-USER",
+        "iptables -N DOCKER-FORWARD",
+        "iptables -A DOCKER-FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "iptables -A DOCKER-FORWARD -i docker0 -j ACCEPT",
+        "iptables -A DOCKER-FORWARD ! -i docker0 -o docker0 -j DROP",
+        "iptables -A DOCKER-USER -s 192.0.2.0/24 -j DROP",
+        "iptables -A DOCKER-USER -j RETURN",
+        "iptables -A FORWARD -j DOCKER-USER",
+        "iptables -A FORWARD -j DOCKER-FORWARD",
+        "ip6tables -P FORWARD DROP",
+        "ip6tables -N DOCKER-USER",
+        "ip6tables -A FORWARD -j DOCKER-USER",
+    ],
+    chains: &["ip filter FORWARD: policy drop", "ip6 filter FORWARD: policy drop"],
+};
+
+const NFTABLES: Firewall = Firewall {
+    name: "nftables",
+    commands: &[
+        "nft add table inet firewall",
+        "nft add chain inet firewall through { type filter hook forward priority 10; policy drop; }",
+        "nft add rule inet firewall through ct state invalid drop",
+    ],
+    chains: &["inet firewall through: policy drop"],
+};
+
+/// The shape of firewalld's: the end of a zone's chain rejects, before the end of the base chain does.
+const ZONES: Firewall = Firewall {
+    name: "zones",
+    commands: &[
+        "nft add table inet zones",
+        "nft add chain inet zones forward { type filter hook forward priority 10; policy accept; }",
+        "nft add chain inet zones by_zone",
+        "nft add chain inet zones public",
+        "nft add rule inet zones public reject with icmpx admin-prohibited",
+        "nft add rule inet zones by_zone goto public",
+        "nft add rule inet zones forward ct state established,related accept",
+        "nft add rule inet zones forward jump by_zone",
+        "nft add rule inet zones forward reject with icmpx admin-prohibited",
+    ],
+    chains: &["inet zones forward: the last rule of its chain public is reject"],
+};
+
+const FIREWALLS: [&Firewall; 5] = [&IPTABLES, &REJECT, &DOCKER, &NFTABLES, &ZONES];
+
+/// A host with other firewalls and something behind it, and two networks of which only `net` has the key.
+struct Story {
+    world: World,
+    outside: Outside,
+    path: String,
+    before: String,
+}
+
+impl Story {
+    #[track_caller]
+    fn new(firewalls: &[&Firewall]) -> Self {
+        let world = World::new();
+        let outside = world.outside();
+        let path = world.install_plugins();
+        for firewall in firewalls {
+            for command in firewall.commands {
+                world.host().run(command).success();
+            }
+        }
+        outside.route("10.1.0.0/16");
+        outside.route("fd00:1::/64");
+        let story = Self { world, outside, path, before: String::new() };
+        Self { before: story.foreign(), ..story }
+    }
+
+    /// Everything that is not of our own tables, with what iptables makes of it.
+    fn foreign(&self) -> String {
+        let host = self.world.host();
+        let nft = host.run("nft --stateless list ruleset").success().to_owned();
+        let ours = ["table inet cni-bridge", "table bridge cni-bridge"];
+        let others: Vec<&str> = nft
+            .split_inclusive("\n}\n")
+            .filter(|table| !ours.iter().any(|name| table.trim_start().starts_with(name)))
+            .collect();
+        let listed = |program: &str| host.run(&format!("{program} -S")).success().to_owned();
+        format!("{}{}{}", others.concat(), listed("iptables"), listed("ip6tables"))
+    }
+
+    fn network(&self, name: &str, number: u8, keys: Value) -> Network {
+        Network::new(&self.world, list(name, number, keys))
+    }
+
+    fn accepting(&self, policy: &str) -> Network {
+        self.network("net", 1, json!({ "acceptForward": true, "ingressPolicy": policy }))
+    }
+
+    #[track_caller]
+    fn assert_foreign_is_as_before(&self) {
+        assert_eq!(self.foreign(), self.before);
+    }
+
+    fn bridge(&self, arguments: &[&str]) -> Output {
+        let program = Suite::Ours.binary("bridge").display().to_string();
+        let command =
+            self.world.host().command(std::iter::once(program.as_str()).chain(arguments.iter().copied()));
+        command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path).run()
+    }
+}
+
+/// A network on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
+fn list(name: &str, number: u8, keys: Value) -> Value {
+    let mut bridge = json!({
+        "type": "bridge", "bridge": format!("br-{number}"), "isDefaultGateway": true, "ipMasq": true,
+        "ipam": { "type": "host-local-ipam", "ranges": [
+            [{ "subnet": format!("10.{number}.0.0/16") }], [{ "subnet": format!("fd00:{number}::/64") }],
+        ] },
+    });
+    bridge.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    json!({ "cniVersion": "1.1.0", "name": name, "plugins": [bridge] })
+}
+
+#[track_caller]
+fn check(from: &Container, targets: &[&str], expected: bool, why: &str) {
+    for target in targets {
+        assert_eq!(from.reaches(target), expected, "{why}: {} reaches {target}", from.name());
+    }
+}
+
+const BEHIND: [&str; 2] = [Outside::ADDRESS, Outside::ADDRESS6];
+
+#[test]
+fn without_the_key_packets_are_dropped_and_the_chain_is_named() {
+    for firewall in FIREWALLS {
+        let story = Story::new(&[firewall]);
+        let container = story.world.container("c1");
+        let network = story.network("net", 1, json!({}));
+        let output = network.plugin_call("ADD", 0, Some(&Attachment::of(&container)), None).run();
+        output.success();
+        for chain in firewall.chains {
+            assert!(output.stderr.contains(chain), "{}: no {chain} in {output}", firewall.name);
+        }
+        check(&container, &BEHIND, false, firewall.name);
+        story.assert_foreign_is_as_before();
+    }
+}
+
+#[test]
+fn with_the_key_packets_pass_and_afterwards_the_firewall_is_what_it_was() {
+    for firewall in FIREWALLS {
+        let story = Story::new(&[firewall]);
+        let network = story.accepting("");
+        let (one, two) = (story.world.container("one"), story.world.container("two"));
+        let output = network.plugin_call("ADD", 0, Some(&Attachment::of(&one)), None).run();
+        output.success();
+        assert_eq!(output.stderr, "", "{}", firewall.name);
+        check(&one, &BEHIND, true, firewall.name);
+        assert!(story.outside.space().reaches("10.1.0.2"), "{}: its policy is open", firewall.name);
+
+        let with_one = story.foreign();
+        assert!(with_one.contains("cni-bridge accept-forward-net"), "{with_one}");
+        network.attach(&two);
+        assert_eq!(story.foreign(), with_one, "one set of rules for the network");
+        check(&two, &BEHIND, true, firewall.name);
+        network.check(&Attachment::of(&two)).unwrap();
+
+        network.del(&Attachment::of(&one)).unwrap();
+        check(&two, &BEHIND, true, firewall.name);
+        network.detach(&two);
+        story.assert_foreign_is_as_before();
+    }
+}
+
+#[test]
+fn all_firewalls_at_once_are_passed() {
+    let story = Story::new(&[&DOCKER, &NFTABLES, &ZONES]);
+    let network = story.accepting("same-bridge");
+    let one = story.world.container("one");
+    network.attach(&one);
+    check(&one, &BEHIND, true, "all at once");
+    network.detach(&one);
+    story.assert_foreign_is_as_before();
+}
+
+#[test]
+fn nobody_is_let_in_whom_the_policy_refuses() {
+    for policy in ["same-bridge", "isolated"] {
+        for firewall in [&DOCKER, &NFTABLES] {
+            let story = Story::new(&[firewall]);
+            let network = story.accepting(policy);
+            let other = story.network("other", 2, json!({ "acceptForward": true }));
+            let (one, two) = (story.world.container("one"), story.world.container("two"));
+            let stranger = story.world.container("stranger");
+            network.attach(&one);
+            network.attach(&two);
+            other.attach(&stranger);
+            let why = format!("{policy} behind {}", firewall.name);
+            check(&one, &BEHIND, true, &why);
+            check(&one, &["10.2.0.2"], true, &why);
+            check(&stranger, &["10.1.0.2", "10.1.0.1", "fd00:1::2"], false, &why);
+            check(&two, &["10.1.0.2"], policy == "same-bridge", &why);
+            assert!(!story.outside.space().reaches("10.1.0.2"), "{why}");
+            // Not even when nothing of ours but the accept rules is left.
+            story.world.host().run("nft delete table inet cni-bridge").success();
+            assert!(!story.outside.space().reaches("10.1.0.2"), "{why}");
+        }
+    }
+}
+
+#[test]
+fn published_ports_are_let_in() {
+    for firewall in [&DOCKER, &NFTABLES] {
+        let story = Story::new(&[firewall]);
+        let network = story.accepting("same-bridge");
+        let one = story.world.container("one");
+        network.attach(&one);
+        let _web = one.serve("0.0.0.0:80");
+        for line in [
+            "nft add table ip published",
+            "nft add chain ip published before { type nat hook prerouting priority dstnat; }",
+            "nft add rule ip published before tcp dport 8080 fib daddr type local dnat to 10.1.0.2:80",
+        ] {
+            story.world.host().run(line).success();
+        }
+        story.outside.space().fetch(&format!("http://{}:8080/", Outside::HOST));
+    }
+}
+
+#[test]
+fn what_the_firewall_drops_by_a_rule_of_its_own_stays_dropped() {
+    let story = Story::new(&[&DOCKER]);
+    let host = story.world.host();
+    for line in [
+        "ip link add docker0 type bridge",
+        "ip address add 172.17.0.1/16 dev docker0",
+        "ip link set docker0 up",
+        "iptables -I DOCKER-USER -d 203.0.113.0/24 -o up0 -p tcp --dport 81 -j DROP",
+    ] {
+        host.run(line).success();
+    }
+    let docker = story.world.netns("docker");
+    host.run("ip link add d0 master docker0 type veth peer name eth0 netns docker").success();
+    host.run("ip link set d0 up").success();
+    for line in [
+        "ip address add 172.17.0.2/16 dev eth0",
+        "ip link set eth0 up",
+        "ip route add default via 172.17.0.1",
+    ] {
+        docker.run(line).success();
+    }
+    let network = story.accepting("");
+    let one = story.world.container("one");
+    network.attach(&one);
+    check(&one, &["172.17.0.2"], false, "Docker keeps its containers to itself");
+    assert!(docker.reaches("10.1.0.2"), "Docker's may go out, and the network is open");
+    check(&one, &BEHIND, true, "Docker");
+}
+
+/// What somebody does to the rules, and whether the next ADD or a repair brings them back.
+#[test]
+fn rules_come_back_after_a_flush_and_check_misses_them_until_then() {
+    for (firewall, flush) in [
+        (&DOCKER, "iptables -F DOCKER-USER"),
+        (&DOCKER, "ip6tables -F DOCKER-USER"),
+        (&IPTABLES, "iptables -F FORWARD"),
+        (&NFTABLES, "nft flush chain inet firewall through"),
+    ] {
+        let story = Story::new(&[firewall]);
+        let network = story.accepting("same-bridge");
+        story.world.write(
+            "/run/net.d/net.conflist",
+            list("net", 1, json!({ "acceptForward": true, "ingressPolicy": "same-bridge" })).to_string(),
+        );
+        let (one, two) = (story.world.container("one"), story.world.container("two"));
+        network.attach(&one);
+        for restore in ["next ADD", "repair"] {
+            story.world.host().run(flush).success();
+            let failure = network.check(&Attachment::of(&one)).unwrap_err();
+            assert!(failure.msg.contains("lacks the rule that accepts"), "after {flush}: {failure}");
+            match restore {
+                "repair" => {
+                    assert!(story.bridge(&["repair", "net"]).success().contains("accepts what"), "{flush}");
+                    assert_eq!(story.bridge(&["repair", "net"]).success(), "");
+                }
+                _ => drop(network.attach(&two)),
+            }
+            check(&one, &BEHIND, true, flush);
+            network.check(&Attachment::of(&one)).unwrap();
+        }
+        for container in [&one, &two] {
+            network.detach(container);
+        }
+        assert!(!story.foreign().contains("cni-bridge"), "{}", story.foreign());
+    }
+}
+
+#[test]
+fn the_rules_go_with_the_last_container_also_when_the_key_has_gone_before() {
+    for verb in ["DEL", "GC"] {
+        let story = Story::new(&[&DOCKER, &NFTABLES]);
+        let (accepting, without) = (story.accepting(""), story.network("net", 1, json!({})));
+        let (one, two) = (story.world.container("one"), story.world.container("two"));
+        accepting.attach(&one);
+        without.attach(&two);
+        match verb {
+            "DEL" => without.detach(&one),
+            _ => {
+                std::fs::remove_file(story.world.path("/var/lib/cni/results/net-one-eth0")).unwrap();
+                without.gc(&[&Attachment::of(&two)]).unwrap();
+            }
+        }
+        story.assert_foreign_is_as_before();
+        without.detach(&two);
+        story.assert_foreign_is_as_before();
+    }
+}
+
+#[test]
+fn rules_whose_record_was_deleted_are_found_all_the_same() {
+    for last in ["DEL", "GC", "prune"] {
+        let story = Story::new(&[&DOCKER, &NFTABLES]);
+        let network = story.accepting("same-bridge");
+        let other = story.network("other", 2, json!({ "acceptForward": true }));
+        let (one, stays) = (story.world.container("one"), story.world.container("stays"));
+        other.attach(&stays);
+        let with_other = story.foreign();
+        network.attach(&one);
+        for family in ["inet", "bridge"] {
+            story.world.host().run(&format!("nft delete table {family} cni-bridge")).success();
+        }
+        match last {
+            "DEL" => network.detach(&one),
+            _ => {
+                story.world.remove_netns("one");
+                integration_tests::wait_until("the pair is gone", || {
+                    let links = story.world.host().run("ip -o link show master br-1");
+                    links.stdout.is_empty().then_some(())
+                });
+                match last {
+                    "GC" => network.gc(&[]).unwrap(),
+                    _ => drop(story.bridge(&["prune"]).success().to_owned()),
+                }
+            }
+        }
+        assert_eq!(story.foreign(), with_other, "{last} keeps what another network has");
+        other.detach(&stays);
+        story.assert_foreign_is_as_before();
+    }
+}
+
+#[test]
+fn an_add_that_is_killed_at_any_moment_leaves_the_firewall_as_it_was_after_del() {
+    let story = Story::new(&[&DOCKER, &NFTABLES]);
+    let network = story.accepting("same-bridge");
+    let one = Attachment::of(&story.world.container("one"));
+    for round in 0..24_u32 {
+        let add = network.plugin_call("ADD", 0, Some(&one), None).start();
+        add.wait_for_start();
+        // The moment is what is tested.
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(round) * 300));
+        add.kill();
+        add.wait();
+        network.del(&one).unwrap();
+        story.assert_foreign_is_as_before();
+    }
+}
+
+#[test]
+fn a_failed_add_takes_its_rules_back() {
+    let story = Story::new(&[&DOCKER, &NFTABLES]);
+    let routes = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
+    let ipam = json!({ "type": "host-local-ipam", "subnet": "10.1.0.0/16", "routes": routes });
+    let network = story.network("net", 1, json!({ "acceptForward": true, "ipam": ipam }));
+    let one = story.world.container("one");
+    network.add(&Attachment::of(&one)).unwrap_err();
+    story.assert_foreign_is_as_before();
+}
+
+#[test]
+fn parallel_first_attachments_write_the_rules_once() {
+    let story = Story::new(&[&DOCKER, &NFTABLES]);
+    let network = story.accepting("");
+    let containers: Vec<Container> =
+        (0..16).map(|index| story.world.container(&format!("c{index}"))).collect();
+    let adds: Vec<_> = containers
+        .iter()
+        .map(|container| network.plugin_call("ADD", 0, Some(&Attachment::of(container)), None).start())
+        .collect();
+    for add in adds {
+        add.wait().success();
+    }
+    let listed = story.world.host().run("iptables -S").success().to_owned();
+    assert_eq!(listed.matches("cni-bridge accept-forward-net").count(), 2, "{listed}");
+    check(&containers[15], &BEHIND, true, "parallel");
+    let dels: Vec<_> = containers
+        .iter()
+        .map(|container| network.plugin_call("DEL", 0, Some(&Attachment::of(container)), None).start())
+        .collect();
+    for del in dels {
+        del.wait().success();
+    }
+    story.assert_foreign_is_as_before();
+}
