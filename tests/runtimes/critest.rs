@@ -31,6 +31,9 @@ fn critest(site: &Site) -> Output {
             "-ginkgo.focus",
             SPECS,
             "-ginkgo.skip=metrics",
+            // On a loaded machine containerd may end a container that is over at once before it has opened its log;
+            // the spec of host networks, for which no plugin is called, then waits in vain for a line of it.
+            "-ginkgo.flake-attempts=3",
         ])
         .bound(Duration::from_secs(600))
         .run()
