@@ -8,13 +8,17 @@ use integration_tests::{Attachment, Container, Network, Output, Outside, World};
 use crate::support::{Dockerd, Site};
 
 /// Steps that ours answers in another way, each with the reason.
-const DIFFERENCES: [(&str, &str); 6] = [
+const DIFFERENCES: [(&str, &str); 7] = [
     (
         "n2: cat /etc/resolv.conf",
         "our server is at the network's gateway, which needs no rules in each container",
     ),
     ("n2: ping -c 1 -W 1 172.21.0.1", "networks are isolated from each other's gateways too"),
     ("n2: getent hosts 172.20.0.1", "the gateway has a name"),
+    (
+        "n2: ip route show dev eth1",
+        "a further network brings its default route too, behind that of the first, which stays in use",
+    ),
     ("n2: ping -c 1 -W 1 x1", "a name that nobody has does not exist, whatever a server elsewhere would say"),
     ("l2: ping -c 1 -W 2 db", "an address has one name, that of its container, whoever asks"),
     (
@@ -34,10 +38,14 @@ trait Side {
     fn on_host(&self, line: &str) -> Output;
     /// Stops n1, lets a newcomer take its address, and starts n1 again.
     fn restart_n1(&self);
+    /// Has n2 join testnet2 as well, while it runs.
+    fn connect_n2(&self);
+    /// Has n2 leave testnet2.
+    fn disconnect_n2(&self);
 }
 
-/// The steps: who asks what. `restart` stands for itself.
-const STORY: [&str; 22] = [
+/// The steps: who asks what. Those of one word are what a [`Side`] does.
+const STORY: [&str; 34] = [
     "n2: ip route",
     "n2: cat /etc/resolv.conf",
     "n2: ping -c 1 -W 2 centos-1",
@@ -58,6 +66,18 @@ const STORY: [&str; 22] = [
     "host: ping -c 1 -W 2 172.20.0.2",
     "restart",
     "n2: ping -c 1 -W 2 centos-1",
+    "connect",
+    "n2: ip route show dev eth1",
+    "n2: ping -c 1 -W 2 x1",
+    "n2: ping -c 1 -W 2 x1.testnet2",
+    "x1: ping -c 1 -W 2 n2",
+    "x1: ping -c 1 -W 2 n2.testnet2",
+    "n2: ping -c 1 -W 2 n1",
+    "n1: ping -c 1 -W 2 n2",
+    "n2: getent hosts 172.21.0.2",
+    "disconnect",
+    "n2: ping -c 1 -W 1 172.21.0.2",
+    "n2: ping -c 1 -W 2 n1.testnet",
     "l2: ping -c 1 -W 2 db",
     "l1: ping -c 1 -W 2 l2",
 ];
@@ -69,7 +89,12 @@ fn tell(side: &dyn Side) -> Told {
             Some(("host", line)) => essence(&side.on_host(line)),
             Some((container, line)) => essence(&side.exec(container, line)),
             None => {
-                side.restart_n1();
+                match step {
+                    "restart" => side.restart_n1(),
+                    "connect" => side.connect_n2(),
+                    "disconnect" => side.disconnect_n2(),
+                    _ => panic!("nobody does {step}"),
+                }
                 String::new()
             }
         };
@@ -114,11 +139,20 @@ impl Side for Docker<'_> {
         self.0.run("newcomer", "--network testnet");
         self.0.ok("start n1");
     }
+
+    fn connect_n2(&self) {
+        self.0.ok("network connect testnet2 n2");
+    }
+
+    fn disconnect_n2(&self) {
+        self.0.ok("network disconnect testnet2 n2");
+    }
 }
 
 struct Ours {
     world: World,
     testnet: Network,
+    testnet2: Network,
     containers: Vec<(&'static str, Container)>,
     n1: Attachment,
 }
@@ -140,6 +174,16 @@ impl Side for Ours {
         let wish = Attachment::of(&newcomer).arg("IP", "172.20.0.2");
         self.testnet.attach_as(&newcomer, &wish);
         self.testnet.attach_as(n1, &self.n1);
+    }
+
+    fn connect_n2(&self) {
+        let n2 = &self.containers[1].1;
+        self.testnet2.attach_as(n2, &named(n2, "n2", &[]).ifname("eth1"));
+    }
+
+    fn disconnect_n2(&self) {
+        let n2 = &self.containers[1].1;
+        self.testnet2.detach_as(n2, &named(n2, "n2", &[]).ifname("eth1"));
     }
 }
 
@@ -181,7 +225,7 @@ fn tell_ours() -> Told {
     testnet2.attach_as(of(2), &named(of(2), "x1", &[]));
     link.attach_as(of(3), &named(of(3), "l1", &[]));
     link.attach_as(of(4), &named(of(4), "l2", &[]).arg("LINKS", "l1:db"));
-    tell(&Ours { world, testnet, containers: containers.into(), n1 })
+    tell(&Ours { world, testnet, testnet2, containers: containers.into(), n1 })
 }
 
 #[test]
