@@ -233,3 +233,65 @@ fn a_forward_chain_that_drops_is_named_and_does_not_fail_the_call() {
     output.success();
     assert!(output.stderr.contains("FORWARD"), "{output}");
 }
+
+/// Names about as long as there may be: the allocator's files are named after the network, and nothing limits an id.
+#[test]
+fn the_longest_names_make_no_difference() {
+    for (backend, policy) in [("nftables", "same-bridge"), ("iptables", "")] {
+        let network = "n".repeat(240);
+        let story = Story::new(&json!({
+            "name": network, "ipMasqBackend": backend, "ingressPolicy": policy, "macspoofchk": true,
+        }));
+        let names = ["c1", "c2", "c3"];
+        let containers = names.map(|name| story.world.container(name));
+        // Alike up to their last byte.
+        let id = |name: &str| format!("{}{name}", "i".repeat(300));
+        let call = |verb: &str, index: usize| {
+            let call = story.call(verb, &containers[index]).env("CNI_CONTAINERID", &id(names[index]));
+            call.env("CNI_IFNAME", "an-ifname-of-15")
+        };
+        let ours = || {
+            let nft = story.world.host().run("nft list ruleset").success().to_owned();
+            nft.contains("cni-bridge") || nft.contains("nnnn") || story.host_veths() != 0
+        };
+        let gc = |valid: &[usize]| {
+            let mut config = story.config.clone();
+            config["cni.dev/valid-attachments"] = valid
+                .iter()
+                .map(|index| json!({ "containerID": id(names[*index]), "ifname": "an-ifname-of-15" }))
+                .collect();
+            let call = story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path);
+            call.config(&config).run().success();
+        };
+        let results: Vec<Value> = (0..3).map(|index| call("ADD", index).run().json()).collect();
+        let check = |index: usize| {
+            let mut config = story.config.clone();
+            config["prevResult"] = results[index].clone();
+            call("CHECK", index).config(&config).run()
+        };
+        for index in 0..3 {
+            check(index).success();
+            containers[index].run("ping -c 1 -W 5 10.1.2.1").success();
+        }
+        call("DEL", 0).run().success();
+        assert_eq!(story.host_veths(), 2);
+        gc(&[1]);
+        assert_eq!(story.host_veths(), 1);
+        check(1).success();
+        // Somebody flushes the rules, and the next attachment brings them back for the one that is there.
+        story.world.host().run("nft flush ruleset").success();
+        call("ADD", 0).run().success();
+        if backend == "nftables" {
+            check(1).success();
+        }
+        // One whose container is dead, and whose rules alone are left.
+        story.world.remove_netns("c2");
+        gc(&[0]);
+        assert_eq!(story.host_veths(), 1);
+        call("DEL", 0).run().success();
+        assert!(!ours(), "{backend}: {}", story.world.host().run("nft list ruleset"));
+        for index in 0..3 {
+            call("DEL", index).run().success();
+        }
+    }
+}

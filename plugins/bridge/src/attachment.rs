@@ -3,14 +3,14 @@
 //! The kernel is the record of who has what, so DEL and GC find everything by these, without a file and whatever the
 //! configuration says by then. Nothing here asks the kernel.
 
+use std::borrow::Cow;
+
 use cni_types::Attachment;
 use sha2::{Digest as _, Sha256};
 
 use crate::iptables::Jumps;
+use crate::names;
 use crate::nft::Owner;
-
-/// Longest alias of a link in bytes (the kernel's `IFALIASZ` less the NUL).
-const MAX_ALIAS_LEN: usize = 255;
 
 /// Start of every alias of ours.
 const MARK: &str = "cni:";
@@ -36,14 +36,28 @@ impl Identity {
         Self { network: network.to_owned(), attachment: attachment.clone(), host_veth }
     }
 
+    /// The identity that the mark on the link `host_veth` spells, unless that link is somebody else's. The name has to
+    /// agree with the mark, so that nobody is taken in by a mark alone; where the mark had to be cut, it has to look
+    /// like one of ours.
+    pub(crate) fn of_mark(alias: &str, host_veth: &str) -> Option<Self> {
+        let mut parts = alias.strip_prefix(MARK)?.splitn(3, '/');
+        let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
+        let identity = Self::new(network, &Attachment::new(container_id, ifname).ok()?);
+        if identity.host_veth == host_veth {
+            return Some(identity);
+        }
+        let is_cut = names::may_be_cut(network, container_id) && is_hashed_name(host_veth);
+        is_cut.then(|| Self { host_veth: host_veth.to_owned(), ..identity })
+    }
+
     /// The name of the host end of its veth pair.
     pub(crate) fn host_veth(&self) -> &str {
         &self.host_veth
     }
 
-    /// The name of the network.
-    pub(crate) fn network(&self) -> &str {
-        &self.network
+    /// The name of the network, as marks spell it.
+    pub(crate) fn network(&self) -> Cow<'_, str> {
+        names::network(&self.network)
     }
 
     /// Container id and interface name.
@@ -55,10 +69,9 @@ impl Identity {
     pub(crate) fn alias(&self) -> String {
         let attachment = &self.attachment;
         let mut alias = network_mark(&self.network);
-        alias.push_str(attachment.container_id());
+        alias.push_str(&names::container_id(attachment.container_id()));
         alias.push('/');
         alias.push_str(attachment.ifname());
-        alias.truncate(alias.floor_char_boundary(MAX_ALIAS_LEN));
         alias
     }
 
@@ -75,14 +88,12 @@ impl Identity {
 
 /// The start of the aliases of every attachment to `network`.
 pub(crate) fn network_mark(network: &str) -> String {
-    format!("{MARK}{network}/")
+    format!("{MARK}{}/", names::network(network))
 }
 
 /// The text on a bridge that this plugin made for `network`.
 pub(crate) fn bridge_alias(network: &str) -> String {
-    let mut alias = format!("{MARK}{network}");
-    alias.truncate(alias.floor_char_boundary(MAX_ALIAS_LEN));
-    alias
+    format!("{MARK}{}", names::network(network))
 }
 
 /// Whether a link with this alias is ours.
@@ -97,11 +108,14 @@ pub(crate) fn is_attachment(alias: &str) -> bool {
 
 /// Whether a link is a host veth of ours that has not got its mark yet: between the two an ADD was killed, or is at it.
 pub(crate) fn is_half_made(name: &str, alias: &str) -> bool {
-    let hash = name.strip_prefix(HOST_VETH);
-    let is_hash = |hash: &str| {
+    alias.is_empty() && is_hashed_name(name)
+}
+
+/// Whether a link may have got its name from [`hashed_name`].
+fn is_hashed_name(name: &str) -> bool {
+    name.strip_prefix(HOST_VETH).is_some_and(|hash| {
         hash.len() == HASH_DIGITS && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    alias.is_empty() && hash.is_some_and(is_hash)
+    })
 }
 
 /// The port that carries the gateway interface `link` of a VLAN.
@@ -124,6 +138,9 @@ fn hashed_name(parts: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The kernel's `IFALIASZ` less the NUL.
+    const MAX_ALIAS_LEN: usize = 255;
 
     fn identity(network: &str, id: &str, ifname: &str) -> Identity {
         Identity::new(network, &Attachment::new(id, ifname).unwrap())
@@ -151,7 +168,12 @@ mod tests {
     fn the_alias_spells_the_identity_out_as_far_as_it_fits() {
         assert_eq!(identity("net", "id", "eth0").alias(), "cni:net/id/eth0");
         assert!(identity("net", "id", "eth0").alias().starts_with(&network_mark("net")));
-        assert_eq!(identity("net", &"i".repeat(300), "eth0").alias().len(), MAX_ALIAS_LEN);
+        let long = identity(&"n".repeat(300), &"i".repeat(300), "an-ifname-of-15");
+        assert!(long.alias().len() <= MAX_ALIAS_LEN, "{}", long.alias());
+        let found = Identity::of_mark(&long.alias(), long.host_veth()).unwrap();
+        assert_eq!((found.alias(), found.host_veth()), (long.alias(), long.host_veth()));
+        assert_eq!(Identity::of_mark(&long.alias(), "veth0"), None);
+        assert_eq!(Identity::of_mark("cni:net/id/eth0", long.host_veth()), None);
         assert!(is_marked(&bridge_alias("net")) && !is_marked("uplink"));
     }
 

@@ -34,7 +34,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         failures.note(rules::collect(&mut host, network, |_, host_veth| Ok(keep.contains(host_veth))));
         log::debug!("done with the rules");
         if config::uses_iptables(call.conf()) {
-            failures.note(iptables::collect(network, |attachment| valid.contains(attachment)));
+            failures.note(iptables::collect(network, valid));
             log::debug!("done with iptables");
         }
     } else {

@@ -6,17 +6,19 @@
 //!
 //! Two processes for each family and call: one lists, one changes what differs in a single transaction.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cni_types::{Attachment, Error, ErrorCode};
+use cni_types::{Attachment, Error, ErrorCode, MAX_IFNAME_LEN};
 use ipnetwork::IpNetwork;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest as _, Sha512};
 
+use crate::names;
 use crate::plan::Family;
 
 /// Where the programs are looked for when the runtime has no `PATH`.
@@ -30,6 +32,9 @@ const RESOURCE_PROBLEM: i32 = 4;
 
 /// Longest name of a chain in bytes that every iptables takes.
 const CHAIN_LEN: usize = 28;
+
+/// Longest comment in bytes (`XT_MAX_COMMENT_LEN` less the NUL).
+const COMMENT_LEN: usize = 255;
 
 /// Whose jumps are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,14 +91,17 @@ pub(crate) fn remove(jumps: Jumps<'_>) -> Result<(), Error> {
     remove_where(Some(&chain(jumps)), |found| comments.iter().any(|comment| comment == found))
 }
 
-/// Removes the rules of the network's attachments that `keep` does not want.
+/// Removes the rules of the network's attachments but of those that are `valid`.
 ///
 /// # Errors
 /// As [`install`].
-pub(crate) fn collect(network: &str, keep: impl Fn(&Attachment) -> bool) -> Result<(), Error> {
+pub(crate) fn collect(network: &str, valid: &[Attachment]) -> Result<(), Error> {
+    let kept: HashSet<String> =
+        valid.iter().map(|attachment| comment(Jumps { network, attachment })).collect();
     remove_where(None, |found| {
-        let Some((owner, attachment)) = parse_comment(found) else { return false };
-        owner == network && !keep(&attachment)
+        let owner = network_of(found);
+        let is_ours = owner.is_some_and(|owner| owner == network || owner == names::network(network));
+        is_ours && !kept.contains(found)
     })
 }
 
@@ -190,8 +198,15 @@ fn chain(jumps: Jumps<'_>) -> String {
     name
 }
 
+/// The reference's comment on the rules of a container. One that iptables would refuse for its length, as it does the
+/// reference's, has its names cut.
 fn reference_comment(network: &str, container_id: &str) -> String {
-    format!("name: \"{network}\" id: \"{container_id}\"")
+    let with = |network: &str, id: &str| format!("name: \"{network}\" id: \"{id}\"");
+    let full = with(network, container_id);
+    match full.len() <= COMMENT_LEN - " if: \"\"".len() - MAX_IFNAME_LEN {
+        true => full,
+        false => with(&names::network(network), &names::container_id(container_id)),
+    }
 }
 
 fn comment(jumps: Jumps<'_>) -> String {
@@ -199,11 +214,10 @@ fn comment(jumps: Jumps<'_>) -> String {
     format!("{container} if: \"{}\"", jumps.attachment.ifname())
 }
 
-/// Network and attachment of a comment of ours.
-fn parse_comment(comment: &str) -> Option<(&str, Attachment)> {
+/// The network of a comment of ours.
+fn network_of(comment: &str) -> Option<&str> {
     let (network, rest) = comment.strip_prefix("name: \"")?.split_once("\" id: \"")?;
-    let (container_id, ifname) = rest.strip_suffix('"')?.split_once("\" if: \"")?;
-    Some((network, Attachment::new(container_id, ifname).ok()?))
+    rest.contains("\" if: \"").then_some(network)
 }
 
 /// The comment in a listed rule.
@@ -346,11 +360,21 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_comment_is_one_that_iptables_takes() {
+        for (network, id) in [(300, 300), (300, 1), (1, 300), (100, 112), (113, 100)] {
+            let attachment = Attachment::new(&"i".repeat(id), "an-ifname-of-15").unwrap();
+            let jumps = Jumps { network: &"n".repeat(network), attachment: &attachment };
+            assert!(comment(jumps).len() <= COMMENT_LEN, "{network} {id}: {}", comment(jumps).len());
+        }
+    }
+
+    #[test]
     fn a_comment_says_whose_it_is() {
         let rules = listed(&["10.1.2.3/24"], "eth0");
         let comment = comment_of(&rules[2]).unwrap();
-        assert_eq!(parse_comment(&comment), Some(("n1", attachment("eth0"))));
-        assert_eq!(parse_comment(&comment_of(&rules[0]).unwrap()), None);
+        assert_eq!(comment, r#"name: "n1" id: "abc" if: "eth0""#);
+        assert_eq!(network_of(&comment), Some("n1"));
+        assert_eq!(network_of(&comment_of(&rules[0]).unwrap()), None);
         assert_eq!(comment_of("-A POSTROUTING -j ACCEPT"), None);
     }
 }

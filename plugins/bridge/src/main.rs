@@ -18,6 +18,7 @@ mod gateway;
 mod gc;
 mod iptables;
 mod mac;
+mod names;
 mod netlink;
 mod netns;
 mod nft;

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use cni_types::{Attachment, Error, ErrorCode};
+use cni_types::{Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables;
 use crate::mac::Mac;
+use crate::names;
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Removed, Rules};
@@ -198,7 +199,9 @@ impl InstalledRules {
         let ports = host.ports(bridge.index).map_err(unread)?;
         let network = subject.identity.network();
         let mut found = survey::attachments(host, ports).map_err(unread)?;
-        found.retain(|found| found.identity.network() == network && found.identity != subject.identity);
+        found.retain(|found| {
+            found.identity.network() == network && found.identity.host_veth() != subject.identity.host_veth()
+        });
         for found in &found {
             restore_isolation(host, settings, found)?;
         }
@@ -349,12 +352,10 @@ pub(crate) fn collect(
 ) -> Result<(), Error> {
     let mut rules = Rules::open().map_err(failed)?;
     for record in rules.records().map_err(failed)? {
-        if record.network != network || keep(host, &record.host_veth)? {
+        if record.network != names::network(network) || keep(host, &record.host_veth)? {
             continue;
         }
-        let attachment = Attachment::new(&record.container_id, &record.ifname)?;
-        let owner = Owner { network, attachment: &attachment, host_veth: &record.host_veth };
-        rules.remove(&owner).map_err(failed)?;
+        rules.remove_recorded(&record).map_err(failed)?;
     }
     remove_orphans(&mut rules, host)
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use cni_types::Attachment;
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
@@ -48,15 +47,12 @@ pub(crate) fn attachments(host: &mut Netlink, links: Vec<Link>) -> Result<Vec<Fo
 
 /// The networks that somebody is attached to by one of `links`.
 pub(crate) fn networks(links: &[Link]) -> BTreeSet<String> {
-    links.iter().filter_map(identity_of).map(|identity| identity.network().to_owned()).collect()
+    links.iter().filter_map(identity_of).map(|identity| identity.network().into_owned()).collect()
 }
 
-/// Whose host veth a link is. The name has to agree with the mark, so that nobody is taken in by a mark alone.
+/// Whose host veth a link is.
 fn identity_of(link: &Link) -> Option<Identity> {
-    let mut parts = link.alias.strip_prefix("cni:")?.splitn(3, '/');
-    let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
-    let identity = Identity::new(network, &Attachment::new(container_id, ifname).ok()?);
-    (identity.host_veth() == link.name).then_some(identity)
+    Identity::of_mark(&link.alias, &link.name)
 }
 
 fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Failure> {

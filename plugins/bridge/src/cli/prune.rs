@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::Context as _;
-use cni_types::Attachment;
 
 use crate::attachment::is_marked;
 use crate::netlink::Netlink;
 use crate::netlink::link::Kind;
 use crate::netns::Netns;
-use crate::nft::{Owner, Rules};
+use crate::nft::{Record, Rules};
 
 /// Removes them; says what was removed.
 pub(super) fn prune() -> anyhow::Result<String> {
@@ -39,10 +38,9 @@ pub(super) fn prune() -> anyhow::Result<String> {
         if host_veths.contains(record.host_veth.as_str()) {
             continue;
         }
-        let attachment = Attachment::new(&record.container_id, &record.ifname)?;
-        let (network, host_veth) = (record.network.as_str(), record.host_veth.as_str());
-        rules.remove(&Owner { network, attachment: &attachment, host_veth })?;
-        removed += &format!("removed rules of {network}/{}/{}\n", record.container_id, record.ifname);
+        rules.remove_recorded(&record)?;
+        let Record { network, container_id, ifname, .. } = record;
+        removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
     }
     crate::rules::remove_orphans(&mut rules, &mut host)?;
     Ok(removed)

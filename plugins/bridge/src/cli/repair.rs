@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::attachment::Identity;
 use crate::config::Settings;
+use crate::names;
 use crate::netlink::Netlink;
 use crate::nft::Rules;
 use crate::rules::{self, Subject};
@@ -26,7 +27,7 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
     let links = host.links().context("list links")?;
     let mut found = survey::attachments(&mut host, links).context("list attachments")?;
     if let Some(network) = network {
-        found.retain(|found| found.identity.network() == network);
+        found.retain(|found| found.identity.network() == names::network(network));
         if found.is_empty() {
             bail!("nobody is attached to network \"{network}\"");
         }
@@ -34,7 +35,7 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
     let mut subjects = Vec::new();
     let mut wrong = Vec::new();
     for found in found {
-        let settings = settings_of(found.identity.network())?;
+        let settings = settings_of(&found.identity.network())?;
         wrong.extend(rules::restore_isolation(&mut host, &settings, &found)?);
         subjects.extend(subject(&mut host, &settings, found)?);
     }
@@ -75,7 +76,8 @@ fn settings_of(network: &str) -> anyhow::Result<Settings> {
 /// The part for this plugin in the file at `path`, if that configures `network`.
 fn configuration(path: &Path, network: &str) -> Option<Value> {
     let file: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    if file["name"] != network {
+    // As the mark of an attachment spells it.
+    if names::network(file["name"].as_str()?) != network {
         return None;
     }
     let plugins = file["plugins"].as_array().cloned().unwrap_or_else(|| vec![file.clone()]);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use crate::names;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netns::Netns;
@@ -80,7 +81,7 @@ impl View {
             }
         }
         for found in survey::attachments(&mut host, links).context("list attachments")? {
-            let network = networks.entry(found.identity.network().to_owned()).or_default();
+            let network = networks.entry(found.identity.network().into_owned()).or_default();
             network.0 = found.host.controller.or(network.0);
             network.1.push(attachment_view(&found, &with_rules, &netns_paths));
         }
@@ -101,7 +102,7 @@ impl View {
     /// One of them.
     pub(super) fn network(self, name: &str) -> anyhow::Result<NetworkView> {
         let known: Vec<String> = self.networks.iter().map(|network| network.name.clone()).collect();
-        match self.networks.into_iter().find(|network| network.name == name) {
+        match self.networks.into_iter().find(|network| network.name == names::network(name)) {
             Some(network) => Ok(network),
             None if known.is_empty() => bail!("no network \"{name}\"; there is none on this host"),
             None => bail!("no network \"{name}\"; there are: {}", known.join(", ")),

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 
 use nft_netlink::{Batch, CtState, Error, Family, FoundRule, IptablesState, Rule, Socket, Table};
 
+use crate::names;
+
 use super::content::{self, NetworkChain, chain_name};
 use super::foreign::{self, Barrier};
 use super::{Attached, IngressPolicy, routed, undecided};
@@ -36,7 +38,7 @@ pub(super) fn comment(chain: &str) -> String {
 
 /// The chain of our own that the rules of a network live as long as.
 pub(super) fn chain_of(network: &str) -> String {
-    chain_name(CHAIN, network)
+    chain_name(CHAIN, &names::network(network))
 }
 
 /// Whether a chain of our own stands for such rules.

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use nft_netlink::{Element, Field, Rule, Verdict, address_key};
 
+use crate::names;
+
 use super::content::{Content, NetworkChain, chain_name};
 use super::{Owner, record};
 
@@ -45,7 +47,7 @@ pub(super) fn content(owner: &Owner<'_>, addresses: &[IpNetwork], content: &mut 
     for address in addresses {
         let element = Element::new(address_key(address.ip())).with_comment(&identity);
         content.element(addresses_of(address.ip()), element);
-        let chain = subnet_chain(owner.network, *address);
+        let chain = subnet_chain(&names::network(owner.network), *address);
         chains.push(chain.name.clone());
         content.chain(chain);
     }

@@ -190,15 +190,23 @@ impl Rules {
     /// plugins left for the attachment; all in one transaction. What is gone is no error.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
         Ok(content::change(&mut self.socket, |socket, batch| {
-            let removed = remove_elements(socket, owner, batch)?;
+            let removed = remove_elements(socket, owner.host_veth, batch)?;
             legacy::remove(socket, owner, batch)?;
             Ok(removed)
         })?)
     }
 
+    /// Removes every element of the attachment that a record is of, with the last one of a network or a table that too.
+    pub(crate) fn remove_recorded(&mut self, record: &Record) -> Result<Removed, Error> {
+        let host_veth = &record.host_veth;
+        Ok(content::change(&mut self.socket, |socket, batch| remove_elements(socket, host_veth, batch))?)
+    }
+
     /// Removes every element of `owner` that somebody brought back since [`remove`](Self::remove).
     pub(crate) fn remove_again(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
-        Ok(content::change(&mut self.socket, |socket, batch| remove_elements(socket, owner, batch))?)
+        Ok(content::change(&mut self.socket, |socket, batch| {
+            remove_elements(socket, owner.host_veth, batch)
+        })?)
     }
 
     /// Whether the chains of others have rules for a network that has lost its record of them.
@@ -273,11 +281,11 @@ impl Rules {
 
 fn remove_elements(
     socket: &mut Socket,
-    owner: &Owner<'_>,
+    host_veth: &str,
     batch: &mut Batch,
 ) -> Result<Removed, nft_netlink::Error> {
     let mut removed = Removed::Nothing;
-    for doomed in [routed::doomed(socket, owner)?, ports::doomed(socket, owner)?].iter().flatten() {
+    for doomed in [routed::doomed(socket, host_veth)?, ports::doomed(socket, host_veth)?].iter().flatten() {
         doomed.delete(socket, batch)?;
         if doomed.chains().iter().any(|chain| accept::is_chain(chain)) {
             removed = Removed::LastAccepted;

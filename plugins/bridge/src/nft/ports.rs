@@ -9,7 +9,7 @@ use nft_netlink::{
 };
 
 use super::content::{Content, Doomed, Member, Skeleton, SkeletonChain};
-use super::{Attached, Owner, guard, record, spoofcheck};
+use super::{Attached, guard, record, spoofcheck};
 
 const PORTS: &str = "ports";
 const PORT: &str = "port";
@@ -78,9 +78,9 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     content
 }
 
-/// What goes with `owner`.
-pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Doomed>, Error> {
-    let Some(record) = socket.element(SKELETON.table, PORTS, &ifname_key(owner.host_veth))? else {
+/// What goes with the attachment that has `host_veth`.
+pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doomed>, Error> {
+    let Some(record) = socket.element(SKELETON.table, PORTS, &ifname_key(host_veth))? else {
         return Ok(None);
     };
     Doomed::with_records(socket, &Content::new(&SKELETON), vec![record]).map(Some)

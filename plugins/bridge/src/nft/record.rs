@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use nft_netlink::{Element, MAX_COMMENT};
 
 use super::Owner;
+use crate::names;
 
 /// The owner of an element, as its comment says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,8 +22,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads an element that is keyed by the host veth; `None` when its comment was not written here, or
-    /// begins with an identity that had to be cut before its last part.
+    /// Reads an element that is keyed by the host veth; `None` when its comment was not written here.
     pub(super) fn of(element: &Element) -> Option<Self> {
         let mut parts = element.comment.as_deref()?.split(' ').next()?.split('/').map(str::to_owned);
         let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
@@ -31,21 +31,17 @@ impl Record {
     }
 }
 
-/// Longest identity, which leaves room for the words that almost every attachment has.
-const MAX_IDENTITY: usize = 240;
-
 /// Stands before the link.
 const ON: &str = "on";
 
 /// Says that there are more words than fit.
 const MORE: &str = "+";
 
-/// Whose an element is, in the words that links are marked with as well; cut when it is too long.
+/// Whose an element is, in the words that links are marked with as well.
 pub(super) fn identity(owner: &Owner<'_>) -> String {
-    let mut text =
-        format!("{}/{}/{}", owner.network, owner.attachment.container_id(), owner.attachment.ifname());
-    text.truncate(text.floor_char_boundary(MAX_IDENTITY));
-    text
+    let network = names::network(owner.network);
+    let container_id = names::container_id(owner.attachment.container_id());
+    format!("{network}/{container_id}/{}", owner.attachment.ifname())
 }
 
 /// The identity that a comment begins with.
@@ -120,20 +116,17 @@ mod tests {
         let comment = with(&owner, addresses, mac, link);
         assert!(comment.len() <= MAX_COMMENT, "{} bytes: {comment}", comment.len());
         assert!(comment.starts_with(&identity(&owner)));
+        let key = nft_netlink::ifname_key("veth0");
+        let record = Record::of(&Element::new(key).with_comment(&comment)).unwrap();
+        assert_eq!(
+            [record.network.as_str(), &record.container_id, &record.ifname, &record.host_veth],
+            [&names::network(network), &names::container_id(id), "eth0", "veth0"]
+        );
         if is_cut(&comment) {
             return;
         }
         assert!(super::addresses(&comment).eq(addresses.iter().map(IpNetwork::ip)), "{comment}");
         assert_eq!((super::mac(&comment), super::link(&comment)), (mac, link), "{comment}");
-        if identity(&owner).len() == MAX_IDENTITY {
-            return;
-        }
-        let key = nft_netlink::ifname_key("veth0");
-        let record = Record::of(&Element::new(key).with_comment(&comment)).unwrap();
-        assert_eq!(
-            [record.network.as_str(), &record.container_id, &record.host_veth],
-            [network, id, "veth0"]
-        );
     }
 
     #[test]
@@ -149,8 +142,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_comment_says_is_read_back_or_it_says_that_it_is_cut(
-            network in "[a-z][a-z0-9._-]{0,120}",
-            id in "[a-f0-9]{1,120}",
+            network in "[a-z][a-z0-9._-]{0,300}",
+            id in "[a-f0-9]{1,300}",
             v4 in prop::collection::vec(any::<[u8; 4]>(), 0..3),
             v6 in prop::collection::vec(any::<[u8; 16]>(), 0..3),
             mac in prop::option::of(any::<[u8; 6]>()),

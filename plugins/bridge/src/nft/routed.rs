@@ -9,8 +9,10 @@ use nft_netlink::{
     Table, Verdict, address_key, ifname_key,
 };
 
+use crate::names;
+
 use super::content::{self, Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
-use super::{Attached, IngressPolicy, Owner, accept, isolation, masquerade, record};
+use super::{Attached, IngressPolicy, accept, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -94,7 +96,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
         if uses.is_empty() {
             continue;
         }
-        let list = list(owner.network, &uses);
+        let list = list(&names::network(owner.network), &uses);
         let is_member = attachment.policy.ingress != IngressPolicy::Open;
         let mac = is_member.then_some(attachment.mac);
         let link = is_member.then_some(attachment.gateway_link);
@@ -121,9 +123,9 @@ fn list(network: &str, uses: &[String]) -> NetworkChain {
     }
 }
 
-/// What goes with `owner`.
-pub(super) fn doomed(socket: &mut Socket, owner: &Owner<'_>) -> Result<Option<Doomed>, Error> {
-    let Some(found) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(owner.host_veth))? else {
+/// What goes with the attachment that has `host_veth`.
+pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doomed>, Error> {
+    let Some(found) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(host_veth))? else {
         return Ok(None);
     };
     Doomed::with_records(socket, &Content::new(&SKELETON), vec![found]).map(Some)
