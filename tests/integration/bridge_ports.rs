@@ -92,3 +92,27 @@ fn a_container_of_two_networks_is_answered_in_both_under_a_strict_reverse_path_f
         assert!(world.host().reaches(target), "host to {target}");
     }
 }
+
+/// What is asked by the first network and answered by the second, whose default route there is, in a container that
+/// judges sources strictly itself.
+#[test]
+fn a_container_that_filters_strictly_itself_answers_on_the_network_that_it_had_first() {
+    let world = World::new();
+    let first = named(&world, "first", 1, &json!({ "isDefaultGateway": false, "isGateway": true }));
+    let (second, third) = (named(&world, "second", 2, &json!({})), named(&world, "third", 3, &json!({})));
+    let container = world.container("both");
+    container.run("sysctl -q -w net.ipv4.conf.default.rp_filter=1").success();
+    first.attach(&container);
+    let strict = container.run("sysctl -n net.ipv4.conf.eth0.rp_filter").success().to_owned();
+    assert_eq!(strict.trim(), "1", "alone it stays as it is");
+    second.attach_as(&container, &Attachment::of(&container).ifname("eth1"));
+    let (asker, _) = attached(&world, &third, "asker");
+    for target in ["10.1.0.2", "10.2.0.2"] {
+        assert!(asker.reaches(target), "{target}");
+    }
+    first.check(&Attachment::of(&container)).unwrap();
+    container.run("sysctl -q -w net.ipv4.conf.eth0.rp_filter=1").success();
+    assert!(!asker.reaches("10.1.0.2"));
+    let failure = first.check(&Attachment::of(&container)).unwrap_err();
+    assert!(failure.msg.contains("\"eth0\" filters reverse paths strictly"), "{failure}");
+}

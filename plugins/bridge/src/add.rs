@@ -62,8 +62,8 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     gateway::enable_forwarding(&plan)?;
     log::debug!("the host forwards");
     if !settings.leave_container_down {
-        if veth.container_index != FIRST_INDEX && settings.is_gateway() {
-            reverse_path::loosen(&mut host, &mut container, &netns);
+        if veth.container_index != FIRST_INDEX && !plan.addresses.is_empty() {
+            reverse_path::loosen(&mut host, &mut container, &netns, &home);
         }
         announce(&mut host, &mut container, gateway.index, &veth, &plan);
         log::debug!("announced the addresses");

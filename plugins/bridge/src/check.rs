@@ -18,7 +18,7 @@ use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
 use crate::sysctl::Ipv6Switch;
-use crate::{predecessor, rules, sysctl, veth, vlans};
+use crate::{predecessor, reverse_path, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -103,7 +103,7 @@ impl Comparison<'_> {
             log::debug!("compared the gateway and forwarding");
         }
         if maker == Some(Maker::Ours) && end.is_some() && !self.settings.leave_container_down {
-            self.switches()?;
+            self.switches(&mut host, &mut container)?;
             log::debug!("compared the container's switches");
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
@@ -202,13 +202,19 @@ impl Comparison<'_> {
         Ok(Some(link))
     }
 
-    /// That the container believes no other router than its gateway.
-    fn switches(&mut self) -> Result<(), Error> {
+    /// That the container believes no other router than its gateway, and answers on all its networks.
+    fn switches(&mut self, host: &mut Netlink, container: &mut Netlink) -> Result<(), Error> {
         let ifname = self.identity.attachment().ifname();
         let believes_routers =
             self.netns.visit(self.home, || sysctl::is_ipv6_on(ifname, Ipv6Switch::AcceptRa))?;
         if self.settings.is_gateway() && believes_routers {
             self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
+        }
+        let has_ipv4 = self.plan.addresses.iter().any(|address| address.network.is_ipv4());
+        if has_ipv4 && reverse_path::is_too_strict(host, container, ifname, self.netns, self.home)? {
+            self.differs(format_args!(
+                "\"{ifname}\" filters reverse paths strictly, and the container has other networks"
+            ));
         }
         Ok(())
     }

@@ -1,41 +1,78 @@
-//! Reverse-path filtering on the host, for containers with several networks.
+//! Reverse-path filtering, for containers with several networks.
 //!
 //! Such a container answers by its default route, whichever network the request came in by. A bridge that judges
-//! sources strictly would take the answer for forged: its source belongs behind another bridge.
+//! sources strictly would take the answer for forged: its source belongs behind another bridge. And an interface of the
+//! container that does so drops what comes in by it and would be answered by another.
 
+use cni_types::Error;
+
+use crate::attachment::is_attachment;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// Loosens the filter of every bridge that the container is attached to, where it is strict. To fail at it is no
-/// reason to refuse the container.
-pub(crate) fn loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns) {
-    if let Err(failure) = try_loosen(host, container, netns) {
-        log::warn!("loosen the reverse-path filter of the container's bridges: {failure}");
+/// Loosens the filter of every attachment that the container has, where it is strict: of its bridge, and of its
+/// interface in the container. To fail at it is no reason to refuse the container.
+pub(crate) fn loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns, home: &Netns) {
+    if let Err(error) = try_loosen(host, container, netns, home) {
+        log::warn!("loosen the reverse-path filters of the container's networks: {error}");
     }
 }
 
-fn try_loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns) -> Result<(), Failure> {
-    let ends: Vec<Link> = container.links()?.into_iter().filter(|link| link.kind == Kind::Veth).collect();
-    if ends.len() < 2 {
+fn try_loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns, home: &Netns) -> Result<(), Error> {
+    let pairs = attachments(host, container, netns).map_err(Error::internal)?;
+    if pairs.len() < 2 {
         return Ok(());
     }
-    let id = host.netns_id(netns)?;
-    for end in ends {
-        let Some(port) = end.peer.map(|index| host.link_by_index(index)).transpose()?.flatten() else {
-            continue;
-        };
-        if port.peer != Some(end.index) || port.peer_netns != id {
-            continue;
-        }
-        let Some(bridge) = port.controller.map(|index| host.link_by_index(index)).transpose()?.flatten()
-        else {
-            continue;
-        };
-        if sysctl::filters_strictly(&bridge.name).unwrap_or(false) {
-            host.loosen_reverse_path(bridge.index)?;
+    for port in pairs.iter().map(|(_, port)| port) {
+        let bridge = port.controller.map(|index| host.link_by_index(index)).transpose();
+        if let Some(bridge) = bridge.map_err(Error::internal)?.flatten()
+            && sysctl::filters_strictly(&bridge.name).unwrap_or(false)
+        {
+            host.loosen_reverse_path(bridge.index).map_err(Error::internal)?;
         }
     }
+    // Who removes one of them meanwhile has no use for its filter.
+    let is_strict = |end: &Link| sysctl::filters_strictly(&end.name).unwrap_or(false);
+    let ends = pairs.into_iter().map(|(end, _)| end);
+    let strict: Vec<Link> = netns.visit(home, || Ok(ends.filter(is_strict).collect()))?;
+    for end in strict {
+        container.loosen_reverse_path(end.index).map_err(Error::internal)?;
+    }
     Ok(())
+}
+
+/// Whether the container's interface `ifname` drops what it would answer by another of its networks.
+pub(crate) fn is_too_strict(
+    host: &mut Netlink,
+    container: &mut Netlink,
+    ifname: &str,
+    netns: &Netns,
+    home: &Netns,
+) -> Result<bool, Error> {
+    let pairs = attachments(host, container, netns).map_err(Error::internal)?;
+    Ok(pairs.len() > 1 && netns.visit(home, || sysctl::filters_strictly(ifname))?)
+}
+
+/// The attachments that the container has: container end and host end.
+fn attachments(
+    host: &mut Netlink,
+    container: &mut Netlink,
+    netns: &Netns,
+) -> Result<Vec<(Link, Link)>, Failure> {
+    let mut ends = container.links()?;
+    ends.retain(|link| link.kind == Kind::Veth);
+    if ends.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let id = host.netns_id(netns)?;
+    let mut pairs = Vec::new();
+    for end in ends {
+        let port = end.peer.map(|index| host.link_by_index(index)).transpose()?.flatten();
+        let is_ours =
+            |port: &Link| port.peer == Some(end.index) && port.peer_netns == id && is_attachment(&port.alias);
+        pairs.extend(port.filter(is_ours).map(|port| (end, port)));
+    }
+    Ok(pairs)
 }
