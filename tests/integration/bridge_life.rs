@@ -269,9 +269,9 @@ fn the_longest_names_make_no_difference() {
             config["prevResult"] = results[index].clone();
             call("CHECK", index).config(&config).run()
         };
-        for index in 0..3 {
+        for (index, container) in containers.iter().enumerate() {
             check(index).success();
-            containers[index].run("ping -c 1 -W 5 10.1.2.1").success();
+            container.run("ping -c 1 -W 5 10.1.2.1").success();
         }
         call("DEL", 0).run().success();
         assert_eq!(story.host_veths(), 2);
