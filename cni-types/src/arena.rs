@@ -19,6 +19,8 @@ const ALIGNMENT: usize = 64;
 pub struct Arena {
     memory: Memory,
     used: AtomicUsize,
+    /// How far the piece has ever been used: from there on it is zero.
+    touched: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,11 @@ impl Arena {
     /// An arena with nothing taken.
     #[allow(clippy::new_without_default, reason = "it is made once, in a constant")]
     pub const fn new() -> Self {
-        Self { memory: Memory(UnsafeCell::new([0; SIZE])), used: AtomicUsize::new(0) }
+        Self {
+            memory: Memory(UnsafeCell::new([0; SIZE])),
+            used: AtomicUsize::new(0),
+            touched: AtomicUsize::new(0),
+        }
     }
 
     fn start(&self) -> *mut u8 {
@@ -47,7 +53,7 @@ impl Arena {
     }
 
     /// Takes memory for `layout`; `None` if there is not enough.
-    fn take(&self, layout: Layout) -> Option<usize> {
+    fn take(&self, layout: Layout) -> Option<Taken> {
         if layout.align() > ALIGNMENT {
             return None;
         }
@@ -56,30 +62,55 @@ impl Arena {
             let end = start.checked_add(layout.size())?;
             (end <= SIZE).then_some((start, end))
         };
-        let before =
-            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(place(used)?.1));
-        before.ok().and_then(place).map(|(start, _)| start)
+        let before = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(place(used)?.1));
+        let (start, end) = before.ok().and_then(place)?;
+        Some(Taken { start, touched: self.touched.fetch_max(end, Ordering::Relaxed) })
     }
 
     /// Resizes the memory at `offset` where it is: possible if it was the last taken.
     fn resize_last(&self, offset: usize, old: usize, new: usize) -> bool {
         let Some(end) = offset.checked_add(new).filter(|end| *end <= SIZE) else { return false };
-        self.used.compare_exchange(offset + old, end, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.touched.fetch_max(end, Ordering::Relaxed);
+        self.used.compare_exchange(offset + old, end, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
+}
+
+/// A part of the piece, by offsets in bytes.
+struct Taken {
+    start: usize,
+    /// How far the piece had been used before.
+    touched: usize,
 }
 
 // SAFETY: memory is either the system's, or a part of the piece that is big enough, aligned, and nobody else's.
 #[allow(unsafe_code, reason = "that is how an allocator is written")]
 unsafe impl GlobalAlloc for Arena {
+    // None is inlined: that would be in thousands of places, and the image is read from its file page by page.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.take(layout) {
             // SAFETY: the offset is within the piece.
-            Some(offset) => unsafe { self.start().add(offset) },
+            Some(taken) => unsafe { self.start().add(taken.start) },
             // SAFETY: the caller's promise about `layout` is the one that the system asks for.
             None => unsafe { System.alloc(layout) },
         }
     }
 
+    #[inline(never)]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match self.take(layout) {
+            // SAFETY: the offset is within the piece, and so are the bytes up to the end of what was taken.
+            Some(Taken { start, touched }) => unsafe {
+                let pointer = self.start().add(start);
+                pointer.write_bytes(0, touched.saturating_sub(start).min(layout.size()));
+                pointer
+            },
+            // SAFETY: the caller's promise about `layout` is the one that the system asks for.
+            None => unsafe { System.alloc_zeroed(layout) },
+        }
+    }
+
+    #[inline(never)]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         match self.offset(pointer) {
             Some(offset) => {
@@ -90,6 +121,7 @@ unsafe impl GlobalAlloc for Arena {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let Some(offset) = self.offset(pointer) else {
             // SAFETY: what is not in the piece is the system's, with this layout.

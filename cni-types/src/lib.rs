@@ -27,7 +27,7 @@ pub use arena::Arena;
 pub use args::CniArgs;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
-pub use delegate::Delegate;
+pub use delegate::{Delegate, Running};
 pub use env::{Attachment, Environment, MAX_IFNAME_LEN, is_identifier};
 pub use error::{Error, ErrorCode};
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};

@@ -141,6 +141,36 @@ fn the_bridge_keeps_its_hardware_address_and_mtu_whatever_its_ports() {
     assert_eq!(shown(), made);
 }
 
+/// IPv6 needs 1280 bytes, and a bridge that is fitted to such a port loses its IPv6 addresses.
+#[test]
+fn a_container_with_a_tiny_mtu_leaves_its_neighbours_theirs() {
+    let story = Story::new(&json!({}));
+    let (wide, narrow) = (story.world.container("wide"), story.world.container("narrow"));
+    let (v4, v6) = (json!([[{ "subnet": "10.1.2.0/24" }]]), story.config["ipam"]["ranges"][1].clone());
+    story.call("ADD", &wide).run().success();
+    let before = story.world.host().run("ip -o addr show dev br0 scope global").success().to_owned();
+    assert!(before.contains("fd00:1::1/64"), "{before}");
+
+    let mut config = story.config.clone();
+    config["mtu"] = json!(600);
+    let refused = story.call("ADD", &narrow).config(&config).run();
+    assert!(refused.error(7).contains("1280"), "{refused}");
+    config["ipam"]["ranges"] = json!([v6]);
+    let refused = story.call("ADD", &narrow).config(&config).run();
+    assert!(refused.error(7).contains("1280"), "{refused}");
+
+    config["ipam"]["ranges"] = v4;
+    let result = story.call("ADD", &narrow).config(&config).run().json();
+    assert!(narrow.run("ip -o link show dev eth0").success().contains("mtu 600"));
+    narrow.run("ping -c 1 -W 2 10.1.2.1").success();
+    wide.run("ping -c 1 -W 2 fd00:1::1").success();
+    config["prevResult"] = result;
+    story.call("CHECK", &narrow).config(&config).run().success();
+    story.call("DEL", &narrow).config(&config).run().success();
+    assert_eq!(story.world.host().run("ip -o addr show dev br0 scope global").success(), before);
+    assert!(story.world.host().run("ip -o link show dev br0").success().contains("mtu 1500"));
+}
+
 #[test]
 fn del_removes_what_the_reference_wired_with_and_without_its_namespace() {
     for netns_is_told in [true, false] {

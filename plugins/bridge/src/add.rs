@@ -1,15 +1,16 @@
-//! ADD: lease, plan, apply. Whatever fails takes back what was done before it.
+//! ADD: wire and lease side by side, plan, apply. Whatever fails takes back what was done before it.
 
-use cni_types::{AttachmentCall, CniResult, Delegate, Error, ErrorCode, Interface};
+use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, Running};
 
 use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::container::{ContainerEnd, FIRST_INDEX};
 use crate::netlink::Netlink;
+use crate::netlink::link::Link;
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
 use crate::signals::Held;
-use crate::undo::Undo;
+use crate::undo::{Undo, WayBack};
 use crate::veth::Veth;
 use crate::{bridge, container, gateway, reverse_path, rules, veth};
 
@@ -26,26 +27,25 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     log::debug!("opened the container's namespace");
 
     let signals = Held::new()?;
-    let mut undo = Undo::default();
+    let mut back = WayBack::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
-    let plan = lease(call, &settings, &identity, &mut host, &signals, &mut undo)?;
+    let lease = Lease::ask(call, &settings)?;
+    let wired = wire(&mut host, &settings, &identity, &netns, &home, &mut back);
+    // The pair says that there is no other attachment of this identity which lives.
+    let leases = lease.given(wired.is_ok().then_some(&identity), &signals, &mut back.leases)?;
+    let plan = plan(call, &settings, leases)?;
+    let (bridge, veth) = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
+    veth::narrow(&mut host, &mut container, &veth)?;
 
-    let attaching = home.share()?;
-    let bridge = bridge::ensure(&mut host, &settings, &home, &attaching, &mut undo)?;
-    log::debug!("bridge {} is up", settings.bridge);
-    let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut undo)?;
+    let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut back.network)?;
     let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
-    gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut undo)?;
+    gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut back.network)?;
     log::debug!("{} has {} gateway addresses", gateway.name, plan.gateways.len());
-    rules::remove_after_link(&settings, &identity, &mut undo);
-    let veth = veth::create(&mut host, &settings, &identity, &netns, &bridge, &mut undo)?;
-    log::debug!("made the veth pair {}", identity.host_veth());
-    drop(attaching);
     signals.heed()?;
 
     let mac = veth.container_mac;
-    let rules = rules::install(&mut host, &bridge, &settings, &identity, &plan, mac, &mut undo)?;
+    let rules = rules::install(&mut host, &bridge, &settings, &identity, &plan, mac, &mut back.attachment)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
     if !settings.leave_container_down {
@@ -70,7 +70,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     }
 
     let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
-    undo.disarm();
+    back.disarm();
     let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
     let mut interfaces = vec![
@@ -103,45 +103,79 @@ fn announce(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Ve
     }
 }
 
-/// Leases addresses and makes the plan; a result that the runtime's spec version cannot hold is refused here, while
-/// nothing but the lease has to be taken back.
-fn lease<'a>(
-    call: &'a AttachmentCall,
-    settings: &'a Settings,
-    identity: &Identity,
+/// Makes the bridge where there is none, and the veth pair with its host end on it.
+fn wire<'a>(
     host: &mut Netlink,
-    signals: &Held,
-    undo: &mut Undo<'a>,
-) -> Result<Plan, Error> {
-    let plan = match &settings.ipam {
+    settings: &'a Settings,
+    identity: &'a Identity,
+    netns: &Netns,
+    home: &'a Netns,
+    back: &mut WayBack<'a>,
+) -> Result<(Link, Veth), Error> {
+    let attaching = home.share()?;
+    let bridge = bridge::ensure(host, settings, home, &attaching, &mut back.network)?;
+    log::debug!("bridge {} is up", settings.bridge);
+    rules::remove_after_link(settings, identity, &mut back.attachment);
+    let veth = veth::create(host, settings, identity, netns, &bridge, &mut back.attachment)?;
+    log::debug!("made the veth pair {}", identity.host_veth());
+    Ok((bridge, veth))
+}
+
+/// Makes the plan; a result that the runtime's spec version cannot hold is refused.
+fn plan(call: &AttachmentCall, settings: &Settings, leases: Option<CniResult>) -> Result<Plan, Error> {
+    let plan = match leases {
         None => Plan::switch(settings),
-        Some(ipam) => {
-            let mut leased = ipam.add(call.network());
-            if let Err(ended) = signals.heed() {
-                undo.push("release the leases", move || ipam.del(call.network()));
-                return Err(ended);
-            }
-            if let Err(refusal) = &leased
-                && refusal.code() == ErrorCode::TRY_AGAIN_LATER
-            {
-                if veth::is_attached(host, identity)? {
-                    // The leases are those of an attachment that lives, in another namespace.
-                    return Err(refusal.clone());
-                }
-                // What an attempt that was killed has leased is in the way of its repetition.
-                rules::remove(identity.owner())?;
-                ipam.del(call.network())?;
-                leased = ipam.add(call.network());
-            }
-            if leased.as_ref().map_or_else(leaves_in_doubt, |_| true) {
-                undo.push("release the leases", move || ipam.del(call.network()));
-            }
-            let leases = leased?;
-            Plan::new(settings, leases)?
-        }
+        Some(leases) => Plan::new(settings, leases)?,
     };
     plan.require_representable(call.conf().version())?;
     Ok(plan)
+}
+
+/// The addresses that the IPAM plugin has been asked for. It works on them while the pair is made, which takes as long.
+struct Lease<'a> {
+    call: &'a AttachmentCall,
+    asked: Option<(&'a Delegate, Running)>,
+}
+
+impl<'a> Lease<'a> {
+    /// Asks, and does not wait for the answer.
+    fn ask(call: &'a AttachmentCall, settings: &'a Settings) -> Result<Self, Error> {
+        let asked = match &settings.ipam {
+            Some(ipam) => Some((ipam, ipam.start(Command::Add, call.network())?)),
+            None => None,
+        };
+        Ok(Self { call, asked })
+    }
+
+    /// Waits for the addresses; `None` if the settings ask for none. `wired` is the identity whose pair has been made.
+    fn given(
+        self,
+        wired: Option<&Identity>,
+        signals: &Held,
+        undo: &mut Undo<'a>,
+    ) -> Result<Option<CniResult>, Error> {
+        let Some((ipam, running)) = self.asked else { return Ok(None) };
+        let network = self.call.network();
+        let mut leased = running.added();
+        if let Err(ended) = signals.heed() {
+            undo.push("release the leases", move || ipam.del(network));
+            return Err(ended);
+        }
+        if let Err(refusal) = &leased
+            && refusal.code() == ErrorCode::TRY_AGAIN_LATER
+        {
+            // Without the pair, the leases may be those of an attachment that lives in another namespace.
+            let Some(identity) = wired else { return Err(refusal.clone()) };
+            // What an attempt that was killed has leased is in the way of its repetition.
+            rules::remove(identity.owner())?;
+            ipam.del(network)?;
+            leased = ipam.add(network);
+        }
+        if leased.as_ref().map_or_else(leaves_in_doubt, |_| true) {
+            undo.push("release the leases", move || ipam.del(network));
+        }
+        leased.map(Some)
+    }
 }
 
 /// Whether an IPAM plugin that failed like this may have leased something: it was killed, or its answer is no result.

@@ -17,6 +17,9 @@ use crate::undo::Undo;
 /// MTU in bytes where neither the user, nor the bridge, nor a default route says otherwise.
 const ETHERNET_MTU: u32 = 1500;
 
+/// Least MTU in bytes that the kernel accepts (`ETH_MIN_MTU`).
+const MIN_MTU: u32 = 68;
+
 /// How often a bridge that vanishes again is made.
 const ATTEMPTS: u32 = 8;
 
@@ -25,7 +28,7 @@ pub(crate) fn ensure<'a>(
     host: &mut Netlink,
     settings: &'a Settings,
     home: &'a Netns,
-    attaching: &LinkLock,
+    attaching: &LinkLock<'_>,
     undo: &mut Undo<'a>,
 ) -> Result<Link, Error> {
     let name = settings.bridge.as_str();
@@ -87,7 +90,9 @@ fn make<'a>(
     };
     let mac = Mac::random().map_err(Error::internal)?;
     let vlan_filtering = settings.vlans.is_some();
-    match host.create_bridge(NewBridge { name, mac, vlan_filtering }) {
+    // The kernel takes an MTU for chosen when setting it changes it; any other it fits to the ports that come and go.
+    let unlike_it = mtu.saturating_sub(1).max(MIN_MTU);
+    match host.create_bridge(NewBridge { name, mac, mtu: unlike_it, vlan_filtering }) {
         Ok(()) => undo.push("remove the new bridge", move || remove_unused(home, name)),
         Err(failure) if failure.is(Errno::EEXIST) => return Ok(()),
         Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {
@@ -96,7 +101,6 @@ fn make<'a>(
         Err(failure) => return Err(failed(failure)),
     }
     let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
-    // An MTU that is set counts as chosen. One given at creation would be fitted to the ports that come and go.
     host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use cni_types::{AttachmentCall, CniResult, Delegate, Error, ErrorCode, Interface};
+use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, Running};
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
@@ -38,13 +38,11 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
         return Err(Error::new(ErrorCode::INVALID_NETNS, "CNI_NETNS is the plugin's own network namespace"));
     }
     log::debug!("opened the container's namespace");
-    if let Some(ipam) = &settings.ipam {
-        ipam.check(call.network())?;
-    }
     let plan = match &settings.ipam {
         None => Plan::switch(&settings),
         Some(_) => Plan::new(&settings, of_this_interface(&result, call.attachment().ifname()))?,
     };
+    let leases = settings.ipam.as_ref().map(|ipam| ipam.start(Command::Check, call.network())).transpose()?;
     let mut comparison = Comparison {
         settings: &settings,
         identity: &identity,
@@ -54,7 +52,10 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
         home: &home,
         differences: Vec::new(),
     };
-    comparison.run()?;
+    let compared = comparison.run();
+    log::debug!("compared the kernel with the result");
+    leases.map(Running::ended).transpose()?;
+    compared?;
     comparison.verdict()
 }
 
@@ -220,7 +221,12 @@ impl Comparison<'_> {
     }
 
     fn routes(&mut self, container: &mut Netlink, index: u32) -> Result<(), Failure> {
-        let present = container.routes()?;
+        let mut present = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            if self.plan.routes.iter().any(|route| Family::of(route.dst.ip()) == family) {
+                present.extend(container.routes(family)?);
+            }
+        }
         for wished in &self.plan.routes {
             let dst = IpNetwork::new(wished.dst.network(), wished.dst.prefix()).unwrap_or(wished.dst);
             let same = present

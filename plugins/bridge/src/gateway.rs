@@ -44,7 +44,7 @@ pub(crate) fn ensure_link<'a>(
     let port = NewVethEnd { name: &port_name, mac: mac()? };
     let end = NewVethEnd { name: &name, mac: mac()? };
     match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
-        Ok(()) => {
+        Ok(_) => {
             let port = port_name.clone();
             let bridge = bridge.index;
             undo.push("remove the new gateway interface", move || {

@@ -61,7 +61,8 @@ fn remove_links(
 ) -> Result<(), Error> {
     let failed = |failure: Failure| Error::internal(failure).context("remove veth pairs");
     // While nobody is between making a pair and marking it.
-    let _alone = Netns::own()?.exclude()?;
+    let home = Netns::own()?;
+    let _alone = home.exclude()?;
     let links = host.links().map_err(failed)?;
     let bridge = links.iter().find(|link| Some(link.name.as_str()) == bridge).map(|link| link.index);
     let mark = network_mark(network);

@@ -93,28 +93,23 @@ impl Netns {
     /// Waits until nobody excludes us, and keeps everybody from doing so while the guard lives.
     ///
     /// The lock is on the namespace itself, not on a file of ours, so nothing can be left over and a plugin that is
-    /// killed lets go. Who attaches a port shares; who removes a bridge because it has none excludes.
+    /// killed lets go. Who attaches a port shares; who removes a bridge because it has none excludes. One guard at a
+    /// time: they are all of one open file, whose lock the last one takes over.
     ///
     /// # Errors
     /// Code 5.
-    pub(crate) fn share(&self) -> Result<LinkLock, Error> {
-        self.lock(File::lock_shared)
+    pub(crate) fn share(&self) -> Result<LinkLock<'_>, Error> {
+        take(&self.file, File::lock_shared)?;
+        Ok(LinkLock { file: &self.file })
     }
 
     /// Waits until nobody shares or excludes, and keeps everybody out while the guard lives.
     ///
     /// # Errors
     /// Code 5.
-    pub(crate) fn exclude(&self) -> Result<LinkLock, Error> {
-        self.lock(File::lock)
-    }
-
-    fn lock(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<LinkLock, Error> {
-        // Opened anew: a lock belongs to an open file, and a guard ends by closing its own.
-        let file = File::open(&self.path)
-            .map_err(|error| Error::io(format_args!("open {}", self.path.display()), &error))?;
-        take(&file, lock)?;
-        Ok(LinkLock { file })
+    pub(crate) fn exclude(&self) -> Result<LinkLock<'_>, Error> {
+        take(&self.file, File::lock)?;
+        Ok(LinkLock { file: &self.file })
     }
 }
 
@@ -135,20 +130,29 @@ impl AsFd for Netns {
 
 /// Holds off those who would make or remove bridges at the same time, while it lives.
 #[derive(Debug)]
-pub(crate) struct LinkLock {
-    file: File,
+pub(crate) struct LinkLock<'a> {
+    file: &'a File,
 }
 
-impl LinkLock {
+impl LinkLock<'_> {
     /// Does `make` while nobody else shares or excludes. In between others may have had their turn.
     ///
     /// # Errors
     /// Code 5, and what `make` says.
     pub(crate) fn alone<T>(&self, make: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        take(&self.file, File::lock)?;
+        take(self.file, File::lock)?;
         let made = make();
-        take(&self.file, File::lock_shared)?;
+        take(self.file, File::lock_shared)?;
         made
+    }
+}
+
+impl Drop for LinkLock<'_> {
+    fn drop(&mut self) {
+        // What cannot be unlocked is unlocked when its file is closed, at the latest at the end of the process.
+        if let Err(error) = self.file.unlock() {
+            log::warn!("unlock the network namespace: {error}");
+        }
     }
 }
 

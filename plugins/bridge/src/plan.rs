@@ -14,7 +14,7 @@ use crate::config::{GatewayRole, Settings};
 pub(crate) const MAIN_TABLE: u32 = 254;
 
 /// Least MTU in bytes of a link that speaks IPv6 (RFC 8200, section 5).
-const IPV6_MIN_MTU: u32 = 1280;
+pub(crate) const IPV6_MIN_MTU: u32 = 1280;
 
 /// Every IPv4 address.
 const DEFAULT_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).unwrap();

@@ -82,8 +82,8 @@ pub(crate) fn set_ipv6(ifname: &str, switch: Ipv6Switch, on: bool) -> Result<(),
 /// Code 5 with the file.
 pub(crate) fn is_ipv6_on(ifname: &str, switch: Ipv6Switch) -> Result<bool, Error> {
     let path = ipv6_path(ifname, switch);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim_end() != "0"),
+    match read_io(&path) {
+        Ok(text) => Ok(text != "0"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::io(format_args!("read {path}"), &error)),
     }
@@ -101,12 +101,14 @@ fn ipv6_path(ifname: &str, switch: Ipv6Switch) -> String {
 }
 
 fn read(path: &str) -> Result<String, Error> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_string(&mut text))
-        .map_err(|error| Error::io(format_args!("read {path}"), &error))?;
-    text.truncate(text.trim_end().len());
-    Ok(text)
+    read_io(path).map_err(|error| Error::io(format_args!("read {path}"), &error))
+}
+
+/// A number, as most parameters are; the kernel hands it over in one piece.
+fn read_io(path: &str) -> io::Result<String> {
+    let mut text = [0; 32];
+    let len = File::open(path)?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(&text[..len]).trim_end().to_owned())
 }
 
 fn write(path: &str, value: &str) -> Result<(), Error> {

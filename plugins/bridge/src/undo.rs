@@ -35,6 +35,26 @@ impl Drop for Undo<'_> {
     }
 }
 
+/// The whole way back, in parts: each is taken before the ones that its things stand on, whatever was done first.
+#[derive(Default)]
+pub(crate) struct WayBack<'a> {
+    // Fields are dropped in the order that they are declared in.
+    /// The veth pair and its rules.
+    pub(crate) attachment: Undo<'a>,
+    /// What the attachments to a network share: its bridge and gateway.
+    pub(crate) network: Undo<'a>,
+    /// The addresses, given back once nobody has them any more.
+    pub(crate) leases: Undo<'a>,
+}
+
+impl WayBack<'_> {
+    /// What was done stays.
+    pub(crate) fn disarm(self) {
+        let Self { attachment, network, leases } = self;
+        [attachment, network, leases].into_iter().for_each(Undo::disarm);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -60,6 +80,21 @@ mod tests {
     #[test]
     fn steps_run_backwards_and_a_failing_one_does_not_keep_the_others() {
         assert_eq!(run(|undo| drop(undo)), [3, 2, 1]);
+    }
+
+    #[test]
+    fn an_attachment_is_taken_back_before_its_network_and_that_before_the_leases() {
+        let ran = RefCell::new(Vec::new());
+        let mut back = WayBack::default();
+        for (undo, name) in [(&mut back.leases, 3), (&mut back.network, 2), (&mut back.attachment, 1)] {
+            let ran = &ran;
+            undo.push("count", move || {
+                ran.borrow_mut().push(name);
+                Ok(())
+            });
+        }
+        drop(back);
+        assert_eq!(ran.into_inner(), [1, 2, 3]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
+use crate::plan::IPV6_MIN_MTU;
 use crate::undo::Undo;
 use crate::vlans;
 
@@ -34,6 +35,8 @@ pub(crate) struct Veth {
     pub(crate) container_index: u32,
     /// Hardware address of the container end.
     pub(crate) container_mac: Mac,
+    /// MTU in bytes that both ends are to have; as made, they have at least what IPv6 needs ([`narrow`]).
+    mtu: u32,
 }
 
 /// Refuses a name that the container has already.
@@ -102,8 +105,10 @@ pub(crate) fn create<'a>(
     let host_end = NewVethEnd { name, mac: host_mac };
     let container_end = NewVethEnd { name: identity.attachment().ifname(), mac: container_mac };
     let mtu = settings.mtu.unwrap_or(bridge.mtu);
-    let attempt = |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, mtu);
-    match attempt(host) {
+    let made_with = mtu.max(IPV6_MIN_MTU);
+    let attempt =
+        |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, made_with);
+    let made = match attempt(host) {
         // A pair of the same identity whose container is gone: the kernel has not come to destroy it.
         Err(failure)
             if failure.is(Errno::EEXIST)
@@ -117,12 +122,16 @@ pub(crate) fn create<'a>(
     .map_err(|failure| match failure.is(Errno::EEXIST) {
         true => taken(identity),
         false => failed(failure),
-    })?;
+    });
+    let announced = made?;
     undo.push("remove the veth pair", move || {
         let mut host = Netlink::open().map_err(Error::internal)?;
         remove(&mut host, identity).map(drop).map_err(Error::internal)
     });
-    let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+    let link = match announced {
+        Some(link) => link,
+        None => host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?,
+    };
     let container_index = link.peer.ok_or_else(|| failed(Failure::NoAnswer))?;
     if let Some(vlans) = &settings.vlans {
         vlans::join(host, vlans, link.index)
@@ -131,7 +140,21 @@ pub(crate) fn create<'a>(
     let (hairpin, isolated) = (settings.port.hairpin, settings.port.isolated);
     host.set_up_port(link.index, PortSetup { alias: &identity.alias(), hairpin, isolated })
         .map_err(|failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\"")))?;
-    Ok(Veth { host_index: link.index, host_mac, container_index, container_mac })
+    Ok(Veth { host_index: link.index, host_mac, container_index, container_mac, mtu })
+}
+
+/// Gives the pair an MTU that is too small for IPv6, if it is to have one.
+///
+/// That ends IPv6 on both ends, and on the bridge if it takes its MTU from its ports, with all addresses that it has:
+/// nothing to be done before it is known that the container needs none.
+pub(crate) fn narrow(host: &mut Netlink, container: &mut Netlink, veth: &Veth) -> Result<(), Error> {
+    if veth.mtu >= IPV6_MIN_MTU {
+        return Ok(());
+    }
+    container
+        .set_mtu(veth.container_index, veth.mtu)
+        .and_then(|()| host.set_mtu(veth.host_index, veth.mtu))
+        .map_err(|failure| Error::internal(failure).context(format_args!("set MTU {}", veth.mtu)))
 }
 
 /// Waits until the bridge lets frames through the host end. The kernel sees to that as soon as both ends are up.

@@ -125,6 +125,8 @@ pub(crate) struct NewBridge<'a> {
     pub(crate) name: &'a str,
     /// Its hardware address. Given at creation, it is the bridge's own and does not follow its ports.
     pub(crate) mac: Mac,
+    /// Its MTU in bytes, which is fitted to its ports until one is set that differs.
+    pub(crate) mtu: u32,
     /// Whether it filters by VLAN.
     pub(crate) vlan_filtering: bool,
 }
@@ -154,6 +156,7 @@ impl Netlink {
     pub(crate) fn create_bridge(&mut self, bridge: NewBridge<'_>) -> Result<(), Failure> {
         let mut message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
             .name(bridge.name)
+            .mtu(bridge.mtu)
             .address(bridge.mac.octets().to_vec());
         if bridge.vlan_filtering {
             message = message.set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
@@ -162,7 +165,9 @@ impl Netlink {
     }
 
     /// Makes a veth pair in one message: the host end a port of the bridge, the other end in `netns` under its final
-    /// name. A link that is made in one namespace and moved to another costs the kernel some 15 ms.
+    /// name. Hands back the host end as it was before it became a port, or nothing before Linux 6.2.
+    ///
+    /// A link that is made in one namespace and moved to another costs the kernel some 15 ms.
     pub(crate) fn create_veth(
         &mut self,
         host: NewVethEnd<'_>,
@@ -170,19 +175,20 @@ impl Netlink {
         netns: &impl AsFd,
         bridge: u32,
         mtu: u32,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Link>, Failure> {
         let peer = veth_end(container, mtu).setns_by_fd(netns.as_fd().as_raw_fd()).build();
         self.create_veth_with(host, peer, bridge, mtu)
     }
 
-    /// Makes a veth pair with both ends in this namespace, `port` a port of the bridge.
+    /// Makes a veth pair with both ends in this namespace, `port` a port of the bridge. Hands
+    /// back the same as [`create_veth`](Self::create_veth).
     pub(crate) fn create_local_veth(
         &mut self,
         port: NewVethEnd<'_>,
         other: NewVethEnd<'_>,
         bridge: u32,
         mtu: u32,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Link>, Failure> {
         self.create_veth_with(port, veth_end(other, mtu).build(), bridge, mtu)
     }
 
@@ -192,13 +198,14 @@ impl Netlink {
         peer: LinkMessage,
         bridge: u32,
         mtu: u32,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Link>, Failure> {
         let mut message = veth_end(port, mtu).controller(bridge).build();
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        self.create(RouteNetlinkMessage::NewLink(message))
+        let announced = self.create_link(RouteNetlinkMessage::NewLink(message))?;
+        Ok(announced.and_then(|octets| read(&octets)))
     }
 
     /// Marks a bridge port, sets how it behaves and brings it up.
@@ -206,11 +213,25 @@ impl Netlink {
     /// It gets no IPv6 address of its own: a port has no use for one, and the traffic about it would go to every
     /// other port.
     pub(crate) fn set_up_port(&mut self, index: u32, setup: PortSetup<'_>) -> Result<(), Failure> {
+        let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        match self.set_up_port_with(index, setup, Some(no_address)) {
+            // Without IPv6 there is nothing to be kept from the port.
+            Err(failure) if failure.is(Errno::EAFNOSUPPORT) => self.set_up_port_with(index, setup, None),
+            other => other,
+        }
+    }
+
+    fn set_up_port_with(
+        &mut self,
+        index: u32,
+        setup: PortSetup<'_>,
+        family: Option<AfSpecUnspec>,
+    ) -> Result<(), Failure> {
         let mut message =
             LinkMessageBuilder::<LinkUnspec>::new().index(index).up().alias(setup.alias).build();
-        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])]));
+        if let Some(family) = family {
+            message.attributes.push(LinkAttribute::AfSpecUnspec(vec![family]));
+        }
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(vec![
@@ -265,6 +286,11 @@ impl Netlink {
     /// Sets the hardware address of a link.
     pub(crate) fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_index(index).address(mac.octets().to_vec()))
+    }
+
+    /// Sets the MTU of a link, in bytes.
+    pub(crate) fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).mtu(mtu))
     }
 
     /// Sets whether a link receives every frame.

@@ -28,7 +28,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::proto::{Connection, ConnectionHandle, new_connection_with_socket};
@@ -97,6 +98,13 @@ impl Netlink {
     /// Sends a request that makes something new; `EEXIST` if it is there.
     fn create(&mut self, message: RouteNetlinkMessage) -> Result<(), Failure> {
         self.acknowledged(message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Sends a request that makes a new link, and hands back what the kernel announces of it; `None` before Linux 6.2.
+    fn create_link(&mut self, message: RouteNetlinkMessage) -> Result<Option<Box<[u8]>>, Failure> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+        let (answers, _) = self.exchange(message, flags)?;
+        Ok(answers.into_iter().find_map(Message::into_link))
     }
 
     /// Sends a request that is answered by an acknowledgement alone.

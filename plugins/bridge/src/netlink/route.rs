@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Failure, Netlink};
-use crate::plan::PlannedRoute;
+use crate::plan::{Family, PlannedRoute};
 
 /// A unicast route as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,26 +72,29 @@ impl Netlink {
         self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
     }
 
-    /// All unicast routes of all tables, of both families.
-    pub(crate) fn routes(&mut self) -> Result<Vec<Route>, Failure> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = RouteMessage::default();
-            request.header.address_family = family;
-            let answers = self.dump(&RouteNetlinkMessage::GetRoute(request))?;
-            routes.extend(answers.into_iter().flat_map(read));
-        }
-        Ok(routes)
+    /// All unicast routes of all tables, of one family.
+    pub(crate) fn routes(&mut self, family: Family) -> Result<Vec<Route>, Failure> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        let answers = self.dump(&RouteNetlinkMessage::GetRoute(request))?;
+        Ok(answers.into_iter().flat_map(read).collect())
     }
 
     /// The index of the link that the host's default route leaves by: the IPv4 one if there is one.
     pub(crate) fn default_route_link(&mut self) -> Result<Option<u32>, Failure> {
-        let routes = self.routes()?;
-        let default = routes
-            .iter()
-            .filter(|route| route.dst.prefix() == 0 && route.table == u32::from(RouteHeader::RT_TABLE_MAIN))
-            .min_by_key(|route| (route.dst.is_ipv6(), route.priority));
-        Ok(default.and_then(|route| route.link))
+        for family in [Family::V4, Family::V6] {
+            let routes = self.routes(family)?;
+            let defaults = routes.iter().filter(|route| {
+                route.dst.prefix() == 0 && route.table == u32::from(RouteHeader::RT_TABLE_MAIN)
+            });
+            if let Some(default) = defaults.min_by_key(|route| route.priority) {
+                return Ok(default.link);
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -34,6 +34,11 @@ use crate::span::{Point, Span};
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
 
+/// Our own files that are written and then moved to where they belong: a lease, and an index.
+const NEW_LEASE: &str = "lease";
+const NEW_INDEX: &str = "index.new";
+const UNFINISHED: [&str; 2] = [NEW_LEASE, NEW_INDEX];
+
 /// Type and permissions of a lease file.
 const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
 
@@ -171,7 +176,7 @@ impl DiskStore {
             return;
         }
         let own = self.place.own_directory();
-        let (path, aside) = (self.place.own_file("index"), self.place.own_file("index.new"));
+        let (path, aside) = (self.place.own_file("index"), self.place.own_file(NEW_INDEX));
         let mut save = || {
             let stamp = Stamp::set(&self.directory)?;
             match self.index.save(&path, &aside, stamp) {
@@ -236,6 +241,9 @@ impl DiskStore {
     pub(crate) fn release_all(&mut self, attachment: &Attachment) -> Result<usize, StoreError> {
         let entries = self.entries_of(attachment, Miss::DoubleCheck)?;
         let count = entries.len();
+        if count == 0 {
+            self.remove_unfinished()?;
+        }
         for entry in entries {
             match (entry.location, entry.address) {
                 (Location::ByAddress, Some(address)) => self.release(address)?,
@@ -243,6 +251,11 @@ impl DiskStore {
             }
         }
         Ok(count)
+    }
+
+    /// Removes what a call that was killed had written and not moved into place. Nobody is at it while we hold the lock.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), StoreError> {
+        UNFINISHED.into_iter().try_for_each(|kind| remove_file(&self.place.own_file(kind)))
     }
 
     /// The leases of `attachment`, the index confirmed by the files where it knows none.
@@ -402,7 +415,7 @@ impl DiskStore {
     /// Makes the lease file at `path`, whole; `AlreadyExists` when there is a file.
     fn write_lease(&self, path: &Path, content: &str) -> io::Result<Changed> {
         let own = self.place.own_directory();
-        let aside = self.place.own_file("lease");
+        let aside = self.place.own_file(NEW_LEASE);
         let written = match move_in(&aside, path, content) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 make_directory(&own).and_then(|()| move_in(&aside, path, content))
