@@ -53,7 +53,6 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
         differences: Vec::new(),
     };
     let compared = comparison.run();
-    log::debug!("compared the kernel with the result");
     leases.map(Running::ended).transpose()?;
     compared?;
     comparison.verdict()
