@@ -174,7 +174,7 @@ fn with_dns_of_its_own_a_container_is_found_but_does_not_ask_us() {
 fn our_examples_are_networks_of_podman_as_they_stand() {
     let site = Site::new();
     let podman = Podman::new(&site);
-    for name in ["testnet", "testnet2", "docker0", "internal", "dual-stack"] {
+    for name in ["testnet", "testnet2", "docker0", "internal", "dual-stack", "link"] {
         let example = Suite::examples().join(format!("{name}.conflist"));
         site.write(format!("/etc/cni/net.d/{name}.conflist"), std::fs::read(example).unwrap());
     }
@@ -184,16 +184,19 @@ fn our_examples_are_networks_of_podman_as_they_stand() {
     ping(&podman, "c2", "centos-1").has_line("64 bytes from c1.testnet (172.20.0.2)");
     ping(&podman, "c2", "centos-3").has_line("64 bytes from c3.testnet2 (172.21.0.3)");
     ping(&podman, "c3", "172.20.0.2").failure();
-    for (network, first) in
-        [("docker0", "172.17.0.2"), ("internal", "172.23.0.2"), ("dual-stack", "172.22.0.2")]
-    {
+    for (network, first) in [
+        ("docker0", "172.17.0.2"),
+        ("internal", "172.23.0.2"),
+        ("dual-stack", "172.22.0.2"),
+        ("link", "172.18.0.2"),
+    ] {
         podman.run(&format!("first-{network}"), &format!("--network {network}"));
         podman.run(&format!("second-{network}"), &format!("--network {network}"));
         assert_eq!(podman.address(&format!("first-{network}"), network), first);
         ping(&podman, &format!("second-{network}"), first).has_line("64 bytes from");
     }
     podman.remove_all(&[]);
-    site.assert_nothing_is_left(&["br-testnet", "br-testnet2", "docker0", "br-internal", "br-dual"]);
+    site.assert_nothing_is_left(&["br-testnet", "br-testnet2", "docker0", "br-internal", "br-dual", "link0"]);
 }
 
 #[test]
