@@ -10,6 +10,7 @@ mod bridge_life;
 mod bridge_ports;
 mod bridge_rules;
 mod dns_names;
+mod dns_server;
 mod dual_stack;
 mod examples;
 mod harness;

@@ -28,8 +28,8 @@ const FOLLOWED_BY_A_NUMBER: [&str; 4] = ["expires", "link-netnsid", "qlen", "sta
 
 /// Parts of lines that belong to the name server itself: it stays for some seconds after the last record is gone, so
 /// it is left out here, and that it goes is a story of its own.
-const NAME_SERVER: [&str; 4] =
-    ["alias-dns serve", "alias-dns supervise", "/control None", "/opening.lock None"];
+const NAME_SERVER: [&str; 5] =
+    ["alias-dns serve", "alias-dns supervise", "cni-names guard", "/control None", "/opening.lock None"];
 
 /// What a host has at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Dialect, Forwarding, OnError, Settings};
-use crate::host::Host;
+use crate::host::{Host, Withdrawn};
 use crate::records::disk::Store;
 use crate::records::{NetnsRef, Record, RecordKey};
 use crate::state_dir::StateDir;
@@ -46,7 +46,10 @@ fn serve(
     let state = host.state(call.env())?;
     let store = Store::new(&state);
     let path = store.path(&record.key);
-    store.write(&record).map_err(|error| Error::io(format!("write {}", path.display()), &error))?;
+    if let Err(error) = store.write(&record) {
+        clear(host, &state);
+        return Err(Error::io(format!("write {}", path.display()), &error));
+    }
     log::debug!("{} written", path.display());
     match host.publish(&state, &record) {
         Ok(displaced) => {
@@ -61,10 +64,19 @@ fn serve(
 /// Undoes the write. The server may have read the record all the same, so it is told as well.
 fn take_back(host: &impl Host, state: &StateDir, key: &RecordKey, cause: Error) -> Error {
     let removed = Store::new(state).remove(key).map_err(|error| Error::io("take the record back", &error));
-    if let Err(error) = removed.and_then(|_| host.withdraw(state, std::slice::from_ref(key))) {
-        log::warn!("network {}: {error}", key.network());
+    match removed.and_then(|_| host.withdraw(state, std::slice::from_ref(key))) {
+        Ok(Withdrawn::FromServer) => {}
+        Ok(Withdrawn::FromNobody) => clear(host, state),
+        Err(error) => log::warn!("network {}: {error}", key.network()),
     }
     cause
+}
+
+/// Removes directories that were made for nothing.
+fn clear(host: &impl Host, state: &StateDir) {
+    if let Err(error) = host.clear(state) {
+        log::warn!("{error}");
+    }
 }
 
 /// Removes the records that have lost their address to a new one, and whose container is dead: no runtime of today
@@ -76,7 +88,7 @@ fn sweep(host: &impl Host, state: &StateDir, displaced: &[RecordKey]) {
     let removed = dead.iter().try_for_each(|key| store.remove(key).map(|_| ()));
     let told = removed
         .map_err(|error| Error::io("remove a dead record", &error))
-        .and_then(|()| if dead.is_empty() { Ok(()) } else { host.withdraw(state, &dead) });
+        .and_then(|()| if dead.is_empty() { Ok(()) } else { host.withdraw(state, &dead).map(|_| ()) });
     if let Err(error) = told {
         log::warn!("sweep: {error}");
     }

@@ -52,6 +52,8 @@ enum CommandLine {
     Serve,
     /// What the server starts beside itself.
     Supervise,
+    /// What outlives it.
+    Guard,
     /// A question of a person.
     Ask(Ask, Format),
 }
@@ -99,6 +101,7 @@ impl CommandLine {
             Self::Help => out.write_all(USAGE.as_bytes()).context("print the usage"),
             Self::Serve => daemon::serve(&StateDir::of_host(env)?),
             Self::Supervise => daemon::supervise(),
+            Self::Guard => daemon::guard(),
             Self::Ask(ask, format) => ask.run(&StateDir::of_host(env)?, format, out),
         }
     }
@@ -129,6 +132,7 @@ impl CommandLine {
             "help" => return Ok(Self::Help),
             "serve" => return Ok(Self::Serve),
             "supervise" => return Ok(Self::Supervise),
+            "guard" => return Ok(Self::Guard),
             "list" => Ask::List { network: words.next() },
             "query" => {
                 let name = words.next().ok_or("query: NAME is missing")?;

@@ -3,7 +3,7 @@
 
 use cni_types::{DelCall, Error};
 
-use crate::host::Host;
+use crate::host::{Host, Withdrawn};
 use crate::records::RecordKey;
 use crate::records::disk::Store;
 
@@ -17,8 +17,13 @@ pub(crate) fn del(host: &impl Host, call: &DelCall) -> Result<(), Error> {
     log::debug!("{} {}", path.display(), if removed { "removed" } else { "was not there" });
     // Told even when there was no record: an earlier DEL may have died between the two steps. A server that does not
     // answer will see for itself that the file is gone.
-    match host.withdraw(&state, &[key]) {
-        Ok(()) => log::debug!("the server has no record of it"),
+    let told = match host.withdraw(&state, &[key]) {
+        Ok(Withdrawn::FromServer) => Ok(()),
+        Ok(Withdrawn::FromNobody) => host.tend(&state),
+        Err(error) => Err(error),
+    };
+    match told {
+        Ok(()) => log::debug!("no server has a record of it"),
         Err(error) => log::warn!("network {}: {error}", call.conf().name()),
     }
     Ok(())

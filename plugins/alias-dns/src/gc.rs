@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use cni_types::{Attachment, Error, NetworkCall};
 
-use crate::host::Host;
+use crate::host::{Host, Withdrawn};
 use crate::records::RecordKey;
 use crate::records::disk::Store;
 
@@ -25,9 +25,13 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
             Err(error) => failures.push(Error::io(format!("remove {}", store.path(&key).display()), &error)),
         }
     }
-    if !removed.is_empty()
-        && let Err(error) = host.withdraw(&state, &removed)
-    {
+    // Where nothing was to be removed, an earlier server may still have left something, or its records.
+    let told = if removed.is_empty() { Ok(Withdrawn::FromNobody) } else { host.withdraw(&state, &removed) };
+    let tended = told.and_then(|withdrawn| match withdrawn {
+        Withdrawn::FromServer => Ok(()),
+        Withdrawn::FromNobody => host.tend(&state),
+    });
+    if let Err(error) = tended {
         log::warn!("network {}: {error}", call.conf().name());
     }
     log::debug!("{} records removed", removed.len());

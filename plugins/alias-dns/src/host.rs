@@ -29,8 +29,23 @@ pub(crate) trait Host {
     fn publish(&self, state: &StateDir, record: &Record) -> Result<Vec<RecordKey>, Error>;
 
     /// Has the server, if there is one, forget `keys`, whose records are gone from the disk.
-    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<(), Error>;
+    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<Withdrawn, Error>;
 
-    /// Whether the server answers by the record of `key`.
+    /// Has the server run if there are records, and nothing of it left over if there are none.
+    fn tend(&self, state: &StateDir) -> Result<(), Error>;
+
+    /// Clears away what a server has left, provided that there is neither a server nor a record.
+    fn clear(&self, state: &StateDir) -> Result<(), Error>;
+
+    /// Whether the server answers by the record of `key`, which is on disk; starts it when there is none.
     fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error>;
+}
+
+/// Who was told that a record is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Withdrawn {
+    /// The server.
+    FromServer,
+    /// Nobody: there is none.
+    FromNobody,
 }

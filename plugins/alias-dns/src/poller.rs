@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     ControlConnection,
     /// The channel to the supervisor.
     Supervisor,
+    /// The channel to the guard.
+    Guard,
     /// Changes of the record directory.
     Records,
     /// A gateway's UDP socket.
@@ -33,10 +35,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Control,
         Self::ControlConnection,
         Self::Supervisor,
+        Self::Guard,
         Self::Records,
         Self::Datagrams,
         Self::Connections,

@@ -25,6 +25,9 @@ const RUN: &str = "/run";
 /// Below [`RUN`] or `XDG_RUNTIME_DIR`.
 const SUBDIR: &str = "cni/alias-dns";
 
+/// How often a directory is made again that is taken away while it is made.
+const MAX_ATTEMPTS: usize = 16;
+
 /// The state directory of one host network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir {
@@ -56,6 +59,18 @@ impl StateDir {
         self.path.join("records")
     }
 
+    /// The directory with one for each namespace.
+    pub(crate) fn base(&self) -> Option<&Path> {
+        self.path.parent()
+    }
+
+    /// Those of other namespaces.
+    pub(crate) fn others(&self) -> impl Iterator<Item = Self> {
+        let entries = self.base().map(std::fs::read_dir).into_iter().flatten().flatten().flatten();
+        let paths = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        paths.map(|entry| Self::at(entry.path())).filter(move |other| other != self)
+    }
+
     /// Makes the directory and those above it, for the owner alone.
     ///
     /// # Errors
@@ -66,8 +81,17 @@ impl StateDir {
 }
 
 /// Makes `path` and what is missing above it, for the owner alone.
+///
+/// Whoever clears another namespace's state away may take the directory above just before this one is made in it.
 pub(crate) fn create_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    let create = || DirBuilder::new().recursive(true).mode(0o700).create(path);
+    for _ in 1..MAX_ATTEMPTS {
+        match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            created => return created,
+        }
+    }
+    create()
 }
 
 /// `/run/cni/alias-dns` where it can be written. An unprivileged user has a directory of his own; without one the

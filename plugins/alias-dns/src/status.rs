@@ -1,4 +1,5 @@
-//! STATUS: whether ADD could have names served. Looks, and changes nothing.
+//! STATUS: whether ADD could have names served. It changes nothing, but for a server that is gone while there are
+//! records: this verb is called every few seconds on a node, when no container comes or goes.
 
 use cni_types::{Error, ErrorCode, NetworkCall};
 use nix::sys::statvfs::statvfs;
@@ -26,5 +27,9 @@ pub(crate) fn status(host: &impl Host, call: &NetworkCall) -> Result<(), Error> 
     }
     host.can_listen().map_err(unavailable)?;
     log::debug!("a server can listen");
+    // Not ADD's concern, but of those who have names already.
+    if let Err(error) = host.tend(&state) {
+        log::warn!("{error}");
+    }
     Ok(())
 }

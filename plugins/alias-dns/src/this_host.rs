@@ -7,8 +7,8 @@ use caps::{CapSet, Capability};
 use cni_types::{Environment, Error};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::daemon::Client;
-use crate::host::Host;
+use crate::daemon::{self, Client, ClientError};
+use crate::host::{Host, Withdrawn};
 use crate::records::{Record, RecordKey};
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
@@ -70,17 +70,28 @@ impl Host for ThisHost {
         Ok(Client::ensure(state)?.apply(&record.key, &listeners)?)
     }
 
-    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<(), Error> {
-        match Client::connect_existing(state)? {
-            Some(mut server) => Ok(server.remove(keys)?),
-            None => Ok(()),
+    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<Withdrawn, Error> {
+        let Some(mut server) = Client::connect_existing(state)? else { return Ok(Withdrawn::FromNobody) };
+        match server.remove(keys) {
+            Ok(()) => Ok(Withdrawn::FromServer),
+            // It died on the way.
+            Err(ClientError::Lost(_)) => Ok(Withdrawn::FromNobody),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error> {
-        match Client::connect_existing(state)? {
-            Some(mut server) => Ok(server.contains(key)?),
-            None => Ok(false),
+    fn tend(&self, state: &StateDir) -> Result<(), Error> {
+        if state.path().exists() { Ok(daemon::tend(state)?) } else { Ok(()) }
+    }
+
+    fn clear(&self, state: &StateDir) -> Result<(), Error> {
+        if state.path().exists() {
+            daemon::clear(state)?;
         }
+        Ok(())
+    }
+
+    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error> {
+        Ok(Client::ensure(state)?.contains(key)?)
     }
 }

@@ -68,6 +68,9 @@ pub(crate) struct Ours {
     records: PathBuf,
 }
 
+/// How the command lines of a server's processes begin.
+const PARTS: [&[u8]; 3] = [b"alias-dns\0serve\0", b"alias-dns\0supervise\0", b"cni-names\0guard\0"];
+
 impl Ours {
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 90, 255, 1);
 
@@ -128,7 +131,7 @@ impl Server for Ours {
         for number in 0..count {
             self.write_record(&client, number)?;
         }
-        // Both processes go, so that nothing of the growth is left; the next call starts them anew.
+        // All its processes go, so that nothing of the growth is left; the next call starts them anew.
         for pid in self.pids()? {
             kill(pid, Signal::SIGKILL).context("kill alias-dns")?;
         }
@@ -151,7 +154,7 @@ impl Server for Ours {
         for entry in fs::read_dir("/proc").context("processes")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if command.starts_with(b"alias-dns\0serve\0") || command.starts_with(b"alias-dns\0supervise\0") {
+            if PARTS.iter().any(|part| command.starts_with(part)) {
                 pids.push(Pid::from_raw(pid));
             }
         }

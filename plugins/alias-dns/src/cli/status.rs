@@ -17,10 +17,11 @@ pub(super) fn print(state: &StateDir, format: Format, out: &mut dyn Write) -> an
 }
 
 fn print_text(status: &Status, state: &StateDir, out: &mut dyn Write) -> std::io::Result<()> {
-    let Status { build, pid, uptime, supervised, uid, unconfined, queries, .. } = status;
+    let Status { build, pid, uptime, supervised, guarded, uid, unconfined, queries, .. } = status;
     let supervision = if *supervised { "supervised" } else { "not supervised" };
+    let guard = if *guarded { "guarded" } else { "not guarded" };
     writeln!(out, "server     {} for {}, up {uptime} s", build.version, state.path().display())?;
-    writeln!(out, "process    {pid}, user {uid}, {supervision}")?;
+    writeln!(out, "process    {pid}, user {uid}, {supervision}, {guard}")?;
     if !unconfined.is_empty() {
         writeln!(out, "rights     {unconfined}")?;
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use super::seqpacket::{MAX_FDS, Seqpacket};
 
@@ -115,6 +116,11 @@ impl Channel {
     /// Sends [`Message::Quit`].
     pub(crate) fn quit(&self) -> Result<()> {
         self.0.send(b"quit", &[])
+    }
+
+    /// Every later message is given up after `limit`.
+    pub(crate) fn limit(&self, limit: Duration) -> Result<()> {
+        self.0.limit(limit)
     }
 
     /// The socket alone.

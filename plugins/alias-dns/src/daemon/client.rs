@@ -1,19 +1,19 @@
 //! The server as plugins and a person's commands see it. Every step has its time, so that a server that hangs never
 //! hangs a runtime.
 
-use std::fs::File;
 use std::io::{Error, ErrorKind};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cni_types::ErrorCode;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::channel::{self, Channel, Kept};
-use super::control::{Asked, Build, Explained, MAX_TOLD, Status, Told, Wanted, decode, encode};
+use super::control::{Applied, Asked, Build, Explained, MAX_TOLD, Status, Told, Wanted, decode, encode};
+use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
 use super::worker::{CONTROL_SOCKET, wanted};
 use super::{detach, gateway};
@@ -23,16 +23,16 @@ use crate::state_dir::StateDir;
 use crate::zone::Listener;
 
 /// What a call may take, a start of the server included.
-const PATIENCE: Duration = Duration::from_millis(2500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Milliseconds until the next look while another client starts the server.
 const LOOK_AGAIN: u16 = 20;
 
-/// Milliseconds between two tries at the lock.
-const LOCKED_AGAIN: u16 = 2;
+/// How often a server is started again that dies before it is ready.
+const MAX_DEATHS: usize = 4;
 
-/// Held by the one plugin that opens something for all: a server or a listener.
-const OPENING_LOCK: &str = "opening.lock";
+/// Held by the one who opens something for all, a server or a listener, or clears everything away.
+pub(super) const OPENING_LOCK: &str = "opening.lock";
 
 /// Why the server could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,9 @@ pub enum ClientError {
     /// It said that it could not.
     #[error("the DNS server: {0}")]
     Refused(String),
+    /// What an earlier one has left cannot be cleared away.
+    #[error("clear away what the DNS server has left: {0}")]
+    Clear(#[source] Error),
     /// A gateway address could not be opened.
     #[error("listen on {gateway} port {PORT} by {bridge}: {source}")]
     Listen {
@@ -67,7 +70,7 @@ impl From<ClientError> for cni_types::Error {
             ClientError::Start(_) | ClientError::Silent | ClientError::Lost(_) | ClientError::Refused(_) => {
                 ErrorCode::TRY_AGAIN_LATER
             }
-            ClientError::Listen { .. } => ErrorCode::IO_FAILURE,
+            ClientError::Listen { .. } | ClientError::Clear(_) => ErrorCode::IO_FAILURE,
         };
         Self::new(code, error.to_string())
     }
@@ -112,33 +115,61 @@ impl Client {
             all.push(wanted(listener).map_err(|source| cannot_listen(listener, source))?);
         }
         let apply = Asked::Apply { key: key.clone(), wanted: all };
-        let (mut displaced, mut missing, build) = self.applied(&apply)?;
-        while !missing.is_empty() {
-            // Two plugins that both bring the first record of a network both find the same listener missing.
-            let _opening = lock(&self.state, self.deadline)?;
-            let taken_over;
-            (taken_over, missing, _) = self.applied(&apply)?;
-            displaced.extend(taken_over);
-            match missing.iter().try_for_each(|wanted| self.open(wanted)) {
-                Ok(()) => break,
-                // The server died on the way; the next one may still miss something.
-                Err(ClientError::Lost(_)) if Instant::now() < self.deadline => {}
+        let mut applied = self.applied(&apply, true)?;
+        let mut displaced = std::mem::take(&mut applied.displaced);
+        while !applied.missing.is_empty() {
+            match self.open_missing(&apply) {
+                Ok(more) => {
+                    displaced.extend(more);
+                    break;
+                }
+                // The server died on the way; the next one may miss nothing.
+                Err(ClientError::Lost(_)) if Instant::now() < self.deadline => {
+                    applied = self.applied(&apply, true)?;
+                    displaced.append(&mut applied.displaced);
+                }
                 Err(error) => return Err(error),
             }
         }
+        let Applied { build, guarded, .. } = applied;
         let own = Build::own();
-        if own.supersedes(&build)
-            && let Err(error) = self.replace()
-        {
-            // The old server goes on, so nothing is lost but the newer one's improvements.
-            log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
+        if own.supersedes(&build) {
+            if let Err(error) = self.replace() {
+                // The old server goes on, so nothing is lost but the newer one's improvements.
+                log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
+            }
+        } else if !guarded && let Err(error) = self.guard() {
+            log::warn!("start a guard of the DNS server: {error}");
         }
         Ok(displaced)
     }
 
-    fn applied(&mut self, apply: &Asked) -> Result<(Vec<RecordKey>, Vec<Wanted>, Build), ClientError> {
-        match self.ask(apply, true)? {
-            Told::Applied { displaced, missing, build } => Ok((displaced, missing, build)),
+    /// Gives the server a guard, which only somebody with rights can start.
+    fn guard(&mut self) -> Result<(), ClientError> {
+        let guard = detach::start_guard(&self.state).map_err(ClientError::Lost)?;
+        self.socket.limit(self.left()).map_err(ClientError::Lost)?;
+        let asked = encode(&Asked::Guard).map_err(ClientError::Lost)?;
+        self.socket.send(&asked, &[guard.as_fd()]).map_err(ClientError::Lost)?;
+        match self.hear().map_err(ClientError::Lost)? {
+            (Told::Done, _) => Ok(()),
+            (told, _) => Err(unexpected(&told)),
+        }
+    }
+
+    /// Opens what the server still misses of `apply`; tells whose address the record has taken over.
+    ///
+    /// Two plugins that both bring the first record of a network both find the same listener missing: one of them opens
+    /// it. Nor is a server started meanwhile, for that takes the same lock.
+    fn open_missing(&mut self, apply: &Asked) -> Result<Vec<RecordKey>, ClientError> {
+        let _opening = lock(&self.state, self.deadline)?;
+        let applied = self.applied(apply, false)?;
+        applied.missing.iter().try_for_each(|wanted| self.open(wanted))?;
+        Ok(applied.displaced)
+    }
+
+    fn applied(&mut self, apply: &Asked, start: bool) -> Result<Applied, ClientError> {
+        match self.ask(apply, start)? {
+            Told::Applied(applied) => Ok(applied),
             told => Err(unexpected(&told)),
         }
     }
@@ -163,12 +194,12 @@ impl Client {
         }
     }
 
-    /// Whether the server answers by the record of `key`.
+    /// Whether the server answers by the record of `key`, which is on disk.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// When the server does not answer, and no other one can be started.
     pub fn contains(&mut self, key: &RecordKey) -> Result<bool, ClientError> {
-        match self.ask(&Asked::Contains { key: key.clone() }, false)? {
+        match self.ask(&Asked::Contains { key: key.clone() }, true)? {
             Told::Contains(contains) => Ok(contains),
             told => Err(unexpected(&told)),
         }
@@ -189,6 +220,28 @@ impl Client {
             Told::Explained(explained) => Ok(explained),
             told => Err(unexpected(&told)),
         }
+    }
+
+    /// Makes sure that the server lives: one that has been killed is connected to until the kernel has closed its
+    /// socket.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub(super) fn greet(&mut self) -> Result<(), ClientError> {
+        self.hello(false)
+    }
+
+    /// Has the server of `state` run.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not come up in time.
+    pub(super) fn revive(state: &StateDir) -> Result<(), ClientError> {
+        Self::ensure(state)?.hello(true)
+    }
+
+    fn hello(&mut self, start: bool) -> Result<(), ClientError> {
+        // A server of another build may not know the question; it has answered all the same.
+        self.ask(&Asked::Hello, start).map(drop)
     }
 
     /// How the server does.
@@ -268,10 +321,7 @@ impl Client {
                 (told, _) => return Err(unexpected(&told)),
             }
         }
-        start(&self.state, &kept, self.deadline).map_err(|error| match error {
-            NotStarted::Held => ClientError::Start("another one has the lock".to_owned()),
-            NotStarted::Failed(reason) => ClientError::Start(reason),
-        })?;
+        start(&self.state, &kept, self.deadline).map_err(|error| ClientError::Start(error.to_string()))?;
         // It ends without an answer.
         self.socket.send(&encode(&Asked::Retire).map_err(lost)?, &[]).map_err(lost)
     }
@@ -310,55 +360,47 @@ fn connect(state: &StateDir, deadline: Instant) -> Result<Option<Seqpacket>, Err
     }
 }
 
-fn opening_lock(state: &StateDir) -> Result<File, ClientError> {
-    let path = state.path().join(OPENING_LOCK);
-    let opened = File::options().create(true).truncate(false).write(true).open(&path);
-    opened.map_err(|error| ClientError::Start(format!("{}: {error}", path.display())))
-}
-
-/// Waits for the lock; it is given back with the file.
-fn lock(state: &StateDir, deadline: Instant) -> Result<File, ClientError> {
-    let lock = opening_lock(state)?;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(std::fs::TryLockError::Error(error)) => return Err(ClientError::Lost(error)),
-            Err(std::fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                return Err(ClientError::Silent);
-            }
-            // flock(2) itself knows no limit, and whoever has the lock may have been stopped.
-            Err(std::fs::TryLockError::WouldBlock) => {
-                let _ = poll(&mut [], PollTimeout::from(LOCKED_AGAIN));
-            }
-        }
+/// Waits for the right to open something.
+fn lock(state: &StateDir, deadline: Instant) -> Result<LockFile, ClientError> {
+    match LockFile::take_until(&state.path().join(OPENING_LOCK), deadline) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(ClientError::Silent),
+        Err(error) => Err(ClientError::Lost(error)),
     }
 }
 
 /// Connects to the server of `state`, which one of all the clients that find none starts.
 fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> {
-    let failed = |error: Error| ClientError::Start(error.to_string());
+    let failed = |error: Error| ClientError::Start(format!("{}: {error}", state.path().display()));
     if let Some(socket) = connect(state, deadline).map_err(failed)? {
         return Ok(socket);
     }
-    state.create().map_err(|error| ClientError::Start(format!("{}: {error}", state.path().display())))?;
-    let lock = opening_lock(state)?;
-    let arrival = Arrival::watch(state.path()).map_err(failed)?;
+    let arrival = Arrival::watch(state).map_err(failed)?;
+    let lock = state.path().join(OPENING_LOCK);
+    let mut deaths = 0;
     loop {
-        let first = lock.try_lock();
+        let opening = match LockFile::try_take(&lock) {
+            // Somebody clears the directory away.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                state.create().map_err(failed)?;
+                None
+            }
+            taken => taken.map_err(failed)?,
+        };
         if let Some(socket) = connect(state, deadline).map_err(failed)? {
             return Ok(socket);
         }
-        match first {
-            // The lock is held while this client waits for the server, and given back with the file.
-            Ok(()) => match start(state, &Kept::new(), deadline) {
+        if let Some(_held) = opening {
+            match start(state, &Kept::new(), deadline) {
                 Ok(()) | Err(NotStarted::Held) => {}
-                Err(NotStarted::Failed(reason)) => return Err(ClientError::Start(reason)),
-            },
-            Err(std::fs::TryLockError::WouldBlock) => {}
-            Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        if let Some(socket) = connect(state, deadline).map_err(failed)? {
-            return Ok(socket);
+                Err(NotStarted::Died(_)) if deaths < MAX_DEATHS => deaths += 1,
+                Err(NotStarted::Died(reason) | NotStarted::Failed(reason)) => {
+                    return Err(ClientError::Start(reason));
+                }
+            }
+            if let Some(socket) = connect(state, deadline).map_err(failed)? {
+                return Ok(socket);
+            }
         }
         if Instant::now() >= deadline {
             return Err(ClientError::Silent);
@@ -367,28 +409,37 @@ fn reach(state: &StateDir, deadline: Instant) -> Result<Seqpacket, ClientError> 
     }
 }
 
-enum NotStarted {
+/// How a start ended that did not lead to a server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotStarted {
     /// Another server has the lock: it is just coming, or just going.
+    #[error("another one has the lock")]
     Held,
+    /// It was killed, or ended without a word.
+    #[error("{0}")]
+    Died(String),
+    /// It said why, or could not be started at all.
+    #[error("{0}")]
     Failed(String),
 }
 
 /// Starts a server that takes over `kept`, and waits until it serves.
-fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
+pub(super) fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
     let failed = |error: Error| NotStarted::Failed(error.to_string());
     let socket = detach::start_server(state).map_err(failed)?;
     socket.limit(deadline.saturating_duration_since(Instant::now())).map_err(failed)?;
     let channel = Channel::from(socket);
-    channel.keep_all(channel::borrowed(kept)).and_then(|()| channel.go()).map_err(failed)?;
+    let died = |error: Error| NotStarted::Died(error.to_string());
+    channel.keep_all(channel::borrowed(kept)).and_then(|()| channel.go()).map_err(died)?;
     let socket = channel.into_socket();
     let mut buffer = [0; 1024];
     match socket.receive(&mut buffer) {
         Ok(Some((b"ready", _))) => Ok(()),
         Ok(Some((b"held", _))) => Err(NotStarted::Held),
         Ok(Some((reason, _))) => Err(NotStarted::Failed(String::from_utf8_lossy(reason).into_owned())),
-        Ok(None) => Err(NotStarted::Failed("it ended without a word".to_owned())),
+        Ok(None) => Err(NotStarted::Died("it ended without a word".to_owned())),
         Err(error) if is_silence(&error) => Err(NotStarted::Failed("it did not come up in time".to_owned())),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(died(error)),
     }
 }
 
@@ -396,10 +447,16 @@ fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStar
 struct Arrival(Inotify);
 
 impl Arrival {
-    fn watch(directory: &Path) -> Result<Self, Error> {
+    fn watch(state: &StateDir) -> Result<Self, Error> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
-        Ok(Self(inotify))
+        loop {
+            state.create()?;
+            match inotify.add_watch(state.path(), AddWatchFlags::IN_MOVED_TO) {
+                // Somebody clears the directory away.
+                Err(Errno::ENOENT) => {}
+                watched => return watched.map(|_| Self(inotify)).map_err(Error::from),
+            }
+        }
     }
 
     /// Returns when one has, or when it is time to look whether the client that starts the server has given up.

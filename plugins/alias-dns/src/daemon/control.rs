@@ -83,6 +83,10 @@ pub(crate) enum Asked {
     Listen { wanted: Wanted, port: u16 },
     /// What would be answered?
     Query { name: String, rtype: String, source: Option<IpAddr> },
+    /// The other end of the attached channel is your guard.
+    Guard,
+    /// Are you there?
+    Hello,
     /// How does it go?
     Status,
     /// Give me all that you keep, and take no other client until I am gone or say [`Retire`](Self::Retire).
@@ -96,14 +100,7 @@ pub(crate) enum Asked {
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Told {
     /// To [`Asked::Apply`].
-    Applied {
-        /// Older records whose address the new one has.
-        displaced: Vec<RecordKey>,
-        /// Listeners that have to be opened still.
-        missing: Vec<Wanted>,
-        /// The server's build.
-        build: Build,
-    },
+    Applied(Applied),
     /// To [`Asked::Remove`].
     Removed {
         /// Listeners that no record needs any more, so that they were closed.
@@ -121,6 +118,21 @@ pub(crate) enum Told {
     Kept(String),
     /// It could not be done.
     Failed(String),
+}
+
+/// The server answers by a record.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Applied {
+    /// Older records whose address the new one has.
+    pub(crate) displaced: Vec<RecordKey>,
+    /// Listeners that have to be opened still.
+    pub(crate) missing: Vec<Wanted>,
+    /// The server's build.
+    pub(crate) build: Build,
+    /// Whether somebody would start another server if this one were killed.
+    #[serde(default)]
+    pub(crate) guarded: bool,
 }
 
 /// What somebody would be answered, and why.
@@ -151,6 +163,8 @@ pub struct Status {
     pub uptime: u64,
     /// Whether a supervisor would start another worker.
     pub supervised: bool,
+    /// Whether a guard would start another server.
+    pub guarded: bool,
     /// The user that packets are parsed as.
     pub uid: u32,
     /// Why some right could not be given up; empty when all were.

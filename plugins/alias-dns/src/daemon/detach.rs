@@ -1,8 +1,10 @@
 //! Leaving the caller: a runtime waits for the end of its plugin's pipes, and stops everything in its session and its
 //! control group, so that the server must hold none of them.
 
+use std::ffi::OsStr;
 use std::io::{Result, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, fork, setsid};
 
-use super::image;
+use super::image::{self, Part};
 use super::seqpacket::Seqpacket;
 use crate::state_dir::StateDir;
 
@@ -36,6 +38,20 @@ const MAX_FILES: u64 = 16_384;
 
 /// Starts this binary as the server of `state`; it has nothing in common with the caller but the returned channel.
 pub(crate) fn start_server(state: &StateDir) -> Result<Seqpacket> {
+    start(Part::Worker, STARTER_VARIABLE, |command| {
+        command.current_dir("/").env(STATE_VARIABLE, state.path());
+    })
+}
+
+/// Starts this binary as a guard of the server of `state`, which lives in its records; as [`start_server`] does.
+pub(crate) fn start_guard(state: &StateDir) -> Result<Seqpacket> {
+    start(Part::Guard, image::CHANNEL_VARIABLE, |command| {
+        command.current_dir(state.records());
+    })
+}
+
+/// Starts `part`, which finds the far end of the returned channel in `variable`.
+fn start(part: Part, variable: &str, set: impl FnOnce(&mut Command)) -> Result<Seqpacket> {
     let (near, far) = Seqpacket::pair()?;
     let far = far.into_fd();
     // The image will stand where the first free descriptor may be.
@@ -46,15 +62,15 @@ pub(crate) fn start_server(state: &StateDir) -> Result<Seqpacket> {
     let inherited = unsafe { OwnedFd::from_raw_fd(inherited) };
     let mut command = Command::new("/proc/self/exe");
     command
-        .arg0("alias-dns")
-        .arg("serve")
+        .arg0(OsStr::from_bytes(part.name().to_bytes()))
+        .arg(OsStr::from_bytes(part.argument().to_bytes()))
         .env_clear()
-        .env(STARTER_VARIABLE, inherited.as_raw_fd().to_string());
-    command.env(STATE_VARIABLE, state.path());
+        .env(variable, inherited.as_raw_fd().to_string());
+    set(&mut command);
     if let Some(level) = std::env::var_os("CNI_LOG") {
         command.env("CNI_LOG", level);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: between fork and exec only system calls are made, on values that exist already.
     #[allow(unsafe_code, reason = "what happens between fork and exec cannot be checked by the compiler")]
     unsafe {

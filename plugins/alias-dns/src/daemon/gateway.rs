@@ -4,16 +4,29 @@
 //! What stands in the rules carries the listener as its comment, so that it is found again by that alone. Nothing is
 //! changed where nothing is in the way.
 
+use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
 use nft_netlink::{Base, Batch, Chain, ChainKind, End, Family, FoundRule, Hook, Policy, Rule, Socket, Table};
+use nix::poll::{PollTimeout, poll};
 
 use crate::serve::listen::{self, PORT, Sockets};
 use crate::zone::Listener;
 
 /// Before the chains that publish ports (-100): a published port 53 does not take a network's names away.
 const BEFORE_PUBLISHED_PORTS: i32 = -110;
+
+/// How long the sockets of a killed server are waited for, and in milliseconds how often they are looked at.
+const CLOSING: Duration = Duration::from_millis(250);
+const CLOSING_AGAIN: u16 = 2;
+
+/// What comments begin with, and the names of tables.
+const COMMENT: &str = "cni: names on ";
+const PORT_WORD: &str = "port";
+const TABLE: &str = "cni-names-";
 
 const REDIRECT: &str = "redirect";
 
@@ -24,7 +37,7 @@ const PROTOCOLS: [u8; 2] = [IPPROTO_UDP as u8, IPPROTO_TCP as u8];
 /// # Errors
 /// When no socket can be had, or the redirect that it needs.
 pub(super) fn open(listener: &Listener) -> Result<(Sockets, u16), Error> {
-    let (sockets, port) = match listen::open(listener, PORT) {
+    let (sockets, port) = match open_at_dns_port(listener) {
         Ok(sockets) => (sockets, PORT),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let (sockets, port) = listen::open_anywhere(listener)?;
@@ -42,6 +55,23 @@ pub(super) fn open(listener: &Listener) -> Result<(Sockets, u16), Error> {
     Ok((sockets, port))
 }
 
+/// Whoever has the very address is waited for a moment: most likely an earlier server, killed, of which the kernel
+/// closes one descriptor after another.
+fn open_at_dns_port(listener: &Listener) -> Result<Sockets, Error> {
+    let place = Opened { listener: listener.clone(), port: PORT };
+    let deadline = Instant::now() + CLOSING;
+    loop {
+        match listen::open(listener, PORT) {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && place.is_served() && Instant::now() < deadline =>
+            {
+                let _ = poll(&mut [], PollTimeout::from(CLOSING_AGAIN));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Takes back what [`open`] has put into the host's rules.
 ///
 /// # Errors
@@ -53,13 +83,40 @@ pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
     if nft.table_uses(table(&name))?.is_some() {
         batch.delete_table(table(&name));
     }
-    let comment = comment(listener);
     for chain in nft.chains()? {
         let Some(table) = table_of(&chain, listener) else { continue };
         for rule in nft.rules(table, &chain.name)? {
-            if rule.comment() == Some(comment.as_str()) {
+            if Opened::by(&rule).is_some_and(|opened| opened.listener == *listener) {
                 batch.delete_rule(table, &chain.name, rule.handle);
             }
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
+}
+
+/// Takes back what [`open`] has put into the rules of this network namespace for other listeners than `needed`, which
+/// nobody serves any more: another mount namespace may have a server here, too.
+///
+/// # Errors
+/// What could not be taken back.
+pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Error> {
+    let is_stale = |rule: &FoundRule| {
+        Opened::by(rule).is_some_and(|opened| !needed.contains(&opened.listener) && !opened.is_served())
+    };
+    let mut nft = Socket::open()?;
+    let mut batch = Batch::new();
+    for chain in nft.chains()? {
+        let Some(family) = chain.family else { continue };
+        let table = Table { family, name: &chain.table };
+        let is_own = family == Family::Inet && chain.table.starts_with(TABLE) && chain.name == REDIRECT;
+        if !is_own && !filters_input(&chain) {
+            continue;
+        }
+        let mut stale = nft.rules(table, &chain.name)?.into_iter().filter(|rule| is_stale(rule));
+        if is_own {
+            stale.next().into_iter().for_each(|_| batch.delete_table(table));
+        } else {
+            stale.for_each(|rule| batch.delete_rule(table, &chain.name, rule.handle));
         }
     }
     if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
@@ -69,7 +126,7 @@ pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
 fn admit(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let mut nft = Socket::open()?;
     let mut batch = Batch::new();
-    let comment = comment(listener);
+    let comment = comment(listener, port);
     for chain in nft.chains()? {
         let Some(table) = table_of(&chain, listener) else { continue };
         let rules = nft.rules(table, &chain.name)?;
@@ -92,7 +149,7 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let mut batch = Batch::new();
     let name = table_name(listener);
     let table = table(&name);
-    let comment = comment(listener);
+    let comment = comment(listener, port);
     if nft.table_uses(table)?.is_some() {
         batch.delete_table(table);
     }
@@ -106,11 +163,11 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     batch.create_base_chain(table, REDIRECT, &base, &comment);
     for protocol in PROTOCOLS {
         let to_gateway = match listener.gateway {
-            std::net::IpAddr::V4(address) => Rule::new()
+            IpAddr::V4(address) => Rule::new()
                 .iifname(&listener.bridge)
                 .ipv4()
                 .is(nft_netlink::Field::Ip4Daddr, &address.octets()),
-            std::net::IpAddr::V6(address) => Rule::new()
+            IpAddr::V6(address) => Rule::new()
                 .iifname(&listener.bridge)
                 .ipv6()
                 .is(nft_netlink::Field::Ip6Daddr, &address.octets()),
@@ -123,21 +180,101 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
 
 /// The table of `chain` if it filters what comes to the host over the listener's family.
 fn table_of<'c>(chain: &'c Chain, listener: &Listener) -> Option<Table<'c>> {
-    let base = chain.base.as_ref()?;
     let own = if listener.gateway.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
     let family = chain.family.filter(|family| *family == Family::Inet || *family == own)?;
-    let filters = base.hook == Hook::Input && base.kind == ChainKind::Filter;
-    filters.then_some(Table { family, name: &chain.table })
+    filters_input(chain).then_some(Table { family, name: &chain.table })
 }
 
-fn comment(listener: &Listener) -> String {
-    format!("cni: names on {} {}", listener.bridge, listener.gateway)
+fn filters_input(chain: &Chain) -> bool {
+    chain.base.as_ref().is_some_and(|base| base.hook == Hook::Input && base.kind == ChainKind::Filter)
+}
+
+/// What a rule says that it is there for.
+#[derive(Debug, PartialEq, Eq)]
+struct Opened {
+    listener: Listener,
+    port: u16,
+}
+
+impl Opened {
+    fn by(rule: &FoundRule) -> Option<Self> {
+        Self::parse(rule.comment()?)
+    }
+
+    fn parse(comment: &str) -> Option<Self> {
+        let mut words = comment.strip_prefix(COMMENT)?.split(' ');
+        let listener = Listener { bridge: words.next()?.to_owned(), gateway: words.next()?.parse().ok()? };
+        let port = words.next().filter(|word| *word == PORT_WORD).and(words.next())?.parse().ok()?;
+        words.next().is_none().then_some(Self { listener, port })
+    }
+
+    /// Whether any socket is bound there, and not only to the port.
+    fn is_served(&self) -> bool {
+        let place = as_in_proc(self.listener.gateway, self.port);
+        let is_bound = |protocol: &str, state: &str| {
+            let family = if self.listener.gateway.is_ipv4() { "" } else { "6" };
+            let sockets =
+                std::fs::read_to_string(format!("/proc/net/{protocol}{family}")).unwrap_or_default();
+            sockets.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                words.next() == Some(place.as_str()) && words.nth(1) == Some(state)
+            })
+        };
+        is_bound("udp", UNCONNECTED) || is_bound("tcp", LISTEN)
+    }
+}
+
+/// States of sockets as `/proc/net` writes them (`include/net/tcp_states.h`).
+const UNCONNECTED: &str = "07";
+const LISTEN: &str = "0A";
+
+/// An address as `/proc/net` writes it: 32-bit words in the order of this machine (proc(5)).
+fn as_in_proc(ip: IpAddr, port: u16) -> String {
+    let octets = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words = octets.as_chunks::<4>().0.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word)));
+    format!("{}:{port:04X}", words.collect::<String>())
+}
+
+fn comment(listener: &Listener, port: u16) -> String {
+    format!("{COMMENT}{} {} {PORT_WORD} {port}", listener.bridge, listener.gateway)
 }
 
 fn table_name(listener: &Listener) -> String {
-    format!("cni-names-{}-{}", listener.bridge, if listener.gateway.is_ipv4() { 4 } else { 6 })
+    format!("{TABLE}{}-{}", listener.bridge, if listener.gateway.is_ipv4() { 4 } else { 6 })
 }
 
 fn table(name: &str) -> Table<'_> {
     Table { family: Family::Inet, name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_tells_what_was_opened() {
+        for (gateway, port) in [("172.20.0.1", 53), ("fd00:20::1", 40_001)] {
+            let listener = Listener { bridge: "br-testnet".to_owned(), gateway: gateway.parse().unwrap() };
+            assert_eq!(Opened::parse(&comment(&listener, port)), Some(Opened { listener, port }));
+        }
+        for other in ["", "cni: names on br0", "cni: names on br0 172.20.0.1 port x", "cni: testnet"] {
+            assert_eq!(Opened::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_bound_socket_is_seen() {
+        for ip in ["127.0.0.1", "::1"] {
+            let Ok(socket) = std::net::UdpSocket::bind((ip, 0)) else { continue };
+            let port = socket.local_addr().unwrap().port();
+            let listener = Listener { bridge: "lo".to_owned(), gateway: ip.parse().unwrap() };
+            let opened = Opened { listener, port };
+            assert!(opened.is_served(), "{ip}");
+            drop(socket);
+            assert!(!opened.is_served(), "{ip}");
+        }
+    }
 }

@@ -27,13 +27,25 @@ pub(crate) enum Part {
     Worker,
     /// Keeps descriptors, starts workers.
     Supervisor,
+    /// Outlives both.
+    Guard,
 }
 
 impl Part {
-    const fn argument(self) -> &'static CStr {
+    /// What it is called in lists of processes. The guard has a name of its own: whoever kills all that are called as
+    /// the server shall not kill what brings the names back.
+    pub(crate) const fn name(self) -> &'static CStr {
+        match self {
+            Self::Worker | Self::Supervisor => c"alias-dns",
+            Self::Guard => c"cni-names",
+        }
+    }
+
+    pub(crate) const fn argument(self) -> &'static CStr {
         match self {
             Self::Worker => c"serve",
             Self::Supervisor => c"supervise",
+            Self::Guard => c"guard",
         }
     }
 }
@@ -80,7 +92,7 @@ pub(crate) fn start(part: Part, say: impl FnOnce(&Channel) -> Result<()>) -> Res
     let near = Channel::from(near);
     say(&near)?;
     let far = far.into_fd();
-    let argv = [c"alias-dns", part.argument()];
+    let argv = [part.name(), part.argument()];
     // The number cannot hold a NUL.
     let channel = CString::new(format!("{CHANNEL_VARIABLE}={}", far.as_raw_fd()))?;
     let mut environment = vec![channel];

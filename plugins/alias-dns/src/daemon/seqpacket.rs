@@ -4,7 +4,7 @@
 
 use std::io::{IoSlice, IoSliceMut, Result};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -138,7 +138,7 @@ pub(crate) fn listen_at(path: &Path) -> Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         None,
     )?;
-    let aside = path.with_extension("new");
+    let aside = aside(path);
     match std::fs::remove_file(&aside) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -149,6 +149,11 @@ pub(crate) fn listen_at(path: &Path) -> Result<OwnedFd> {
     listen(&fd, Backlog::MAXALLOWABLE)?;
     std::fs::rename(&aside, path)?;
     Ok(fd)
+}
+
+/// Where a listener for `path` stands for the moment before it takes its place.
+pub(crate) fn aside(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn owned(messages: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {

@@ -5,7 +5,6 @@
 //! a plugin of a later build, with everything that the earlier build had. After that all are the same.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{Error, Result};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -18,10 +17,11 @@ use slab::Slab;
 
 use super::channel::{Channel, Kept, Message};
 use super::control::{
-    Asked, Build, ListenerStatus, MAX_ASKED, NetworkStatus, Status, Told, UpstreamStatus, Wanted, decode,
-    encode,
+    Applied, Asked, Build, ListenerStatus, MAX_ASKED, NetworkStatus, Status, Told, UpstreamStatus, Wanted,
+    decode, encode,
 };
 use super::image::{self, Part};
+use super::lock_file::LockFile;
 use super::seqpacket::{self, Seqpacket};
 use super::{detach, explain, gateway, privileges};
 use crate::forward::ResolvConf;
@@ -40,8 +40,16 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long after a failed attempt another supervisor is started.
 const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
 
-const LOCK: &str = "lock";
-const CONTROL: &str = "control";
+/// How long a guard may take to be there.
+const GUARD_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often a guard is started that is killed before it is there.
+const MAX_GUARDS: usize = 3;
+
+/// What the parts keep the sockets under.
+pub(super) const LOCK: &str = "lock";
+pub(super) const CONTROL: &str = "control";
+const GUARD: &str = "guard";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What the lock file and the control socket are called in the state directory.
@@ -67,6 +75,7 @@ fn io(what: impl std::fmt::Display) -> impl FnOnce(Error) -> StartError {
 struct Possession {
     lock: OwnedFd,
     control: OwnedFd,
+    guard: Option<Channel>,
     gateways: Vec<(Wanted, u16, Sockets)>,
 }
 
@@ -77,7 +86,7 @@ pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
         let kept = channel.receive_all().map_err(io("supervisor"))?;
         // The supervisor is gone already: so is everything that it had.
         let Some(kept) = kept else { return Ok(()) };
-        return Worker::new(possession(kept)?, Some(channel))?.serve();
+        return Worker::new(Handed::from(kept).try_into()?, Some(channel))?.serve();
     }
     let (starter, state) = match detach::inherited_starter() {
         Some((starter, state)) => (Some(starter), state),
@@ -123,45 +132,63 @@ fn first(state: &StateDir, starter: Option<&Seqpacket>) -> std::result::Result<O
     crate::records::disk::create_readable(&records).map_err(io(records.display()))?;
     // From here on the records are found wherever the path leads, and whoever may walk it.
     std::env::set_current_dir(&records).map_err(io(records.display()))?;
-    let possession = if kept.is_empty() { found(state)? } else { possession(kept)? };
-    Worker::new(possession, None).map(Some)
+    let Handed { lock, control, guard, gateways } = Handed::from(kept);
+    // Nothing is handed over where there was no server, and not all where somebody has removed a file.
+    let lock = lock.map_or_else(|| take_lock(state), Ok)?;
+    let control = control.map_or_else(|| take_control(state), Ok)?;
+    Worker::new(Possession { lock, control, guard, gateways }, None).map(Some)
 }
 
-/// Takes the lock and the place of the control socket.
-fn found(state: &StateDir) -> std::result::Result<Possession, StartError> {
+fn take_lock(state: &StateDir) -> std::result::Result<OwnedFd, StartError> {
     let path = state.path().join(LOCK_FILE);
-    let lock =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(io(path.display()))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(StartError::Held),
-        Err(std::fs::TryLockError::Error(error)) => return Err(io(path.display())(error)),
-    }
-    let path = state.path().join(CONTROL_SOCKET);
-    let control = seqpacket::listen_at(&path).map_err(io(path.display()))?;
-    Ok(Possession { lock: lock.into(), control, gateways: Vec::new() })
+    let lock = LockFile::try_take(&path).map_err(io(path.display()))?;
+    lock.map(OwnedFd::from).ok_or(StartError::Held)
 }
 
-/// What an earlier worker had.
-fn possession(kept: Kept) -> std::result::Result<Possession, StartError> {
-    let (mut lock, mut control, mut gateways) = (None, None, Vec::new());
-    for (label, fds) in kept {
-        let mut fds = fds.into_iter();
-        match (label.as_str(), fds.next(), fds.next()) {
-            (LOCK, Some(fd), None) => lock = Some(fd),
-            (CONTROL, Some(fd), None) => control = Some(fd),
-            (label, Some(udp), Some(tcp)) => {
-                gateways.extend(gateway_of(label).map(|(wanted, port)| (wanted, port, Sockets { udp, tcp })));
+fn take_control(state: &StateDir) -> std::result::Result<OwnedFd, StartError> {
+    let path = state.path().join(CONTROL_SOCKET);
+    seqpacket::listen_at(&path).map_err(io(path.display()))
+}
+
+/// What an earlier worker had, as far as it was handed over.
+#[derive(Default)]
+struct Handed {
+    lock: Option<OwnedFd>,
+    control: Option<OwnedFd>,
+    guard: Option<Channel>,
+    gateways: Vec<(Wanted, u16, Sockets)>,
+}
+
+impl From<Kept> for Handed {
+    fn from(kept: Kept) -> Self {
+        let mut handed = Self::default();
+        for (label, fds) in kept {
+            let mut fds = fds.into_iter();
+            match (label.as_str(), fds.next(), fds.next()) {
+                (LOCK, Some(fd), None) => handed.lock = Some(fd),
+                (CONTROL, Some(fd), None) => handed.control = Some(fd),
+                (GUARD, Some(fd), None) => handed.guard = Some(Channel::from(Seqpacket::from(fd))),
+                (label, Some(udp), Some(tcp)) => {
+                    let gateway =
+                        gateway_of(label).map(|(wanted, port)| (wanted, port, Sockets { udp, tcp }));
+                    handed.gateways.extend(gateway);
+                }
+                _ => {}
             }
-            _ => {}
         }
+        handed
     }
-    match (lock, control) {
-        (Some(lock), Some(control)) => Ok(Possession { lock, control, gateways }),
-        _ => Err(StartError::Io(
-            "what was handed over".to_owned(),
-            Error::other("lock or control socket is missing"),
-        )),
+}
+
+impl TryFrom<Handed> for Possession {
+    type Error = StartError;
+
+    /// A worker that has no rights cannot take what is missing.
+    fn try_from(handed: Handed) -> std::result::Result<Self, StartError> {
+        let Handed { lock: Some(lock), control: Some(control), guard, gateways } = handed else {
+            return Err(io("what was handed over")(Error::other("lock or control socket is missing")));
+        };
+        Ok(Self { lock, control, guard, gateways })
     }
 }
 
@@ -206,6 +233,7 @@ struct Worker {
     /// Closed since a client was told last, so that it takes the host's rules for them back.
     closed: Vec<Wanted>,
     supervisor: Option<Channel>,
+    guard: Option<Channel>,
     supervisor_tried: Instant,
     clients: Slab<Client>,
     generation: u16,
@@ -229,7 +257,7 @@ enum Life {
 impl Worker {
     /// A worker that is ready to serve, without rights that it no longer needs.
     fn new(possession: Possession, supervisor: Option<Channel>) -> std::result::Result<Self, StartError> {
-        let Possession { lock, control, gateways } = possession;
+        let Possession { lock, control, guard, gateways } = possession;
         // SAFETY: ignoring a signal installs no function.
         #[allow(unsafe_code, reason = "nix cannot tell a harmless disposition from a function")]
         let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
@@ -254,7 +282,8 @@ impl Worker {
             control,
             wanted: Vec::new(),
             closed: Vec::new(),
-            supervisor,
+            supervisor: None,
+            guard,
             supervisor_tried: Instant::now(),
             clients: Slab::new(),
             generation: 0,
@@ -265,14 +294,20 @@ impl Worker {
             empty_since: None,
             buffer: vec![0; MAX_ASKED],
         };
-        worker.watch_all().map_err(io("epoll"))?;
+        worker.watch().map_err(io("epoll"))?;
+        match supervisor {
+            Some(channel) => worker.supervised_by(channel).map_err(io("epoll"))?,
+            None => worker.renew_guard(),
+        }
         for (wanted, port, sockets) in gateways {
             worker.open(wanted, port, sockets).map_err(io("epoll"))?;
         }
         if worker.supervisor.is_none() {
             // Nobody else has handed over what an earlier server had, or not all of it.
+            worker.sweep_rules();
             worker.open_missing();
             worker.start_supervisor();
+            worker.await_guard();
         }
         let dropped = privileges::drop_rights().and_then(|()| privileges::confine());
         worker.unconfined = dropped.err().unwrap_or_default();
@@ -280,13 +315,11 @@ impl Worker {
         Ok(worker)
     }
 
-    fn watch_all(&self) -> Result<()> {
+    fn watch(&self) -> Result<()> {
         self.poller.add(&self.watch, Token::only(Kind::Records), Interest::Read)?;
         self.poller.add(&self.control, Token::only(Kind::Control), Interest::Read)?;
-        match &self.supervisor {
-            Some(supervisor) => {
-                self.poller.add(supervisor.as_fd(), Token::only(Kind::Supervisor), Interest::Read)
-            }
+        match &self.guard {
+            Some(guard) => self.poller.add(guard.as_fd(), Token::only(Kind::Guard), Interest::Read),
             None => Ok(()),
         }
     }
@@ -306,6 +339,7 @@ impl Worker {
                     Kind::Control => self.accept(),
                     Kind::ControlConnection => self.converse(token),
                     Kind::Supervisor => self.supervisor_lost(),
+                    Kind::Guard => self.guard_lost(),
                     Kind::Records => Life::On,
                     Kind::Datagrams | Kind::Connections | Kind::Connection | Kind::Upstream => {
                         self.server.ready(&self.poller, token);
@@ -343,6 +377,11 @@ impl Worker {
         self.clients.is_empty() && self.store.load().records.is_empty()
     }
 
+    /// Whether the directory that it stands in was removed.
+    fn is_homeless(&self) -> bool {
+        std::fs::metadata(self.store.root()).is_ok_and(|directory| directory.nlink() == 0)
+    }
+
     fn leave(self) -> std::result::Result<(), StartError> {
         if let Some(supervisor) = &self.supervisor {
             let _ = supervisor.quit();
@@ -355,14 +394,15 @@ impl Worker {
     fn start_supervisor(&mut self) {
         self.supervisor_tried = Instant::now();
         let started = image::start(Part::Supervisor, |channel| channel.keep_all(self.possessions()));
-        let started = started.and_then(|channel| {
-            self.poller.add(channel.as_fd(), Token::only(Kind::Supervisor), Interest::Read)?;
-            Ok(channel)
-        });
-        match started {
-            Ok(channel) => self.supervisor = Some(channel),
-            Err(error) => log::warn!("start a supervisor: {error}"),
+        if let Err(error) = started.and_then(|channel| self.supervised_by(channel)) {
+            log::warn!("start a supervisor: {error}");
         }
+    }
+
+    fn supervised_by(&mut self, channel: Channel) -> Result<()> {
+        self.poller.add(channel.as_fd(), Token::only(Kind::Supervisor), Interest::Read)?;
+        self.supervisor = Some(channel);
+        Ok(())
     }
 
     fn supervisor_lost(&mut self) -> Life {
@@ -378,12 +418,79 @@ impl Worker {
         Life::On
     }
 
+    // ---- The guard ----
+
+    /// Starts a guard, in place of an earlier build's. Only possible before the rights are dropped.
+    fn renew_guard(&mut self) {
+        let started = image::start(Part::Guard, |_| Ok(()));
+        if let Err(error) = started.and_then(|channel| self.guarded_by(channel)) {
+            log::warn!("start a guard: {error}");
+        }
+    }
+
+    /// From now on `channel` ends for its guard when both worker and supervisor are gone.
+    fn guarded_by(&mut self, channel: Channel) -> Result<()> {
+        if let Some(earlier) = self.guard.take() {
+            // One that is gone need not be told.
+            let _ = earlier.quit();
+            let _ = self.poller.remove(earlier.as_fd());
+        }
+        channel.limit(GUARD_PATIENCE)?;
+        channel.keep_all(self.possessions())?;
+        self.poller.add(channel.as_fd(), Token::only(Kind::Guard), Interest::Read)?;
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.keep(GUARD, &[channel.as_fd()])?;
+        }
+        self.guard = Some(channel);
+        Ok(())
+    }
+
+    /// Waits until the guard is there. One that has been killed before is replaced while that is possible.
+    fn await_guard(&mut self) {
+        for _ in 0..MAX_GUARDS {
+            match self.guard.as_ref().map(Channel::receive) {
+                Some(Ok(Some(_))) | None => return,
+                Some(Ok(None) | Err(_)) => {
+                    self.guard_gone();
+                    self.renew_guard();
+                }
+            }
+        }
+    }
+
+    fn guard_lost(&mut self) -> Life {
+        match self.guard.as_ref().map(Channel::receive) {
+            // Somebody has removed the files by which this server is found.
+            Some(Ok(Some(Message::Quit))) => return Life::Over,
+            // That it is there.
+            Some(Ok(Some(_))) | None => {}
+            // The next plugin that brings a record starts another one.
+            Some(Ok(None) | Err(_)) => self.guard_gone(),
+        }
+        Life::On
+    }
+
+    fn guard_gone(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        // The supervisor may have the same socket, so that closing it here would not take it out.
+        let _ = self.poller.remove(guard.as_fd());
+        if let Some(supervisor) = &self.supervisor {
+            let _ = supervisor.drop(GUARD);
+        }
+    }
+
+    /// Those who keep what another worker would need.
+    fn keepers(&self) -> impl Iterator<Item = &Channel> {
+        self.supervisor.iter().chain(&self.guard)
+    }
+
     /// Every descriptor that another worker would need, by its label.
     fn possessions(&self) -> Vec<(String, Vec<BorrowedFd<'_>>)> {
         let mut all = vec![
             (LOCK.to_owned(), vec![self.lock.as_fd()]),
             (CONTROL.to_owned(), vec![self.control.as_fd()]),
         ];
+        all.extend(self.guard.iter().map(|guard| (GUARD.to_owned(), vec![guard.as_fd()])));
         for (wanted, port) in &self.wanted {
             if let Some(sockets) = self.server.sockets(&wanted.listener()) {
                 all.push((label_of(wanted, *port), vec![sockets.udp.as_fd(), sockets.tcp.as_fd()]));
@@ -397,13 +504,22 @@ impl Worker {
     fn open(&mut self, wanted: Wanted, port: u16, sockets: Sockets) -> Result<()> {
         let listener = wanted.listener();
         self.forget(&listener);
-        if let Some(supervisor) = &self.supervisor {
-            supervisor.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()])?;
+        for keeper in self.keepers() {
+            // One that is gone is missed in a moment, and the next one gets everything.
+            let _ = keeper.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()]);
         }
         self.closed.retain(|closed| closed.listener() != listener);
         self.server.open(&self.poller, listener, port, sockets)?;
         self.wanted.push((wanted, port));
         Ok(())
+    }
+
+    /// Takes back rules of an earlier server that no record needs any more.
+    fn sweep_rules(&mut self) {
+        let needed = self.server.desk().zones.listeners().into_iter().collect();
+        if let Err(error) = gateway::sweep(&needed) {
+            log::debug!("sweep the host's rules: {error}");
+        }
     }
 
     /// Opens what the records need and nobody has opened. The bridge may be gone: whoever attaches the next container to
@@ -424,15 +540,16 @@ impl Worker {
 
     fn forget(&mut self, listener: &Listener) {
         self.server.close(&self.poller, listener);
-        let supervisor = &self.supervisor;
-        self.wanted.retain(|(wanted, port)| {
-            let stays = wanted.listener() != *listener;
-            if let (false, Some(supervisor)) = (stays, supervisor) {
-                // A supervisor that is gone has dropped it already.
-                let _ = supervisor.drop(&label_of(wanted, *port));
+        let all = std::mem::take(&mut self.wanted);
+        let (closed, open): (Vec<_>, _) =
+            all.into_iter().partition(|(wanted, _)| wanted.listener() == *listener);
+        self.wanted = open;
+        for (wanted, port) in closed {
+            for keeper in self.keepers() {
+                // One that is gone has dropped it already.
+                let _ = keeper.drop(&label_of(&wanted, port));
             }
-            stays
-        });
+        }
     }
 
     /// Closes what no record needs any more, and notes when the last record went.
@@ -562,6 +679,10 @@ impl Worker {
             }
             return Life::On;
         };
+        if self.is_homeless() {
+            // The client starts a server where the directory is now.
+            return Life::Over;
+        }
         let told = match asked {
             Ok(Asked::Retire) if self.successor == Some(token) => return Life::Over,
             Ok(Asked::HandOver) => self.hand_over(token),
@@ -585,7 +706,10 @@ impl Worker {
                     .collect();
                 self.note_records();
                 match looked {
-                    Ok(Some(displaced)) => Told::Applied { displaced, missing, build: Build::own() },
+                    Ok(Some(displaced)) => {
+                        let guarded = self.guard.is_some();
+                        Told::Applied(Applied { displaced, missing, build: Build::own(), guarded })
+                    }
                     Ok(None) => Told::Failed("there is no such record".to_owned()),
                     Err(unreadable) => Told::Failed(unreadable),
                 }
@@ -613,6 +737,14 @@ impl Worker {
                     Err(reason) => Told::Failed(reason),
                 }
             }
+            Asked::Guard => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([guard]) => match self.guarded_by(Channel::from(Seqpacket::from(guard))) {
+                    Ok(()) => Told::Done,
+                    Err(error) => Told::Failed(error.to_string()),
+                },
+                Err(_) => Told::Failed("one channel belongs to it".to_owned()),
+            },
+            Asked::Hello => Told::Done,
             Asked::Status => Told::Status(Box::new(self.status())),
             Asked::HandOver | Asked::Retire => Told::Failed("nothing was handed over".to_owned()),
         }
@@ -656,6 +788,7 @@ impl Worker {
             pid: std::process::id(),
             uptime: self.started.elapsed().as_secs(),
             supervised: self.supervisor.is_some(),
+            guarded: self.guard.is_some(),
             uid: nix::unistd::geteuid().as_raw(),
             unconfined: self.unconfined.clone(),
             records: desk.zones.len(),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::AliasDns;
-use crate::host::Host;
+use crate::host::{Host, Withdrawn};
 use crate::records::disk::Store;
 use crate::records::{Record, RecordKey};
 use crate::state_dir::StateDir;
@@ -24,12 +24,15 @@ struct FakeHost {
     clock: RefCell<u64>,
     served: RefCell<Zones>,
     server: Server,
+    tended: RefCell<u32>,
+    cleared: RefCell<u32>,
 }
 
 #[derive(PartialEq, Eq)]
 enum Server {
     Works,
     IsSilent,
+    IsGone,
 }
 
 impl FakeHost {
@@ -40,12 +43,15 @@ impl FakeHost {
             clock: RefCell::new(0),
             served: RefCell::default(),
             server: Server::Works,
+            tended: RefCell::default(),
+            cleared: RefCell::default(),
         }
     }
 
     fn answer(&self) -> Result<(), Error> {
         match self.server {
             Server::Works => Ok(()),
+            Server::IsGone => Err(Error::new(ErrorCode::TRY_AGAIN_LATER, "no server can be started")),
             Server::IsSilent => Err(Error::new(ErrorCode::TRY_AGAIN_LATER, "the server does not answer")),
         }
     }
@@ -80,12 +86,26 @@ impl Host for FakeHost {
         Ok(self.served.borrow_mut().apply(on_disk).displaced)
     }
 
-    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<(), Error> {
+    fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<Withdrawn, Error> {
+        if self.server == Server::IsGone {
+            return Ok(Withdrawn::FromNobody);
+        }
         self.answer()?;
         for key in keys {
             assert_eq!(Store::new(state).read(key).unwrap(), None, "told before the file was gone");
             self.served.borrow_mut().remove(key);
         }
+        Ok(Withdrawn::FromServer)
+    }
+
+    fn tend(&self, state: &StateDir) -> Result<(), Error> {
+        *self.tended.borrow_mut() += 1;
+        *self.served.borrow_mut() = Zones::load(Store::new(state).load().records);
+        Ok(())
+    }
+
+    fn clear(&self, _state: &StateDir) -> Result<(), Error> {
+        *self.cleared.borrow_mut() += 1;
         Ok(())
     }
 
@@ -388,6 +408,36 @@ fn del_does_not_wait_for_a_silent_server() {
     host.0.server = Server::IsSilent;
     call("DEL").succeed(&host);
     assert_eq!(files(&host), BTreeSet::new());
+}
+
+#[test]
+fn del_gc_and_status_tend_to_names_that_nobody_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = AliasDns(FakeHost::at(&directory));
+    for id in ["one", "two"] {
+        call("ADD").of(id).succeed(&host);
+    }
+    host.0.server = Server::IsGone;
+    for (times, tending) in
+        [call("STATUS"), call("GC").with("cni.dev/valid-attachments", json!([])), call("DEL").of("one")]
+            .into_iter()
+            .enumerate()
+    {
+        assert_eq!(*host.0.tended.borrow() as usize, times);
+        tending.succeed(&host);
+    }
+    assert_eq!((*host.0.tended.borrow(), *host.0.cleared.borrow()), (3, 0));
+    host.0.server = Server::Works;
+    call("DEL").of("two").succeed(&host);
+    assert_eq!(*host.0.tended.borrow(), 3, "a server tends to itself");
+}
+
+#[test]
+fn a_failed_add_clears_away_what_was_made_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = AliasDns(FakeHost { server: Server::IsGone, ..FakeHost::at(&directory) });
+    call("ADD").fail(&host, ErrorCode::TRY_AGAIN_LATER, "no server can be started");
+    assert_eq!((*host.0.tended.borrow(), *host.0.cleared.borrow()), (0, 1));
 }
 
 #[test]

@@ -104,7 +104,11 @@ impl Store {
     fn write_into(&self, network: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
         for _ in 0..MAX_ATTEMPTS {
             match write_aside_and_rename(path, text) {
-                Err(error) if error.kind() == ErrorKind::NotFound => self.create(network)?,
+                Err(error) if error.kind() == ErrorKind::NotFound => match self.create(network) {
+                    // Taken away while it is made, with all that is above it.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    created => created?,
+                },
                 written => return written,
             }
         }
@@ -151,6 +155,41 @@ impl Store {
     /// Every record of every network.
     pub fn load(&self) -> Loaded {
         Loaded::by(|put| self.read_each(put))
+    }
+
+    /// Whether there is a record that can be read.
+    pub fn has_records(&self) -> bool {
+        let networks = entries(&self.root).flatten();
+        let mut files = networks.flat_map(|network| entries(&network).flatten());
+        files.any(|path| self.key_of(&path).is_some_and(|key| matches!(self.read(&key), Ok(Some(_)))))
+    }
+
+    /// Removes every record, then what [`remove_if_empty`](Self::remove_if_empty) removes.
+    ///
+    /// # Errors
+    /// The operating system's, for the first file that stays.
+    pub(crate) fn remove_all(&self) -> io::Result<()> {
+        let networks = entries(&self.root).flatten();
+        networks
+            .flat_map(|network| entries(&network).flatten())
+            .try_for_each(|path| remove_if_there(&path).map(drop))?;
+        self.remove_if_empty()
+    }
+
+    /// Removes the directories, provided that there is no file left in any. Whoever calls this makes sure that no
+    /// server lives in them.
+    ///
+    /// # Errors
+    /// The operating system's; [`DirectoryNotEmpty`](ErrorKind::DirectoryNotEmpty) when something is left.
+    pub(crate) fn remove_if_empty(&self) -> io::Result<()> {
+        for network in entries(&self.root).flatten() {
+            // What cannot go keeps the directory above from going.
+            let _ = fs::remove_dir(network);
+        }
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Hands every record of every network to `put`, one by one, so that they are never all in memory twice. Tells what

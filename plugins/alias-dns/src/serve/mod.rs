@@ -190,7 +190,7 @@ impl Server {
                 });
                 self.resume(poller, now);
             }
-            Kind::Control | Kind::ControlConnection | Kind::Supervisor | Kind::Records => {}
+            Kind::Control | Kind::ControlConnection | Kind::Supervisor | Kind::Guard | Kind::Records => {}
         }
     }
 

@@ -1,20 +1,35 @@
 //! How the server comes, stays and goes.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use alias_dns::daemon::Client;
+use alias_dns::records::disk::Store;
+use alias_dns::records::{NetnsRef, Record};
+use alias_dns::state_dir::StateDir;
 use domain::base::iana::Rtype;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::Test;
-use crate::dns::ask;
-use crate::world::{GATEWAY, eventually, host, inside, key, processes, put, remove, run, signal, state};
+use crate::dns::{ask, ask_once};
+use crate::serving::{firewalled, ruleset};
+use crate::world::{
+    GATEWAY, PARTS, eventually, host, inside, key, kill_all, processes, put, record, remove, run, signal,
+    state,
+};
+
+/// Where the state of all namespaces is.
+const BASE: &str = "/run/cni/alias-dns";
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_killed_worker_or_supervisor_loses_no_query", killed_in_turn),
-    ("after_both_are_killed_the_next_add_brings_every_name_back", both_killed),
+    ("after_both_are_killed_every_name_is_back_without_help", both_killed),
+    ("after_all_are_killed_the_next_verb_brings_every_name_back", all_killed),
+    ("a_killed_guard_is_missed_by_the_next_add", guard_killed),
+    ("killed_in_any_order_nothing_is_lost_and_nothing_doubled", kill_storm),
     ("many_starts_at_once_make_one_server", start_race),
     ("what_is_acknowledged_holds_for_every_later_query", read_your_writes),
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
@@ -22,7 +37,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
     ("a_newer_build_takes_over_without_a_lost_query", upgrade),
-    ("a_server_without_records_leaves", leaving),
+    ("a_server_without_records_leaves_and_leaves_nothing", leaving),
+    ("the_last_del_leaves_nothing_where_no_server_runs", last_del_without_server),
+    ("coming_and_going_at_once_loses_no_name", coming_and_going),
+    ("what_is_removed_by_hand_is_missed_at_once", directory_removed),
+    ("the_state_of_dead_namespaces_is_removed", dead_namespaces),
 ];
 
 fn centos_1() -> Vec<String> {
@@ -45,12 +64,84 @@ fn killed_in_turn() {
 fn both_killed() {
     host();
     put("c1", "172.20.0.2", "centos-1");
+    for turn in 0..10 {
+        let began = Instant::now();
+        // The worker's end must not reach the supervisor while it lives.
+        signal("supervise", Signal::SIGSTOP);
+        signal("serve", Signal::SIGKILL);
+        signal("supervise", Signal::SIGKILL);
+        let answered = || inside("c1", || ask_once(GATEWAY, "centos-1", Duration::from_millis(50)));
+        while !answered() {
+            assert!(began.elapsed() < Duration::from_secs(1), "turn {turn}");
+        }
+        eventually("there is one of each", || PARTS.iter().all(|part| processes(part).len() == 1));
+    }
+}
+
+fn all_killed() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    kill_all();
+    put("c2", "172.20.0.3", "centos-2");
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    kill_all();
+    remove("c2");
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    kill_all();
+    // What STATUS and GC do.
+    alias_dns::daemon::tend(&state()).unwrap();
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    kill_all();
+    // What CHECK does.
+    assert!(Client::ensure(&state()).unwrap().contains(&key("c1")).unwrap());
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn guard_killed() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let guard = processes("guard");
+    signal("guard", Signal::SIGKILL);
+    eventually("it is gone", || processes("guard").is_empty());
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    put("c2", "172.20.0.3", "centos-2");
+    eventually("there is another one", || processes("guard").len() == 1 && processes("guard") != guard);
+    // The supervisor has its channel, too: a worker that it starts goes on being guarded.
+    signal("serve", Signal::SIGKILL);
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    both_killed_once();
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn both_killed_once() {
     signal("supervise", Signal::SIGSTOP);
     signal("serve", Signal::SIGKILL);
     signal("supervise", Signal::SIGKILL);
-    eventually("both are gone", || processes("serve").is_empty() && processes("supervise").is_empty());
-    put("c2", "172.20.0.3", "centos-2");
-    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    eventually("it is back", || ask_once(GATEWAY, "centos-1", Duration::from_millis(50)));
+}
+
+fn kill_storm() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let mut noise = 7_u32;
+    for turn in 0..40 {
+        for part in PARTS {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if noise >> 30 != 0 {
+                processes(part).into_iter().for_each(kill_if_there);
+            }
+        }
+        put("c2", "172.20.0.3", &format!("turn-{turn}"));
+        assert_eq!(centos_1(), ["A 172.20.0.2"], "turn {turn}");
+        let name = format!("turn-{turn}");
+        assert_eq!(ask(GATEWAY, &name, Rtype::A).unwrap().answer, ["A 172.20.0.3"], "turn {turn}");
+    }
+    eventually("there is one of each", || PARTS.iter().all(|part| processes(part).len() == 1));
+}
+
+/// A part that has just ended by itself need not be killed.
+fn kill_if_there(process: Pid) {
+    let _ = kill(process, Signal::SIGKILL);
 }
 
 fn start_race() {
@@ -107,7 +198,7 @@ fn hanging_server() {
     signal("serve", Signal::SIGSTOP);
     let began = Instant::now();
     let error = Client::ensure(&state()).unwrap().contains(&key("c1")).unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_eq!(cni_types::Error::from(error).code(), cni_types::ErrorCode::TRY_AGAIN_LATER);
     signal("serve", Signal::SIGCONT);
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
@@ -197,7 +288,128 @@ fn leaving() {
     remove("c1");
     assert_eq!(processes("serve").len(), 1);
     std::thread::sleep(Duration::from_secs(8));
-    eventually("it leaves", || processes("serve").is_empty() && processes("supervise").is_empty());
+    eventually("it leaves", || PARTS.iter().all(|part| processes(part).is_empty()));
+    assert!(!Path::new(BASE).exists(), "{}", listed());
     put("c1", "172.20.0.2", "centos-1");
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+/// All that stands in the state directories.
+fn listed() -> String {
+    let output = Command::new("find").arg("/run/cni").output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn last_del_without_server() {
+    host();
+    firewalled();
+    let before = ruleset();
+    let _udp = std::net::UdpSocket::bind("0.0.0.0:53").unwrap();
+    for unfinished in [false, true] {
+        put("c1", "172.20.0.2", "centos-1");
+        put("c2", "172.20.0.3", "centos-2");
+        assert!(ruleset().contains("cni-names-br0-4") && ruleset().matches("cni: names").count() > 6);
+        kill_all();
+        remove("c1");
+        assert_eq!(processes("serve").len(), 1, "c2 still needs one");
+        kill_all();
+        let path = Store::new(&state()).path(&key("c2"));
+        if unfinished {
+            std::fs::write(path.with_file_name(".new-c3:eth0"), "{").unwrap();
+        }
+        remove("c2");
+        assert_eq!(ruleset(), before);
+        assert_eq!(Path::new(BASE).exists(), unfinished, "{}", listed());
+    }
+    remove("c3");
+    assert!(!Path::new(BASE).exists(), "{}", listed());
+}
+
+/// Some come while others take the last record away and clear up, with and without a server.
+fn coming_and_going() {
+    host();
+    let until = Instant::now() + Duration::from_secs(5);
+    let workers: Vec<_> = (2..6)
+        .map(|number| {
+            std::thread::spawn(move || {
+                let (container, name) = (format!("w{number}"), format!("worker-{number}"));
+                let address = format!("172.20.0.{}", number + 100);
+                let mut rounds = 0;
+                while Instant::now() < until {
+                    put(&container, &address, &name);
+                    let mut answer = ask(GATEWAY, &name, Rtype::A);
+                    while answer.is_none() {
+                        // All have been killed since: the next verb brings the names back.
+                        alias_dns::daemon::tend(&state()).unwrap();
+                        answer = ask(GATEWAY, &name, Rtype::A);
+                    }
+                    assert_eq!(answer.unwrap().answer, [format!("A {address}")]);
+                    remove(&container);
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    let mut noise = 3_u32;
+    while Instant::now() < until {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        std::thread::sleep(Duration::from_millis(150 + u64::from(noise >> 24)));
+        for part in PARTS {
+            processes(part).into_iter().for_each(kill_if_there);
+        }
+    }
+    let rounds: Vec<u32> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    assert!(rounds.iter().all(|rounds| *rounds > 1), "{rounds:?}");
+    kill_all();
+    alias_dns::daemon::tend(&state()).unwrap();
+    assert!(!Path::new(BASE).exists(), "{}", listed());
+}
+
+fn directory_removed() {
+    host();
+    for (removed, keeps_records) in
+        [("test/control", true), ("test/lock", true), ("test/records", false), ("", false)]
+    {
+        put("c1", "172.20.0.2", "centos-1");
+        let path = Path::new(BASE).join(removed);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        put("c2", "172.20.0.3", "centos-2");
+        assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"], "{removed}");
+        let expected: &[&str] = if keeps_records { &["A 172.20.0.2"] } else { &[] };
+        assert_eq!(centos_1(), expected, "{removed}");
+        eventually("there is one of each", || PARTS.iter().all(|part| processes(part).len() == 1));
+    }
+}
+
+fn dead_namespaces() {
+    host();
+    let other = |name: &str, netns: Option<NetnsRef>| {
+        let state = StateDir::at(Path::new(BASE).join(name));
+        Store::new(&state).write(&Record { netns, ..record("c9", "172.20.0.9", "centos-9") }).unwrap();
+        std::fs::write(state.path().join("lock"), "").unwrap();
+        state
+    };
+    let gone = NetnsRef { path: "/run/netns/gone".into(), inode: 1 };
+    let (dead, alive, unknown, served) = (
+        other("1-1", Some(gone.clone())),
+        other("1-2", Some(NetnsRef { path: "/run/netns/c1".into(), inode: inode("/run/netns/c1") })),
+        other("1-3", None),
+        other("1-4", Some(gone)),
+    );
+    let lock = std::fs::File::open(served.path().join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    eventually("the dead is forgotten", || !dead.path().exists());
+    for kept in [alive, unknown, served] {
+        assert!(kept.path().exists(), "{kept:?}");
+    }
+}
+
+fn inode(path: &str) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["serve"] => finish(daemon::serve(&StateDir::at(world::STATE))),
         ["supervise"] => finish(daemon::supervise()),
+        ["guard"] => finish(daemon::guard()),
         ["--inside", name] => {
             let (_, test) = tests().find(|(other, _)| other == name).expect("a test of this name");
             test();

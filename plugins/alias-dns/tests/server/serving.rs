@@ -159,7 +159,8 @@ fn both_transports(server: &'static str) {
     });
 }
 
-fn ruleset() -> String {
+/// The rules of the host.
+pub(crate) fn ruleset() -> String {
     String::from_utf8(
         std::process::Command::new("nft").args(["--stateless", "list", "ruleset"]).output().unwrap().stdout,
     )
@@ -186,8 +187,8 @@ fn both_transports_of_c2() {
     assert_eq!(inside("c2", || ask(GATEWAY, "centos-2", Rtype::A).unwrap()).answer, ["A 172.20.0.3"]);
 }
 
-fn firewall() {
-    host();
+/// Drops what comes to the host, in every way that there is.
+pub(crate) fn firewalled() {
     for rule in [
         "nft add table inet strict",
         "nft 'add chain inet strict in { type filter hook input priority 0; policy drop; }'",
@@ -198,6 +199,11 @@ fn firewall() {
     ] {
         run(rule);
     }
+}
+
+fn firewall() {
+    host();
+    firewalled();
     let before = ruleset();
     put("c1", "172.20.0.2", "centos-1");
     put("c2", "172.20.0.3", "centos-2");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use alias_dns::daemon::Client;
+use alias_dns::daemon::{self, Client, ClientError};
 use alias_dns::domain_name::DomainName;
 use alias_dns::records::disk::Store;
 use alias_dns::records::{Record, RecordKey};
@@ -107,14 +107,31 @@ pub(crate) fn put_record(record: &Record) {
 /// Does what DEL does.
 pub(crate) fn remove(container: &str) {
     Store::new(&state()).remove(&key(container)).expect("remove the record");
-    if let Some(mut client) = Client::connect_existing(&state()).expect("connect") {
-        client.remove(&[key(container)]).expect("remove");
+    let server = Client::connect_existing(&state()).expect("connect");
+    match server.map(|mut server| server.remove(&[key(container)])) {
+        Some(Ok(())) => {}
+        // There is none, or it died on the way.
+        None | Some(Err(ClientError::Lost(_))) => daemon::tend(&state()).expect("tend"),
+        Some(Err(error)) => panic!("remove: {error}"),
     }
 }
 
-/// The processes that were started as `alias-dns PART`.
+/// The parts of a server.
+pub(crate) const PARTS: [&str; 3] = ["serve", "supervise", "guard"];
+
+/// Kills every part of the server, and waits until they are gone.
+pub(crate) fn kill_all() {
+    let all = || PARTS.into_iter().flat_map(processes);
+    // Stopped first: none shall see another one's end.
+    all().for_each(|process| kill(process, Signal::SIGSTOP).expect("stop"));
+    all().for_each(|process| kill(process, Signal::SIGKILL).expect("kill"));
+    eventually("all are gone", || all().next().is_none());
+}
+
+/// The processes that are that part of a server.
 pub(crate) fn processes(part: &str) -> Vec<Pid> {
-    let wanted = format!("alias-dns\0{part}\0");
+    let name = if part == "guard" { "cni-names" } else { "alias-dns" };
+    let wanted = format!("{name}\0{part}\0");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -125,7 +142,7 @@ pub(crate) fn processes(part: &str) -> Vec<Pid> {
     found
 }
 
-/// Kills every `alias-dns PART`, as `signal` does.
+/// Sends `signal` to that part of the server.
 pub(crate) fn signal(part: &str, signal: Signal) {
     for process in processes(part) {
         kill(process, signal).expect("kill");

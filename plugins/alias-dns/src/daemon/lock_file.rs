@@ -1,0 +1,106 @@
+//! [`LockFile`]: a lock whose file is removed with the directory around it.
+//!
+//! Whoever removes the file holds its lock, so that one who has opened it before gets the lock of a file that nobody
+//! else will ever find. That is why a lock only counts while its file still stands at its path.
+
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Result};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::poll::{PollTimeout, poll};
+
+/// Milliseconds between two tries.
+const AGAIN: u16 = 2;
+
+/// A lock that is held; it is given back with the file.
+#[derive(Debug)]
+pub(super) struct LockFile(File);
+
+impl LockFile {
+    /// The lock at `path`, whose file is made where there is none; `None` when somebody else holds it.
+    ///
+    /// # Errors
+    /// The operating system's; [`NotFound`](ErrorKind::NotFound) when the directory is not there.
+    pub(super) fn try_take(path: &Path) -> Result<Option<Self>> {
+        loop {
+            let file = File::options().create(true).truncate(false).write(true).open(path)?;
+            match file.try_lock() {
+                Ok(()) if stands_at(&file, path)? => return Ok(Some(Self(file))),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// The lock at `path`, waited for until `deadline`; `None` when somebody else holds it still.
+    ///
+    /// # Errors
+    /// As [`try_take`](Self::try_take).
+    pub(super) fn take_until(path: &Path, deadline: Instant) -> Result<Option<Self>> {
+        loop {
+            match Self::try_take(path)? {
+                None if Instant::now() < deadline => {
+                    let _ = poll(&mut [], PollTimeout::from(AGAIN));
+                }
+                taken => return Ok(taken),
+            }
+        }
+    }
+}
+
+impl From<LockFile> for OwnedFd {
+    fn from(lock: LockFile) -> Self {
+        lock.0.into()
+    }
+}
+
+/// Whether `file` is what `path` names now.
+pub(super) fn stands_at(file: &File, path: &Path) -> Result<bool> {
+    let own = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let held = LockFile::try_take(&path).unwrap();
+        assert!(held.is_some());
+        assert!(LockFile::try_take(&path).unwrap().is_none());
+        assert!(LockFile::take_until(&path, Instant::now() + Duration::from_millis(5)).unwrap().is_none());
+        drop(held);
+        assert!(LockFile::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_lock_of_a_removed_file_counts_for_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let removed = LockFile::try_take(&path).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!stands_at(&removed.0, &path).unwrap());
+        let held = LockFile::try_take(&path).unwrap().unwrap();
+        assert!(stands_at(&held.0, &path).unwrap() && !stands_at(&removed.0, &path).unwrap());
+    }
+
+    #[test]
+    fn without_its_directory_there_is_no_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("gone/lock");
+        assert_eq!(LockFile::try_take(&missing).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

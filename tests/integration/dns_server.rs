@@ -1,0 +1,245 @@
+//! The server of names as a process: killed in every way, on a host with a second network namespace, and gone without
+//! a trace when the last container is.
+
+use std::time::{Duration, Instant};
+
+use integration_tests::{Attachment, Container, Network, Snapshot, Space, Suite, World, wait_until};
+use serde_json::{Value, json};
+
+/// Everything that belongs to a server, as `pkill --full` finds it.
+const ALL: &str = "alias-dns|cni-names";
+
+struct Story {
+    world: World,
+    testnet: Network,
+}
+
+impl Story {
+    #[track_caller]
+    fn new() -> Self {
+        let world = World::new();
+        let testnet = Network::example(&world, "testnet");
+        Self { world, testnet }
+    }
+
+    #[track_caller]
+    fn container(&self, name: &str) -> Container {
+        let container = self.world.container(name);
+        self.testnet.attach_as(&container, &named(&container));
+        container
+    }
+
+    /// Ends every process of the server, and waits until none is left.
+    #[track_caller]
+    fn kill_all(&self) {
+        self.world.host().run(&format!("pkill -KILL --full {ALL}")).success();
+        wait_until("all are gone", || (!self.is_running()).then_some(()));
+    }
+
+    fn is_running(&self) -> bool {
+        self.world.host().run(&format!("pgrep --full {ALL}")).status == 0
+    }
+
+    /// What alias-dns has below `/run`.
+    fn state(&self) -> String {
+        self.world.host().run("find /run/cni/alias-dns").stdout
+    }
+
+    fn rules(&self) -> String {
+        self.world.host().run("nft --stateless list ruleset").success().to_owned()
+    }
+}
+
+fn named(container: &Container) -> Attachment {
+    Attachment::of(container).arg("IgnoreUnknown", "1").arg("CONTAINER_NAME", container.name())
+}
+
+#[test]
+fn killed_all_at_once_it_is_back_for_the_next_query() {
+    let story = Story::new();
+    let (one, two) = (story.container("one"), story.container("two"));
+    for turn in 0..10 {
+        story.world.host().run("pkill -KILL --full alias-dns").success();
+        let killed = Instant::now();
+        for (container, name, address) in [(&two, "one", "172.20.0.2"), (&one, "two", "172.20.0.3")] {
+            let asked = || container.run(&format!("dig +short +tries=1 +time=1 {name}")).stdout;
+            while asked() != format!("{address}\n") {
+                assert!(killed.elapsed() < Duration::from_secs(1), "turn {turn}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn where_nothing_of_it_is_left_every_verb_brings_it_back() {
+    let story = Story::new();
+    let (one, two) = (story.container("one"), story.container("two"));
+    let gone = story.container("gone");
+    let verbs: [(&str, &dyn Fn()); 5] = [
+        ("CHECK", &|| story.testnet.check(&named(&one)).unwrap()),
+        ("STATUS", &|| story.testnet.status().unwrap()),
+        ("GC", &|| story.testnet.gc(&[&named(&one), &named(&two), &named(&gone)]).unwrap()),
+        ("DEL", &|| story.testnet.detach_as(&gone, &named(&gone))),
+        ("ADD", &|| drop(story.container("new"))),
+    ];
+    for (verb, call) in verbs {
+        story.kill_all();
+        assert!(two.resolve("one").is_empty(), "{verb}: there is no server");
+        call();
+        assert_eq!(two.resolve("one"), ["172.20.0.2"], "{verb}");
+    }
+}
+
+#[test]
+fn after_the_last_container_nothing_is_left() {
+    let story = Story::new();
+    let host = story.world.host();
+    host.run("iptables -A INPUT -p icmp -j ACCEPT").success();
+    host.run("iptables -A INPUT -j DROP").success();
+    let first = Snapshot::of(&story.world);
+    for server_is_killed in [false, true] {
+        let taken =
+            host.start("dnsmasq --conf-file=/dev/null --no-daemon --no-resolv --listen-address=0.0.0.0");
+        wait_until("port 53 is taken", || (host.run("ss -lnuH sport = 53").stdout.len() > 1).then_some(()));
+        let (one, two) = (story.container("one"), story.container("two"));
+        assert_eq!(two.resolve("one").len(), 1);
+        assert!(story.rules().contains("cni-names-br-testnet-4"), "{}", story.rules());
+        story.testnet.detach_as(&one, &named(&one));
+        if server_is_killed {
+            story.kill_all();
+        }
+        story.testnet.detach_as(&two, &named(&two));
+        wait_until("the server is gone", || (!story.is_running()).then_some(()));
+        assert_eq!(story.state(), "");
+        taken.kill();
+        taken.wait();
+        for name in ["one", "two"] {
+            story.world.remove_netns(name);
+        }
+        let differences = first.differences(&Snapshot::of(&story.world));
+        let of_names =
+            |line: &&String| line.contains("names") || line.contains("dport") || line.contains("alias-dns");
+        assert_eq!(differences.iter().filter(of_names).collect::<Vec<_>>(), Vec::<&String>::new());
+    }
+}
+
+/// A second host network namespace that has the same `/run`, as a network namespace of its own for some containers.
+struct SecondHost<'w> {
+    space: Space,
+    world: &'w World,
+}
+
+impl SecondHost<'_> {
+    fn call(&self, verb: &str, name: &str, address: &str) {
+        let config: Value = json!({
+            "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
+            "args": { "cni": { "containerName": name } },
+            "prevResult": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{ "name": "br0" }, { "name": "eth0", "sandbox": "/run/netns/of-nobody" }],
+                "ips": [{ "address": format!("{address}/16"), "gateway": "172.20.0.1", "interface": 1 }]
+            }
+        });
+        let environment = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", name),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/"),
+            ("CNI_NETNS", "/run/netns/of-nobody"),
+        ];
+        let command = self.space.command([Suite::Ours.binary("alias-dns")]).stdin(config.to_string());
+        environment.iter().fold(command, |command, (key, value)| command.env(key, value)).run().success();
+    }
+
+    fn resolve(&self, name: &str) -> String {
+        let output = self.space.run(&format!("dig +short +tries=2 +time=1 @172.20.0.1 {name}"));
+        output.stdout.lines().filter(|line| !line.starts_with(';')).collect()
+    }
+
+    fn directories(&self) -> usize {
+        self.world.host().run("ls /run/cni/alias-dns").stdout.lines().count()
+    }
+}
+
+#[test]
+fn two_network_namespaces_with_one_run_directory_have_a_server_each() {
+    let story = Story::new();
+    let second = SecondHost { space: story.world.netns("second"), world: &story.world };
+    for line in [
+        "ip link set lo up",
+        "ip link add br0 type bridge",
+        "ip address add 172.20.0.1/16 dev br0",
+        "ip link set br0 up",
+    ] {
+        second.space.run(line).success();
+    }
+    let one = story.container("one");
+    second.call("ADD", "one", "172.20.5.5");
+    second.call("ADD", "two", "172.20.6.6");
+    assert_eq!(
+        (second.resolve("one").as_str(), one.resolve("one").join("").as_str()),
+        ("172.20.5.5", "172.20.0.2")
+    );
+    assert_eq!((second.resolve("two").as_str(), one.resolve("two").len()), ("172.20.6.6", 0));
+    assert_eq!(second.directories(), 2);
+    // One host's server is killed: the other's notices nothing, and each has its own names again.
+    story.kill_all();
+    story.testnet.status().unwrap();
+    assert_eq!((second.resolve("one").as_str(), one.resolve("one").join("").as_str()), ("", "172.20.0.2"));
+    second.call("DEL", "two", "172.20.6.6");
+    assert_eq!(
+        (second.resolve("one").as_str(), one.resolve("one").join("").as_str()),
+        ("172.20.5.5", "172.20.0.2")
+    );
+    second.call("DEL", "one", "172.20.5.5");
+    wait_until("the second host's server is gone without a trace", || {
+        (second.directories() == 1).then_some(())
+    });
+    assert_eq!(one.resolve("one"), ["172.20.0.2"]);
+}
+
+#[test]
+fn a_new_binary_takes_the_place_of_the_running_one() {
+    let story = Story::new();
+    let one = story.container("one");
+    let host = story.world.host();
+    let line = format!("{} status --json", Suite::Ours.binary("alias-dns").display());
+    let status = || host.run(&line).json();
+    let old = status();
+    let binary = Suite::Ours.binary("alias-dns");
+    host.run(&format!("cp {} /run/alias-dns", binary.display())).success();
+    let asked =
+        one.command(["sh", "-c", "for i in $(seq 200); do dig +short +tries=1 +time=1 one; done"]).start();
+    let newer = host.command(["/run/alias-dns"]).stdin(
+        json!({
+            "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
+            "prevResult": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{ "name": "br-testnet" }, { "name": "eth0", "sandbox": "/run/netns/of-nobody" }],
+                "ips": [{ "address": "172.20.7.7/16", "gateway": "172.20.0.1", "interface": 1 }]
+            }
+        })
+        .to_string(),
+    );
+    let environment = [
+        ("CNI_COMMAND", "ADD"),
+        ("CNI_CONTAINERID", "newer"),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/"),
+        ("CNI_NETNS", "/run/netns/of-nobody"),
+    ];
+    environment.iter().fold(newer, |command, (key, value)| command.env(key, value)).run().success();
+    let answers = asked.wait().stdout;
+    let unanswered = answers.lines().filter(|line| *line != "172.20.0.2").count();
+    assert_eq!((unanswered, answers.lines().count()), (0, 200));
+    let new = status();
+    assert_ne!(old["pid"], new["pid"]);
+    for part in ["alias-dns serve", "alias-dns supervise", "cni-names guard"] {
+        wait_until(&format!("{part} is the new one alone"), || {
+            let pids = host.command(["pgrep", "--full", "--exact", part]).run().stdout;
+            let images = pids.lines().map(|pid| host.run(&format!("readlink /proc/{pid}/exe")).stdout);
+            (images.collect::<String>() == "/run/alias-dns\n").then_some(())
+        });
+    }
+    assert_eq!(one.resolve("newer"), ["172.20.7.7"]);
+}
