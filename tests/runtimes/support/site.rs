@@ -72,14 +72,14 @@ impl Site {
     /// With everything that is left.
     #[track_caller]
     pub(crate) fn assert_nothing_is_left_but(&self, bridges: &[&str], kept: &[&str]) {
-        // Where the next server is started under, and called.
-        const SERVER_FILES: [&str; 2] = ["/control ", "/opening.lock "];
         // The server of names outlives its last record by some seconds, so that a restarted container finds it.
-        wait_until("the server of names has ended", || {
+        wait_until("the server of names has ended, and left nothing", || {
             let processes = self.world.host().run("ps -e -o args=").stdout;
-            (!processes.contains("alias-dns serve")).then_some(())
+            let lives = ["alias-dns serve", "cni-names guard"].iter().any(|name| processes.contains(name));
+            let files = fs::read_dir(self.world.path("/run/cni/alias-dns")).into_iter().flatten();
+            (!lives && files.count() == 0).then_some(())
         });
-        self.before.assert_nothing_is_left(&self.world, bridges, &[&SERVER_FILES, kept].concat());
+        self.before.assert_nothing_is_left(&self.world, bridges, kept);
         let entries =
             fs::read_dir(self.world.path("/run/netns")).into_iter().flatten().filter_map(Result::ok);
         let mut namespaces: Vec<_> = entries.map(|entry| entry.file_name()).collect();
