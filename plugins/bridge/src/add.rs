@@ -4,7 +4,7 @@ use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, 
 
 use crate::attachment::Identity;
 use crate::config::Settings;
-use crate::container::{ContainerEnd, FIRST_INDEX};
+use crate::container::{Company, ContainerEnd};
 use crate::netlink::Netlink;
 use crate::netlink::link::Link;
 use crate::netns::Netns;
@@ -48,21 +48,24 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let rules = rules::install(&mut host, &bridge, &settings, &identity, &plan, mac, &mut back.attachment)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
-    if !settings.leave_container_down {
+    let company = if settings.leave_container_down {
+        None
+    } else {
         let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
-        container::configure(&mut container, end, &settings, &plan)?;
+        let company = container::configure(&mut container, end, &settings, &plan)?;
         log::debug!("gave {ifname} its addresses and routes");
         if let Some(rules) = rules {
             rules.confirm(&mut host, &bridge, &settings)?;
         }
         veth::await_port(&mut host, &identity, veth.host_index)?;
         log::debug!("the bridge port forwards");
-    }
+        Some(company)
+    };
     signals.heed()?;
     gateway::enable_forwarding(&plan)?;
     log::debug!("the host forwards");
-    if !settings.leave_container_down {
-        if veth.container_index != FIRST_INDEX && !plan.addresses.is_empty() {
+    if let Some(company) = company {
+        if company == Company::Others && !plan.addresses.is_empty() {
             reverse_path::loosen(&mut host, &mut container, &netns, &home);
         }
         announce(&mut host, &mut container, gateway.index, &veth, &plan);

@@ -18,7 +18,7 @@ use crate::sysctl::{self, Ipv6Switch};
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Index of the first link that a namespace gets after its loopback.
-pub(crate) const FIRST_INDEX: u32 = 2;
+const FIRST_INDEX: u32 = 2;
 
 /// The container end of the veth pair.
 #[derive(Debug, Clone, Copy)]
@@ -33,18 +33,37 @@ pub(crate) struct ContainerEnd<'a> {
     pub(crate) index: u32,
 }
 
-/// How the interface has to judge the source of a packet: loosely, if it judges strictly by itself and the container
-/// has another network, by which answers may leave.
-fn reverse_path(container: &mut Netlink, end: ContainerEnd<'_>, plan: &Plan) -> Result<ReversePath, Error> {
-    // The first link after the loopback: there is no other.
-    if end.index == FIRST_INDEX || !plan.addresses.iter().any(|address| address.network.is_ipv4()) {
-        return Ok(ReversePath::Inherited);
+/// Whether the interface is the container's only network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// It is.
+    Alone,
+    /// There are others, by which answers may leave.
+    Others,
+}
+
+impl Company {
+    fn of(container: &mut Netlink, index: u32) -> Result<Self, Error> {
+        // The first link after the loopback: there is no other.
+        if index == FIRST_INDEX {
+            return Ok(Self::Alone);
+        }
+        let links = container
+            .links()
+            .map_err(|failure| Error::internal(failure).context("list the container's interfaces"))?;
+        let mut others = links.iter().filter(|link| link.kind == Kind::Veth && link.index != index);
+        Ok(others.next().map_or(Self::Alone, |_| Self::Others))
     }
-    let links = container
-        .links()
-        .map_err(|failure| Error::internal(failure).context("list the container's interfaces"))?;
-    let has_others = links.iter().any(|link| link.kind == Kind::Veth && link.index != end.index);
-    if has_others && end.netns.visit(end.home, || sysctl::filters_strictly(end.ifname))? {
+}
+
+/// How the interface has to judge the source of a packet: loosely, if it judges strictly by itself and the container
+/// has another network.
+fn reverse_path(company: Company, end: ContainerEnd<'_>, plan: &Plan) -> Result<ReversePath, Error> {
+    let has_ipv4 = plan.addresses.iter().any(|address| address.network.is_ipv4());
+    if company == Company::Others
+        && has_ipv4
+        && end.netns.visit(end.home, || sysctl::filters_strictly(end.ifname))?
+    {
         return Ok(ReversePath::Loose);
     }
     Ok(ReversePath::Inherited)
@@ -73,13 +92,13 @@ fn await_dad(container: &mut Netlink, end: ContainerEnd<'_>) -> Result<(), Error
     }
 }
 
-/// Gives the interface its addresses and routes and brings it up.
+/// Gives the interface its addresses and routes and brings it up. Tells what company it is in.
 pub(crate) fn configure(
     container: &mut Netlink,
     end: ContainerEnd<'_>,
     settings: &Settings,
     plan: &Plan,
-) -> Result<(), Error> {
+) -> Result<Company, Error> {
     let ifname = end.ifname;
     let failed = |what: String| move |failure: Failure| Error::internal(failure).context(what);
     if plan.addresses.iter().any(|address| address.network.is_ipv6()) || settings.is_gateway() {
@@ -100,7 +119,8 @@ pub(crate) fn configure(
         }
         .map_err(failed(format!("add address {network} to \"{ifname}\"")))?;
     }
-    let reverse_path = reverse_path(container, end, plan)?;
+    let company = Company::of(container, end.index)?;
+    let reverse_path = reverse_path(company, end, plan)?;
     container.set_container_up(end.index, reverse_path).map_err(failed(format!("set \"{ifname}\" up")))?;
     if settings.dad == Dad::Wait && plan.addresses.iter().any(|address| address.network.is_ipv6()) {
         await_dad(container, end)?;
@@ -108,7 +128,7 @@ pub(crate) fn configure(
     for route in &plan.routes {
         container.add_route(end.index, route).map_err(|failure| unroutable(route, &failure))?;
     }
-    Ok(())
+    Ok(company)
 }
 
 /// The switches of the interface, set while it is down.
