@@ -28,9 +28,43 @@ pub fn decode<'de, T: Deserialize<'de>>(
     mut unknown: impl FnMut(String),
 ) -> Result<T, DecodeError> {
     let mut report = |path: serde_ignored::Path<'_>| unknown(dotted(&path));
-    serde_path_to_error::deserialize(serde_ignored::Deserializer::new(Folded(value), &mut report)).map_err(
-        |error| DecodeError { path: error.path().to_string(), reason: error.into_inner().to_string() },
-    )
+    let decoded =
+        serde_path_to_error::deserialize(serde_ignored::Deserializer::new(Folded(value), &mut report));
+    decoded.map_err(|error| {
+        let path = error.path().to_string();
+        let composite = at(value, error.path()).filter(|value| value.is_object() || value.is_array());
+        let reason = error.into_inner().to_string();
+        match composite {
+            // serde names a scalar, and says only "map" or "sequence" of anything else.
+            Some(composite) => {
+                DecodeError { path, reason: format!("{reason}, not {}", shortened(composite)) }
+            }
+            None => DecodeError { path, reason },
+        }
+    })
+}
+
+/// The value at `path`, whose keys are spelled as the structs have them.
+fn at<'v>(value: &'v Value, path: &serde_path_to_error::Path) -> Option<&'v Value> {
+    use serde_path_to_error::Segment;
+    path.iter().try_fold(value, |value, segment| match segment {
+        Segment::Seq { index } => value.get(index),
+        Segment::Map { key } => value.get(key).or_else(|| {
+            let mut fields = value.as_object()?.iter();
+            fields.find_map(|(name, value)| name.eq_ignore_ascii_case(key).then_some(value))
+        }),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    })
+}
+
+/// A value in writing, as much of it as shows which one is meant.
+fn shortened(value: &Value) -> String {
+    const ENOUGH: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(ENOUGH) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 /// Encodes `value` as Go's `MarshalIndent` with four spaces does, without a newline at the end.
@@ -262,7 +296,12 @@ mod tests {
                 "ports[1].hostPort",
                 "invalid value: integer `70000`, expected u16",
             ),
-            (json!({"inner": []}), "inner", "invalid type: sequence, expected struct Port"),
+            (json!({"inner": []}), "inner", "invalid type: sequence, expected struct Port, not []"),
+            (
+                json!({"Ports": [{"HOSTIP": {"a": [1]}}]}),
+                "ports[0].hostIp",
+                "invalid type: map, expected a string, not {\"a\":[1]}",
+            ),
         ] {
             let error = decode::<Outer>(&value, |_| ()).unwrap_err();
             assert_eq!((error.path.as_str(), error.reason.as_str()), (path, reason));
