@@ -4,11 +4,11 @@
 //! as a person would write it. A word that tests something ends the rule for packets that fail the test.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
-use crate::object::End;
+use crate::object::{End, Family};
 use crate::{Verdict, wire};
 
 /// One rule of a chain.
@@ -280,10 +280,13 @@ impl Rule {
         self.then(wire::masquerade())
     }
 
-    /// Sends the packet to `port` of this host.
+    /// Translates the destination of the packet.
     #[must_use]
-    pub fn redirect_to(self, port: u16) -> Self {
-        self.then(wire::immediate(&port.to_be_bytes())).then(wire::redirect())
+    pub fn dnat_to(self, destination: SocketAddr) -> Self {
+        let family = if destination.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        self.then(wire::immediate(wire::REG_ADDRESS, &address_key(destination.ip())))
+            .then(wire::immediate(wire::REG_PORT, &destination.port().to_be_bytes()))
+            .then(wire::destination_nat(family))
     }
 
     /// Whether every word of `other` stands in this rule, in the same order and with nothing between.

@@ -63,7 +63,11 @@ const LOOKUP_FLAGS: u16 = 5;
 const LOOKUP_F_INV: u32 = 1;
 const IMMEDIATE_DREG: u16 = 1;
 const IMMEDIATE_DATA: u16 = 2;
-const REDIR_REG_PROTO_MIN: u16 = 1;
+const NAT_TYPE: u16 = 1;
+const NAT_FAMILY: u16 = 2;
+const NAT_REG_ADDR_MIN: u16 = 3;
+const NAT_REG_PROTO_MIN: u16 = 5;
+const NAT_DNAT: u32 = libc::NFT_NAT_DNAT as u32;
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const REG_1: u32 = libc::NFT_REG_1 as u32;
 
@@ -216,9 +220,13 @@ pub(crate) fn lookup(set: &str, lookup: Lookup) -> Expression {
     })
 }
 
-pub(crate) fn immediate(value: &[u8]) -> Expression {
+/// The registers that a destination is translated by: the address, then the port.
+pub(crate) const REG_ADDRESS: u32 = REG_1;
+pub(crate) const REG_PORT: u32 = libc::NFT_REG_2 as u32;
+
+pub(crate) fn immediate(register: u32, value: &[u8]) -> Expression {
     expression("immediate", |data| {
-        put_u32(data, IMMEDIATE_DREG, REG_1);
+        put_u32(data, IMMEDIATE_DREG, register);
         nest(data, IMMEDIATE_DATA, |data| put(data, DATA_VALUE, value));
     })
 }
@@ -238,8 +246,14 @@ pub(crate) fn masquerade() -> Expression {
     expression("masq", |_| {})
 }
 
-pub(crate) fn redirect() -> Expression {
-    expression("redir", |data| put_u32(data, REDIR_REG_PROTO_MIN, REG_1))
+/// To the address in [`REG_ADDRESS`] and the port in [`REG_PORT`].
+pub(crate) fn destination_nat(family: Family) -> Expression {
+    expression("nat", |data| {
+        put_u32(data, NAT_TYPE, NAT_DNAT);
+        put_u32(data, NAT_FAMILY, family.number() as u32);
+        put_u32(data, NAT_REG_ADDR_MIN, REG_ADDRESS);
+        put_u32(data, NAT_REG_PROTO_MIN, REG_PORT);
+    })
 }
 
 fn put_verdict(buffer: &mut Vec<u8>, verdict: &Verdict) {

@@ -49,6 +49,10 @@ fn everything() -> Batch {
         batch.add_rule(TABLE, "through", &rule);
     }
     batch.add_rule(TABLE, "subnet", &Rule::new().masquerade().comment("the rest"));
+    batch.create_base_chain(TABLE, "before", &base(ChainKind::Nat, Hook::Prerouting, -110), "redirects");
+    for to in ["10.1.0.1:5353", "[fd00::1]:5353"] {
+        batch.add_rule(TABLE, "before", &Rule::new().destination_port(17, 53).dnat_to(to.parse().unwrap()));
+    }
     batch.add_rule(TABLE, "after", &Rule::new().ipv4().vmap(&[Field::Ip4Saddr], ADDRESSES.name));
     batch.create_elements(TABLE, ADDRESSES.name, &[element("10.1.0.2", "first")]);
     batch

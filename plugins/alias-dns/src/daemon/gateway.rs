@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
-use nft_netlink::{Base, Batch, Chain, ChainKind, End, Family, FoundRule, Hook, Policy, Rule, Socket, Table};
+use nft_netlink::{
+    Base, Batch, Chain, ChainKind, End, Family, Field, FoundRule, Hook, Policy, Rule, Socket, Table,
+};
 use nix::poll::{PollTimeout, poll};
 
 use crate::serve::listen::{self, PORT, Sockets};
@@ -28,11 +30,13 @@ const COMMENT: &str = "cni: names on ";
 const PORT_WORD: &str = "port";
 const TABLE: &str = "cni-names-";
 
+/// The chains of such a table: for what comes in by the bridge, and for what the host itself asks.
 const REDIRECT: &str = "redirect";
+const REDIRECT_OWN: &str = "redirect-own";
 
 const PROTOCOLS: [u8; 2] = [IPPROTO_UDP as u8, IPPROTO_TCP as u8];
 
-/// Opens `listener` on the DNS port; on another one, with a redirect for the bridge, where somebody else has it.
+/// Opens `listener` on the DNS port; on another one, with a redirect, where somebody else has it.
 ///
 /// # Errors
 /// When no socket can be had, or the redirect that it needs.
@@ -143,7 +147,7 @@ fn admit(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
 }
 
-/// Queries from the bridge to the DNS port of the gateway go to `port`.
+/// Queries to the DNS port of the gateway go to `port` of it: those from the bridge, and the host's own.
 fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let mut nft = Socket::open()?;
     let mut batch = Batch::new();
@@ -154,26 +158,25 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
         batch.delete_table(table);
     }
     batch.create_table(table, &comment);
-    let base = Base {
-        kind: ChainKind::Nat,
-        hook: Hook::Prerouting,
-        priority: BEFORE_PUBLISHED_PORTS,
-        policy: Policy::Accept,
-    };
-    batch.create_base_chain(table, REDIRECT, &base, &comment);
-    for protocol in PROTOCOLS {
-        let to_gateway = match listener.gateway {
-            IpAddr::V4(address) => Rule::new()
-                .iifname(&listener.bridge)
-                .ipv4()
-                .is(nft_netlink::Field::Ip4Daddr, &address.octets()),
-            IpAddr::V6(address) => Rule::new()
-                .iifname(&listener.bridge)
-                .ipv6()
-                .is(nft_netlink::Field::Ip6Daddr, &address.octets()),
-        };
-        let rule = to_gateway.destination_port(protocol, PORT).redirect_to(port).comment(&comment);
-        batch.add_rule(table, REDIRECT, &rule);
+    let from_bridge = Rule::new().iifname(&listener.bridge);
+    for (chain, hook, from) in
+        [(REDIRECT, Hook::Prerouting, from_bridge), (REDIRECT_OWN, Hook::Output, Rule::new())]
+    {
+        let base =
+            Base { kind: ChainKind::Nat, hook, priority: BEFORE_PUBLISHED_PORTS, policy: Policy::Accept };
+        batch.create_base_chain(table, chain, &base, &comment);
+        for protocol in PROTOCOLS {
+            let to_gateway = match listener.gateway {
+                IpAddr::V4(address) => from.clone().ipv4().is(Field::Ip4Daddr, &address.octets()),
+                IpAddr::V6(address) => from.clone().ipv6().is(Field::Ip6Daddr, &address.octets()),
+            };
+            // Not nf_tables' redirect: that goes to the first address of the device, or to loopback.
+            let rule = to_gateway
+                .destination_port(protocol, PORT)
+                .dnat_to(SocketAddr::new(listener.gateway, port))
+                .comment(&comment);
+            batch.add_rule(table, chain, &rule);
+        }
     }
     nft.commit(batch)
 }

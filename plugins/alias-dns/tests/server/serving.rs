@@ -169,18 +169,33 @@ pub(crate) fn ruleset() -> String {
 
 fn taken_port() {
     host();
+    // The gateway need not be the first address of its bridge.
+    run(
+        "ip addr del 172.20.0.1/16 dev br0 && ip addr add 172.20.9.9/32 dev br0 && ip addr add 172.20.0.1/16 dev br0",
+    );
     let _udp = std::net::UdpSocket::bind("[::]:53").unwrap();
     let _tcp = std::net::TcpListener::bind("[::]:53").unwrap();
     put("c1", "172.20.0.2", "centos-1");
     put("c2", "172.20.0.3", "centos-2");
     both_transports(GATEWAY);
     both_transports(GATEWAY_V6);
+    both_transports_of_the_host();
     signal("serve", Signal::SIGKILL);
     both_transports(GATEWAY);
     remove("c1");
     both_transports_of_c2();
     remove("c2");
     assert_eq!(ruleset(), "");
+}
+
+/// Which is answered under each gateway address, and not by whoever has the port.
+fn both_transports_of_the_host() {
+    for server in [GATEWAY, GATEWAY_V6] {
+        assert_eq!(ask(server, "centos-2", Rtype::A).expect(server).answer, ["A 172.20.0.3"]);
+        let mut stream = connect(server);
+        send(&mut stream, &query(1, "centos-2", Rtype::A, None));
+        assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.3"]);
+    }
 }
 
 fn both_transports_of_c2() {
