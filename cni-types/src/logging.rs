@@ -27,7 +27,7 @@ pub fn init(plugin: &'static str, level: LevelFilter) {
         Some(Err(mistake)) => (None, Some(mistake)),
     };
     let stderr = forced.unwrap_or(level);
-    let sinks = Sinks { stderr, file: None, latest: Instant::now() };
+    let sinks = Sinks { stderr, dated: None, file: None, latest: Instant::now() };
     let logger = LOGGER.get_or_init(|| Logger { plugin, forced, sinks: Mutex::new(sinks) });
     if log::set_logger(logger).is_ok() {
         log::set_max_level(stderr);
@@ -78,6 +78,24 @@ pub(crate) fn follow(keys: LogKeys, call: String) {
     log::set_max_level(sinks.level());
 }
 
+/// The log file that the configuration names, and from which level on it takes lines: for a process that this one
+/// starts, which calls [`date_stderr`] when it has it as its stderr.
+pub fn file() -> Option<(File, LevelFilter)> {
+    let sinks = LOGGER.get()?.sinks();
+    let FileSink { file, level, .. } = sinks.file.as_ref()?;
+    Some((file.try_clone().ok()?, *level))
+}
+
+/// Treats stderr as the log file of another process: its lines begin as in a file, with `call`, and it takes those from
+/// `level` on.
+pub fn date_stderr(level: LevelFilter, call: &str) {
+    let Some(logger) = LOGGER.get() else { return };
+    let mut sinks = logger.sinks();
+    sinks.dated = Some(call.to_owned());
+    sinks.stderr = level;
+    log::set_max_level(sinks.level());
+}
+
 /// Never waits for a reader of a pipe, and never makes a terminal the controlling one.
 fn open(path: &Path) -> io::Result<File> {
     if path.is_relative() {
@@ -96,6 +114,8 @@ struct Logger {
 
 struct Sinks {
     stderr: LevelFilter,
+    /// What lines on stderr begin with after the date, where it is a log file.
+    dated: Option<String>,
     file: Option<FileSink>,
     /// When the line before was written, or the process started.
     latest: Instant,
@@ -110,6 +130,12 @@ struct FileSink {
 impl Logger {
     fn sinks(&self) -> MutexGuard<'_, Sinks> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A line of a file.
+    fn dated(&self, call: &str, level: log::Level, text: impl fmt::Display) -> String {
+        let time = Timestamp(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        format!("{time} {}[{}] {call} {level}: {text}\n", self.plugin, std::process::id())
     }
 }
 
@@ -135,16 +161,16 @@ impl Log for Logger {
         let text = Text { message: &record.args().to_string(), step };
         // One write for the whole line, so that lines of parallel plugins do not mix.
         if record.level() <= sinks.stderr {
-            let line = format!("{}: {}\n", self.plugin, text.at(sinks.stderr));
+            let line = match &sinks.dated {
+                Some(call) => self.dated(call, record.level(), text.at(sinks.stderr)),
+                None => format!("{}: {}\n", self.plugin, text.at(sinks.stderr)),
+            };
             let _ = io::stderr().write_all(line.as_bytes());
         }
         if let Some(FileSink { file, level, call }) = &mut sinks.file
             && record.level() <= *level
         {
-            let time =
-                Timestamp(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-            let (plugin, pid) = (self.plugin, std::process::id());
-            let line = format!("{time} {plugin}[{pid}] {call} {}: {}\n", record.level(), text.at(*level));
+            let line = self.dated(call, record.level(), text.at(*level));
             let _ = file.write_all(line.as_bytes());
         }
     }
@@ -230,7 +256,7 @@ mod tests {
                 level,
                 call: String::new(),
             });
-            Sinks { stderr, file, latest: Instant::now() }.level()
+            Sinks { stderr, dated: None, file, latest: Instant::now() }.level()
         };
         assert_eq!(sinks(LevelFilter::Warn, None), LevelFilter::Warn);
         assert_eq!(sinks(LevelFilter::Warn, Some(LevelFilter::Debug)), LevelFilter::Debug);

@@ -1,6 +1,6 @@
 //! The log says what was done and how long it took, where it was asked to, and never gets in the way.
 
-use integration_tests::{Attachment, Network, Output, World};
+use integration_tests::{Attachment, Network, Output, World, wait_until};
 use serde_json::{Value, json};
 
 const LOG: &str = "/run/cni.log";
@@ -190,4 +190,38 @@ fn one_file_tells_what_every_plugin_of_the_chain_did() {
         assert!(log.lines().any(|line| line.contains(step) && has_duration(line)), "{step}: {log}");
     }
     assert!(!log.contains("unknown keys"), "{log}");
+}
+
+#[test]
+fn the_server_of_names_goes_on_in_the_file_of_the_call_that_started_it() {
+    let world = World::new();
+    let example = Network::example(&world, "testnet");
+    let plugins: Vec<Value> = [0, 1]
+        .map(|index| {
+            let mut plugin = example.plugin_config(index);
+            plugin["logFile"] = json!(LOG);
+            plugin["logLevel"] = json!("debug");
+            plugin
+        })
+        .into();
+    let network =
+        Network::new(&world, json!({ "cniVersion": "1.0.0", "name": "testnet", "plugins": plugins }));
+    let container = world.container("one");
+    network.attach(&container);
+    let said = |words: &str| world.read(LOG).lines().filter(|line| line.contains(words)).count();
+    assert_eq!(said(" serve INFO: serves 1 records"), 1, "{}", world.read(LOG));
+    assert_eq!(said(" serve DEBUG: answers by the record of testnet/one/eth0"), 1, "{}", world.read(LOG));
+    // By the next worker, without rights, then by a whole server that the guard has started.
+    world.host().run("pkill -KILL --full ^alias-dns.serve").success();
+    wait_until("another worker says that it serves", || (said(" serves 1 records") == 2).then_some(()));
+    world.host().run("pkill -KILL --full ^alias-dns").success();
+    wait_until("another server says that it serves", || (said(" serves 1 records") == 3).then_some(()));
+    assert_eq!(said(" guard INFO: the server is gone, and there are records"), 1, "{}", world.read(LOG));
+    network.detach(&container);
+    wait_until("the guard says that it has ended", || {
+        (said(" guard INFO: the server has ended") == 1).then_some(())
+    });
+    for line in world.read(LOG).lines() {
+        assert!(line.len() > 28 && line.as_bytes()[26] == b'Z', "{line}");
+    }
 }

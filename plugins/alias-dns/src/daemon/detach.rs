@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cni_types::logging;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -23,6 +24,12 @@ pub(crate) const STARTER_VARIABLE: &str = "ALIAS_DNS_STARTER";
 
 /// Names the state directory: the caller's environment, which else tells it, is not passed on.
 const STATE_VARIABLE: &str = "ALIAS_DNS_STATE";
+
+/// Says from which level on a part of the server logs, where its stderr is a plugin's log file.
+const LOG_VARIABLE: &str = "ALIAS_DNS_LOG";
+
+/// What parts of a server hand on to those that they start.
+pub(crate) const PASSED_ON: [&str; 2] = ["CNI_LOG", LOG_VARIABLE];
 
 /// Where the control groups are mounted (cgroups(7)): one hierarchy of version 2, or one of version 1 a directory.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -67,10 +74,18 @@ fn start(part: Part, variable: &str, set: impl FnOnce(&mut Command)) -> Result<S
         .env_clear()
         .env(variable, inherited.as_raw_fd().to_string());
     set(&mut command);
-    if let Some(level) = std::env::var_os("CNI_LOG") {
-        command.env("CNI_LOG", level);
+    for variable in PASSED_ON {
+        command.envs(std::env::var_os(variable).map(|value| (variable, value)));
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    if let Some((file, level)) = logging::file() {
+        command.stderr(file).env(LOG_VARIABLE, level.as_str());
+    } else if std::env::var_os(image::CHANNEL_VARIABLE).is_some() {
+        // A part of a server itself: its own log is the new one's.
+        command.stderr(Stdio::inherit());
+    } else {
+        command.stderr(Stdio::null());
+    }
     // SAFETY: between fork and exec only system calls are made, on values that exist already.
     #[allow(unsafe_code, reason = "what happens between fork and exec cannot be checked by the compiler")]
     unsafe {
@@ -97,6 +112,14 @@ pub(crate) fn inherited_starter() -> Option<(Seqpacket, StateDir)> {
     let state = std::env::var_os(STATE_VARIABLE)?;
     let number = std::env::var(STARTER_VARIABLE).ok()?.parse().ok()?;
     Some((image::inherited(number)?.into(), StateDir::at(state)))
+}
+
+/// Logs as the plugin does that has handed over its log file.
+pub(crate) fn follow_log(part: Part) {
+    let level = std::env::var(LOG_VARIABLE).ok().and_then(|level| level.parse().ok());
+    if let (Some(level), Ok(part)) = (level, part.argument().to_str()) {
+        logging::date_stderr(level, part);
+    }
 }
 
 /// What a new server does first: everything inherited but `keep` is closed, and the control group left.

@@ -79,6 +79,7 @@ fn bring_back(mut kept: Kept, state: &StateDir) -> Result<()> {
         if !Store::new(state).has_records() {
             break;
         }
+        log::info!("the server is gone, and there are records: starting another one");
         match restart(&mut kept, state) {
             Ok(()) => return Ok(()),
             Err(reason) => log::warn!("start the DNS server: {reason}"),
@@ -86,6 +87,7 @@ fn bring_back(mut kept: Kept, state: &StateDir) -> Result<()> {
         wait(&mut pause);
     }
     drop(kept);
+    log::info!("the server has ended");
     while let Err(error) = tend(state) {
         log::warn!("{error}");
         wait(&mut pause);

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, execveat, fork};
 
 use super::channel::Channel;
+use super::detach::PASSED_ON;
 use super::seqpacket::Seqpacket;
 
 /// Where the open image stands in every part of the server.
@@ -96,9 +97,10 @@ pub(crate) fn start(part: Part, say: impl FnOnce(&Channel) -> Result<()>) -> Res
     // The number cannot hold a NUL.
     let channel = CString::new(format!("{CHANNEL_VARIABLE}={}", far.as_raw_fd()))?;
     let mut environment = vec![channel];
-    environment.extend(
-        std::env::var("CNI_LOG").ok().and_then(|level| CString::new(format!("CNI_LOG={level}")).ok()),
-    );
+    for variable in PASSED_ON {
+        let value = std::env::var(variable).ok();
+        environment.extend(value.and_then(|value| CString::new(format!("{variable}={value}")).ok()));
+    }
 
     // SAFETY: this process has one thread, so that the child finds every lock as free as its parent left it.
     #[allow(unsafe_code, reason = "fork has no safe form")]

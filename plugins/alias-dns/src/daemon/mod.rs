@@ -110,4 +110,5 @@ pub(crate) fn clear(state: &StateDir) -> Result<Left, ClientError> {
 fn call_itself(part: Part) {
     // Only a name for people to read.
     let _ = nix::sys::prctl::set_name(part.name());
+    detach::follow_log(part);
 }

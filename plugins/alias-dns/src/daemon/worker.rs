@@ -211,6 +211,10 @@ fn gateway_of(label: &str) -> Option<(Wanted, u16)> {
     Some((Wanted { bridge: words.next()?.to_owned(), gateway, ifindex }, port))
 }
 
+fn in_words(key: &RecordKey) -> String {
+    format!("{}/{}/{}", key.network(), key.container_id(), key.ifname())
+}
+
 /// The records: the working directory of every worker.
 fn store() -> Store {
     Store::at(Path::new("."))
@@ -312,6 +316,7 @@ impl Worker {
         let dropped = privileges::drop_rights().and_then(|()| privileges::confine());
         worker.unconfined = dropped.err().unwrap_or_default();
         worker.note_records();
+        log::info!("serves {} records", worker.server.desk().zones.len());
         Ok(worker)
     }
 
@@ -383,6 +388,7 @@ impl Worker {
     }
 
     fn leave(self) -> std::result::Result<(), StartError> {
+        log::info!("leaves");
         if let Some(supervisor) = &self.supervisor {
             let _ = supervisor.quit();
         }
@@ -591,8 +597,12 @@ impl Worker {
     fn look_at(&mut self, key: &RecordKey) -> std::result::Result<Option<Vec<RecordKey>>, String> {
         let zones = &mut self.server.desk().zones;
         match self.store.read(key) {
-            Ok(Some(record)) => Ok(Some(zones.apply(record).displaced)),
+            Ok(Some(record)) => {
+                log::debug!("answers by the record of {}", in_words(key));
+                Ok(Some(zones.apply(record).displaced))
+            }
             Ok(None) => {
+                log::debug!("no longer answers by a record of {}", in_words(key));
                 zones.remove(key);
                 Ok(None)
             }
@@ -600,6 +610,7 @@ impl Worker {
             Err(unreadable) => {
                 let unreadable = unreadable.to_string();
                 if !self.unreadable.contains(&unreadable) {
+                    log::warn!("passed over {unreadable}");
                     self.unreadable.push(unreadable.clone());
                 }
                 Err(unreadable)
