@@ -12,7 +12,7 @@ use crate::mac::Mac;
 use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 use crate::plan::IPV6_MIN_MTU;
 use crate::undo::Undo;
 use crate::vlans;
@@ -55,15 +55,38 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
 ///
 /// The kernel does not say who uses a namespace, and destroys it some time after its last user went: the sockets that a
 /// killed ADD had in there hold on to it for a while longer than its process lives. So a namespace that lives is given
-/// the time to turn out to be a dying one.
+/// the time to turn out to be a dying one, unless it is mounted somewhere, as runtimes do with those that they use.
 pub(crate) fn is_attached(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
     if !has_container_end(host, identity)? {
         return Ok(false);
+    }
+    if is_mounted(host, identity)? {
+        return Ok(true);
     }
     let failed = |error: io::Error| Error::io("wait for links that go", &error);
     let mut events = Events::subscribe(NETNS_PATIENCE).map_err(failed)?;
     while has_container_end(host, identity)? {
         if !events.wait().map_err(failed)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the container end of the pair of `identity` is in a namespace that is mounted somewhere.
+fn is_mounted(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
+    let name = identity.host_veth();
+    let link = host
+        .link_by_name(name)
+        .map_err(|failure| Error::internal(failure).context(format_args!("look for \"{name}\"")))?;
+    let Some(id) = link.filter(|link| is_of(link, identity)).and_then(|link| link.peer_netns) else {
+        return Ok(false);
+    };
+    for path in netns::mounted()? {
+        // One that was unmounted since is no longer kept alive.
+        if let Ok(netns) = Netns::open(&path)
+            && host.netns_id(&netns).map_err(Error::internal)? == Some(id)
+        {
             return Ok(true);
         }
     }

@@ -9,12 +9,9 @@ use serde::Serialize;
 use crate::names;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 use crate::nft::Rules;
 use crate::survey::{self, Found};
-
-/// Where container runtimes bind namespaces to, to be named.
-const NETNS_DIRS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
 /// Every network that this plugin has made or attached somebody to.
 #[derive(Debug, Serialize)]
@@ -72,7 +69,7 @@ impl View {
         let mut rules = Rules::open()?;
         let with_rules: BTreeSet<String> =
             rules.records()?.into_iter().map(|record| record.host_veth).collect();
-        let netns_paths = netns_paths(&mut host);
+        let netns_paths = netns_paths(&mut host)?;
 
         let mut networks: BTreeMap<String, (Option<u32>, Vec<AttachmentView>)> = BTreeMap::new();
         for bridge in bridges.values() {
@@ -151,18 +148,15 @@ fn attachment_view(
 }
 
 /// Paths of namespaces by the numbers that the kernel knows them by here.
-fn netns_paths(host: &mut Netlink) -> BTreeMap<i32, PathBuf> {
+fn netns_paths(host: &mut Netlink) -> anyhow::Result<BTreeMap<i32, PathBuf>> {
     let mut paths = BTreeMap::new();
-    for directory in NETNS_DIRS {
-        // A directory that is not there, or an entry that is no namespace, names nothing.
-        let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if let Ok(netns) = Netns::open(&path)
-                && let Ok(Some(id)) = host.netns_id(&netns)
-            {
-                paths.insert(id, path);
-            }
+    for path in netns::mounted()? {
+        // One that is gone by now, or not ours to open, names nothing.
+        if let Ok(netns) = Netns::open(&path)
+            && let Ok(Some(id)) = host.netns_id(&netns)
+        {
+            paths.entry(id).or_insert(path);
         }
     }
-    paths
+    Ok(paths)
 }
