@@ -86,6 +86,28 @@ fn the_graph_has_every_attachment_once() {
 }
 
 #[test]
+fn show_tells_policy_rules_and_names() {
+    let story = Story::new();
+    let shown = story.bridge(&["show", "net", "--json"]).json();
+    assert_eq!(shown["ingressPolicy"], "same-bridge");
+    let policy = json!({
+        "ipMasq": true, "ingressPolicy": "same-bridge", "acceptForward": false, "macspoofchk": false,
+        "raGuard": true,
+    });
+    assert_eq!(shown["attachments"][0]["policy"], policy);
+    assert_eq!(shown["attachments"][0]["names"], json!([]));
+
+    let named = Network::example(&story.world, "testnet");
+    let container = story.world.container("named");
+    named.attach_as(&container, &integration_tests::Attachment::of(&container).aliases(&["centos-1"]));
+    let shown = story.bridge(&["show", "testnet", "--json"]).json();
+    let names = shown["attachments"][0]["names"].to_string();
+    assert!(names.contains("\"named\"") || names.contains("\"centos-1\""), "{shown}");
+    assert!(story.bridge(&["show", "testnet"]).success().contains("centos-1"));
+    assert!(story.bridge(&["show", "testnet", "--dot"]).success().contains("centos-1"));
+}
+
+#[test]
 fn show_names_the_chain_of_others_that_drops() {
     let story = Story::new();
     let obstacles = || story.bridge(&["show", "net", "--json"]).json()["obstacles"].clone();

@@ -8,6 +8,7 @@ mod bridge_check;
 mod bridge_faults;
 mod bridge_life;
 mod bridge_ports;
+mod bridge_repair;
 mod bridge_rules;
 mod dns_names;
 mod dns_server;

@@ -130,7 +130,7 @@ pub(crate) fn install<'a>(
     mac: Mac,
     undo: &mut Undo<'a>,
 ) -> Result<Option<InstalledRules>, Error> {
-    let mut subject = Subject::new(settings, identity, plan, mac);
+    let subject = Subject::new(settings, identity, plan, mac);
     if settings.masquerade == Some(MasqueradeBackend::Iptables) {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         iptables::install(identity.jumps(), &subject.addresses)?;
@@ -138,29 +138,25 @@ pub(crate) fn install<'a>(
     if !subject.policy.needs_rules() {
         return Ok(None);
     }
-    let mut rules = Rules::open().map_err(failed)?;
-    let installed = match rules.install(&[subject.attached()]) {
-        Err(error) if subject.policy.ra_guard => {
-            // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
-            log::warn!("router advertisements are not guarded against: {error}");
-            subject.policy.ra_guard = false;
-            match subject.policy.needs_rules() {
-                true => rules.install(&[subject.attached()]).map_err(failed)?,
-                false => Installed::Joined,
-            }
+    let mut installed = InstalledRules { rules: Rules::open().map_err(failed)?, subject };
+    if let Err(error) = installed.bring_in(host, bridge, settings) {
+        if !installed.subject.policy.ra_guard {
+            return Err(error);
         }
-        installed => installed.map_err(failed)?,
-    };
+        // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
+        log::warn!("router advertisements are not guarded against: {error}");
+        installed.subject.policy.ra_guard = false;
+        if installed.subject.policy.needs_rules() {
+            installed.bring_in(host, bridge, settings)?;
+        }
+    }
+    let InstalledRules { rules, subject } = &mut installed;
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
     } else if settings.is_gateway() {
-        tell_foreign_drops(&mut rules, &subject.gateway_link);
+        tell_foreign_drops(rules, &subject.gateway_link);
     }
-    let mut installed_rules = InstalledRules { rules, subject };
-    if installed == Installed::Anew {
-        installed_rules.restore_others(host, bridge, settings);
-    }
-    Ok(Some(installed_rules))
+    Ok(Some(installed))
 }
 
 impl InstalledRules {
@@ -172,29 +168,49 @@ impl InstalledRules {
         bridge: &Link,
         settings: &Settings,
     ) -> Result<(), Error> {
-        if self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
-            return Ok(());
-        }
-        self.rules.repair(&[self.subject.attached()]).map_err(failed)?;
-        self.restore_others(host, bridge, settings);
-        Ok(())
-    }
-
-    /// Gives the other attachments to the network the rules that it has now. To fail at it is no reason to refuse this
-    /// one.
-    fn restore_others(&mut self, host: &mut Netlink, bridge: &Link, settings: &Settings) {
-        if let Err(error) = self.try_restore_others(host, bridge, settings) {
-            log::warn!("restore the rules of the other attachments: {error}");
+        match self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
+            true => Ok(()),
+            false => self.bring_in_with_others(host, bridge, settings),
         }
     }
 
-    fn try_restore_others(
+    /// Joins the network's other attachments, or gives all of them the rules that the network has now.
+    fn bring_in(&mut self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<(), Error> {
+        match self.rules.join(&[self.subject.attached()]).map_err(failed)? {
+            Installed::Joined => Ok(()),
+            Installed::Anew => self.bring_in_with_others(host, bridge, settings),
+        }
+    }
+
+    /// Brings in the rules of all attachments to the network in one transaction: a call that is killed leaves either
+    /// all of them, or a chain missing that tells the next one.
+    fn bring_in_with_others(
         &mut self,
         host: &mut Netlink,
         bridge: &Link,
         settings: &Settings,
     ) -> Result<(), Error> {
-        let Self { rules, subject } = self;
+        let others = self.others(host, bridge, settings).unwrap_or_else(|error| {
+            // To fail at it is no reason to refuse this one.
+            log::warn!("look for the network's other attachments: {error}");
+            Vec::new()
+        });
+        if others.is_empty() {
+            return self.rules.install(&[self.subject.attached()]).map(drop).map_err(failed);
+        }
+        let all: Vec<Attached<'_>> =
+            others.iter().map(Subject::attached).chain([self.subject.attached()]).collect();
+        self.rules.repair(&all).map_err(failed)?;
+        let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
+        if let Err(error) = remove_of_gone(&mut self.rules, host, &identities) {
+            log::warn!("remove the rules of attachments that have gone meanwhile: {error}");
+        }
+        Ok(())
+    }
+
+    /// The other attachments to the network, with their ports as isolated as the network is by now.
+    fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<Vec<Subject>, Error> {
+        let subject = &self.subject;
         let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
         let ports = host.ports(bridge.index).map_err(unread)?;
         let network = subject.identity.network();
@@ -205,11 +221,7 @@ impl InstalledRules {
         for found in &found {
             restore_isolation(host, settings, found)?;
         }
-        let others: Vec<Subject> =
-            found.into_iter().filter_map(|found| subject.applied_to(found, settings)).collect();
-        let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
-        repair(rules, others)?;
-        remove_of_gone(rules, host, &identities)
+        Ok(found.into_iter().filter_map(|found| subject.applied_to(found, settings)).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 //! All that is shown comes from the kernel. `repair` alone reads the network's configuration, for what its rules are
 //! meant to be. Only this folder prints for a person.
 
+mod names;
 mod prune;
 mod repair;
 mod text;

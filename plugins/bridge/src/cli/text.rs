@@ -1,6 +1,6 @@
 //! Answers for a person's eyes, and for Graphviz. Pure.
 
-use super::view::{AttachmentView, NetworkView, View};
+use super::view::{AttachmentView, NetworkView, PolicyView, View};
 
 /// One line for each network.
 pub(super) fn list(view: &View) -> String {
@@ -40,6 +40,7 @@ pub(super) fn show(network: &NetworkView) -> String {
         }
         None => text += "no bridge\n",
     }
+    text += &format!("policy {}\n", network.ingress_policy);
     for obstacle in &network.obstacles {
         text += &format!("! forwarded packets are dropped by {obstacle}\n");
     }
@@ -60,8 +61,26 @@ fn details(attachment: &AttachmentView) -> Vec<String> {
     lines.extend(attachment.netns.as_ref().map(|path| format!("namespace {}", path.display())));
     lines.extend(attachment.addresses.iter().map(|address| format!("address {address}")));
     lines.extend(attachment.mac.as_ref().map(|mac| format!("mac {mac}")));
-    lines.push(if attachment.rules { "rules: yes".to_owned() } else { "rules: none".to_owned() });
+    lines.push(format!("rules: {}", attachment.policy.map_or_else(|| "none".to_owned(), rules)));
+    if !attachment.names.is_empty() {
+        lines.push(format!("names {}", attachment.names.join(", ")));
+    }
     lines
+}
+
+/// What the rules of an attachment do, by the keys that ask for it.
+fn rules(policy: PolicyView) -> String {
+    let PolicyView { ip_masq, ingress_policy, accept_forward, macspoofchk, ra_guard } = policy;
+    let ingress = format!("ingressPolicy {ingress_policy}");
+    let words = [
+        (ip_masq, "ipMasq"),
+        (ingress_policy != "open", ingress.as_str()),
+        (accept_forward, "acceptForward"),
+        (macspoofchk, "macspoofchk"),
+        (ra_guard, "router advertisements dropped"),
+    ];
+    let words: Vec<&str> = words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect();
+    words.join(", ")
 }
 
 /// A network as a graph in the DOT language.
@@ -77,7 +96,7 @@ pub(super) fn dot(network: &NetworkView) -> String {
     }
     text += "  }\n";
     for (index, attachment) in network.attachments.iter().enumerate() {
-        let label = lines(&attachment.ifname, &attachment.addresses);
+        let label = lines(&attachment.ifname, &[&attachment.addresses[..], &attachment.names].concat());
         text += &format!("  subgraph cluster_{index} {{\n    label={};\n", quoted(&attachment.container_id));
         text += &format!("    container{index} [label={}];\n  }}\n", quoted(&label));
         text += &format!("  bridge -- {};\n", quoted(&attachment.host_veth));
@@ -110,6 +129,7 @@ mod tests {
                 up: true,
                 addresses: vec!["172.20.0.1/16".into()],
             }),
+            ingress_policy: "same-bridge",
             obstacles: vec!["ip filter FORWARD: policy drop".into()],
             attachments: vec![AttachmentView {
                 container_id: "c1".into(),
@@ -120,6 +140,14 @@ mod tests {
                 addresses: vec!["172.20.0.2/16".into()],
                 state: "up",
                 rules: true,
+                policy: Some(PolicyView {
+                    ip_masq: true,
+                    ingress_policy: "same-bridge",
+                    accept_forward: false,
+                    macspoofchk: false,
+                    ra_guard: true,
+                }),
+                names: vec!["centos-1".into(), "web".into()],
             }],
         }
     }
@@ -131,13 +159,15 @@ mod tests {
             "network testnet\n\
              bridge br0 (up, mac 02:00:00:00:00:01, mtu 1500)\n\
              \x20 address 172.20.0.1/16\n\
+             policy same-bridge\n\
              ! forwarded packets are dropped by ip filter FORWARD: policy drop\n\
              └─ c1 eth0 (up)\n\
              \x20    host veth veth0123456789a\n\
              \x20    namespace /run/netns/c1\n\
              \x20    address 172.20.0.2/16\n\
              \x20    mac 02:00:00:00:00:02\n\
-             \x20    rules: yes\n"
+             \x20    rules: ipMasq, ingressPolicy same-bridge, router advertisements dropped\n\
+             \x20    names centos-1, web\n"
         );
     }
 
@@ -155,6 +185,7 @@ mod tests {
         let text = dot(&network());
         assert!(text.contains("bridge [label=\"br0\\n172.20.0.1/16\"];"), "{text}");
         assert!(text.contains("\"veth0123456789a\" -- container0;"), "{text}");
+        assert!(text.contains("container0 [label=\"eth0\\n172.20.0.2/16\\ncentos-1\\nweb\"];"), "{text}");
         assert_eq!(text.matches('{').count(), text.matches('}').count());
     }
 }

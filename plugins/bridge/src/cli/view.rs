@@ -1,17 +1,18 @@
 //! The networks of the host as the kernel shows them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::names;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netns::{self, Netns};
-use crate::nft::Rules;
+use crate::nft::{IngressPolicy, Policy, Rules};
 use crate::survey::{self, Found};
+
+use super::names;
 
 /// Every network that this plugin has made or attached somebody to.
 #[derive(Debug, Serialize)]
@@ -21,9 +22,12 @@ pub(super) struct View {
 
 /// A network.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct NetworkView {
     pub(super) name: String,
     pub(super) bridge: Option<BridgeView>,
+    /// Who may open a flow to its containers: the strictest policy that one of them has.
+    pub(super) ingress_policy: &'static str,
     /// Chains of others that drop what its containers forward.
     pub(super) obstacles: Vec<String>,
     pub(super) attachments: Vec<AttachmentView>,
@@ -54,6 +58,34 @@ pub(super) struct AttachmentView {
     pub(super) state: &'static str,
     /// Whether it has rules.
     pub(super) rules: bool,
+    /// What they do.
+    pub(super) policy: Option<PolicyView>,
+    /// Its names, if alias-dns knows any.
+    pub(super) names: Vec<String>,
+}
+
+/// What the rules of an attachment do.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PolicyView {
+    pub(super) ip_masq: bool,
+    pub(super) ingress_policy: &'static str,
+    pub(super) accept_forward: bool,
+    pub(super) macspoofchk: bool,
+    pub(super) ra_guard: bool,
+}
+
+impl From<Policy> for PolicyView {
+    fn from(policy: Policy) -> Self {
+        let Policy { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } = policy;
+        Self {
+            ip_masq: masquerade,
+            ingress_policy: ingress.name(),
+            accept_forward,
+            macspoofchk: mac_spoof_check,
+            ra_guard,
+        }
+    }
 }
 
 impl View {
@@ -67,8 +99,6 @@ impl View {
             .map(|link| (link.index, link.clone()))
             .collect();
         let mut rules = Rules::open()?;
-        let with_rules: BTreeSet<String> =
-            rules.records()?.into_iter().map(|record| record.host_veth).collect();
         let netns_paths = netns_paths(&mut host)?;
 
         let mut networks: BTreeMap<String, (Option<u32>, Vec<AttachmentView>)> = BTreeMap::new();
@@ -80,7 +110,8 @@ impl View {
         for found in survey::attachments(&mut host, links).context("list attachments")? {
             let network = networks.entry(found.identity.network().into_owned()).or_default();
             network.0 = found.host.controller.or(network.0);
-            network.1.push(attachment_view(&found, &with_rules, &netns_paths));
+            let policy = rules.policy_of(&found.host.name)?;
+            network.1.push(attachment_view(&found, policy, &netns_paths));
         }
         let networks = networks.into_iter().map(|(name, (bridge, attachments))| {
             let bridge = bridge.and_then(|index| bridges.get(&index));
@@ -91,7 +122,13 @@ impl View {
             };
             let obstacles =
                 obstacles.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect();
-            anyhow::Ok(NetworkView { name, bridge, obstacles, attachments })
+            let policies = attachments.iter().filter_map(|attachment| attachment.policy);
+            let ingress_policy = [IngressPolicy::Isolated, IngressPolicy::SameBridge]
+                .map(IngressPolicy::name)
+                .into_iter()
+                .find(|name| policies.clone().any(|policy| policy.ingress_policy == *name))
+                .unwrap_or(IngressPolicy::Open.name());
+            anyhow::Ok(NetworkView { name, bridge, ingress_policy, obstacles, attachments })
         });
         Ok(Self { networks: networks.collect::<Result<_, _>>()? })
     }
@@ -99,7 +136,7 @@ impl View {
     /// One of them.
     pub(super) fn network(self, name: &str) -> anyhow::Result<NetworkView> {
         let known: Vec<String> = self.networks.iter().map(|network| network.name.clone()).collect();
-        match self.networks.into_iter().find(|network| network.name == names::network(name)) {
+        match self.networks.into_iter().find(|network| network.name == crate::names::network(name)) {
             Some(network) => Ok(network),
             None if known.is_empty() => bail!("no network \"{name}\"; there is none on this host"),
             None => bail!("no network \"{name}\"; there are: {}", known.join(", ")),
@@ -124,7 +161,7 @@ fn bridge_view(host: &mut Netlink, link: &Link) -> anyhow::Result<BridgeView> {
 
 fn attachment_view(
     found: &Found,
-    with_rules: &BTreeSet<String>,
+    policy: Option<Policy>,
     netns_paths: &BTreeMap<i32, PathBuf>,
 ) -> AttachmentView {
     let (host, end) = (&found.host, found.container.as_ref());
@@ -143,7 +180,9 @@ fn attachment_view(
         mac: end.and_then(|end| end.mac).map(|mac| mac.to_string()),
         addresses: end.map(|end| end.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         state,
-        rules: with_rules.contains(&host.name),
+        rules: policy.is_some(),
+        policy: policy.map(PolicyView::from),
+        names: end.map(|end| names::of(&found.identity, end)).unwrap_or_default(),
     }
 }
 

@@ -164,8 +164,19 @@ impl Skeleton {
     }
 }
 
-/// Brings all of `contents` in, in one transaction.
-pub(super) fn install(socket: &mut Socket, contents: &[Content]) -> Result<Installed, Error> {
+/// Whether somebody who comes to a table may make what it lacks of chains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newcomer {
+    Founds,
+    OnlyJoins,
+}
+
+/// Brings all of `contents` in, in one transaction; nothing where a chain is missing and the newcomer only joins.
+pub(super) fn install(
+    socket: &mut Socket,
+    contents: &[Content],
+    newcomer: Newcomer,
+) -> Result<Installed, Error> {
     let mut raced = None;
     for attempt in 0..ATTEMPTS {
         let mut batch = Batch::new();
@@ -175,6 +186,9 @@ pub(super) fn install(socket: &mut Socket, contents: &[Content]) -> Result<Insta
             if complete(socket, content, elements, &mut batch)? == Installed::Anew {
                 installed = Installed::Anew;
             }
+        }
+        if installed == Installed::Anew && newcomer == Newcomer::OnlyJoins {
+            return Ok(installed);
         }
         match socket.commit(batch) {
             Ok(()) => return Ok(installed),

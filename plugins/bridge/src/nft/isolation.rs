@@ -66,6 +66,18 @@ pub(super) fn content(attached: &Attached<'_>, content: &mut Content) -> Option<
     Some(name)
 }
 
+/// The policy of an attachment that uses these chains.
+pub(super) fn policy_of(chains: &[String]) -> IngressPolicy {
+    let has = |what: &str| chains.iter().any(|chain| chain.starts_with(&format!("{what}-")));
+    if has(ISOLATED) {
+        IngressPolicy::Isolated
+    } else if has(SAME_BRIDGE) {
+        IngressPolicy::SameBridge
+    } else {
+        IngressPolicy::Open
+    }
+}
+
 /// The element of a container's MAC.
 pub(super) fn member(link: &str, mac: [u8; 6]) -> Element {
     Element::new(join_keys(&[&ifname_key(link), &mac]))

@@ -19,6 +19,9 @@ pub(super) const ADDRESSES_V6: &str = "masquerade6";
 /// The chain with one rule for each subnet.
 pub(super) const SUBNETS: &str = "subnets";
 
+/// What the names of the subnets' chains begin with.
+const CHAIN: &str = "masquerade";
+
 /// The rules that send what a masqueraded address sends to the subnets' rules.
 pub(super) fn dispatch() -> Vec<Rule> {
     let multicast_v4 = Ipv4Network::new_checked([224, 0, 0, 0].into(), 4).map(IpNetwork::V4);
@@ -54,10 +57,15 @@ pub(super) fn content(owner: &Owner<'_>, addresses: &[IpNetwork], content: &mut 
     chains
 }
 
+/// Whether a chain is that of a subnet.
+pub(super) fn is_chain(name: &str) -> bool {
+    name.starts_with(&format!("{CHAIN}-"))
+}
+
 fn subnet_chain(network: &str, address: IpNetwork) -> NetworkChain {
     let subnet = format!("{}/{}", address.network(), address.prefix());
     // No address has a hyphen, so it is clear where the network's name ends. `nft` reads no colons in names.
-    let name = format!("{}-{}", chain_name("masquerade", network), subnet.replace(':', "_"));
+    let name = format!("{}-{}", chain_name(CHAIN, network), subnet.replace(':', "_"));
     let within = |rule: Rule, v4, v6| match address {
         IpNetwork::V4(_) => rule.ipv4().within(v4, address),
         IpNetwork::V6(_) => rule.ipv6().within(v6, address),

@@ -5,9 +5,9 @@
 //! never starts a process and never reads a file. A table
 //! is born with the first attachment that needs it and gone with the last one.
 //!
-//! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::install`], and when that says
-//! [`Installed::Anew`] and the bridge has other attachments, somebody may have flushed the ruleset, or the network has
-//! another policy now: [`Rules::repair`] those. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, then
+//! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::join`], and when that says
+//! [`Installed::Anew`], somebody may have flushed the ruleset, or the network has another policy now: [`Rules::repair`]
+//! all attachments at once; [`Rules::install`] for the first one. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`]. DEL: `remove`, then RTM_DELLINK, then
 //! [`Rules::remove_again`], and only then drop the `Rules`: closing the socket waits until what it removed is destroyed
 //! (about 12 ms), and that wait overlaps with the link's own.
 //! CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
@@ -41,6 +41,8 @@ use std::net::IpAddr;
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
 use nft_netlink::{Batch, Socket, ifname_key};
+
+use content::Newcomer;
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
@@ -105,7 +107,18 @@ pub(crate) enum IngressPolicy {
     Isolated,
 }
 
-/// What [`Rules::install`] found.
+impl IngressPolicy {
+    /// As the configuration has it; `open` for the absence of a policy.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::SameBridge => "same-bridge",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// What [`Rules::install`] and [`Rules::join`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Installed {
     /// The chains of the bridge's networks were there, or none was needed.
@@ -141,8 +154,14 @@ impl Rules {
     /// Brings in the rules of `attached` in one transaction; what is there already is kept, and what another owner
     /// left under the same key is replaced.
     pub(crate) fn install(&mut self, attached: &[Attached<'_>]) -> Result<Installed, Error> {
+        Ok(content::install(&mut self.socket, &contents(attached), Newcomer::Founds)?)
+    }
+
+    /// The same, but where a chain is missing nothing is changed: others may lack theirs as well, and a caller who
+    /// ended between his own transaction and theirs would leave no trace of that.
+    pub(crate) fn join(&mut self, attached: &[Attached<'_>]) -> Result<Installed, Error> {
         let contents = contents(attached);
-        let installed = content::install(&mut self.socket, &contents)?;
+        let installed = content::install(&mut self.socket, &contents, Newcomer::OnlyJoins)?;
         if installed == Installed::Joined && self.has_stricter_past(attached, &contents)? {
             return Ok(Installed::Anew);
         }
@@ -265,6 +284,25 @@ impl Rules {
         elements.extend(ports::records(&mut self.socket)?);
         let records: BTreeSet<Record> = elements.iter().filter_map(Record::of).collect();
         Ok(records.into_iter().collect())
+    }
+
+    /// What the rules of the attachment with `host_veth` do for it; `None` if it has no rules.
+    pub(crate) fn policy_of(&mut self, host_veth: &str) -> Result<Option<Policy>, Error> {
+        let (routed, ports) =
+            (routed::uses(&mut self.socket, host_veth)?, ports::checks(&mut self.socket, host_veth)?);
+        if routed.is_none() && ports.is_none() {
+            return Ok(None);
+        }
+        let uses = routed.unwrap_or_default();
+        let has = |is_chain: fn(&str) -> bool| uses.iter().any(|chain| is_chain(chain));
+        let ports::Checks { ra_guard, mac_spoof_check } = ports.unwrap_or_default();
+        Ok(Some(Policy {
+            masquerade: has(masquerade::is_chain),
+            ingress: isolation::policy_of(&uses),
+            ra_guard,
+            mac_spoof_check,
+            accept_forward: has(accept::is_chain),
+        }))
     }
 
     /// Whether rules can be written here: permission and kernel support. Changes nothing.

@@ -100,6 +100,25 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
     Ok(members)
 }
 
+/// What is checked at a port.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Checks {
+    pub(super) ra_guard: bool,
+    pub(super) mac_spoof_check: bool,
+}
+
+/// What is checked at the port `host_veth`; `None` without a record.
+pub(super) fn checks(socket: &mut Socket, host_veth: &str) -> Result<Option<Checks>, Error> {
+    let (table, key) = (SKELETON.table, ifname_key(host_veth));
+    if socket.element(table, PORTS, &key)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Checks {
+        ra_guard: socket.element(table, guard::PORTS.name, &key)?.is_some(),
+        mac_spoof_check: socket.element(table, spoofcheck::PORTS.name, &key)?.is_some(),
+    }))
+}
+
 /// The elements that are records.
 pub(super) fn records(socket: &mut Socket) -> Result<Vec<Element>, Error> {
     socket.elements(SKELETON.table, PORTS)

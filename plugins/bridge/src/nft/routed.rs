@@ -157,6 +157,16 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
     Ok(members)
 }
 
+/// The chains that the attachment with `host_veth` uses; `None` without a record.
+pub(super) fn uses(socket: &mut Socket, host_veth: &str) -> Result<Option<Vec<String>>, Error> {
+    let Some(record) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(host_veth))? else {
+        return Ok(None);
+    };
+    let Some(Verdict::Goto(list)) = record.verdict else { return Ok(Some(Vec::new())) };
+    let rules = socket.rules(SKELETON.table, &list)?;
+    Ok(Some(rules.iter().flat_map(|rule| rule.targets()).collect()))
+}
+
 /// The elements that are records.
 pub(super) fn records(socket: &mut Socket) -> Result<Vec<Element>, Error> {
     socket.elements(SKELETON.table, ATTACHMENTS)
