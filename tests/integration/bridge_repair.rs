@@ -178,6 +178,9 @@ fn what_an_orphaned_allocator_leases_is_recovered() {
                 call("GC").config(&config).run().success();
             }
             _ => {
+                // The runtime gives up on the container, and tries again with a new one of the same id.
+                story.world.remove_netns("guest");
+                story.world.container("guest");
                 let result = call("ADD").config(&config).run().json();
                 assert_eq!(result["ips"][0]["address"], "10.1.0.3/16", "{result}");
                 assert_eq!(leases(), 1, "one container, one lease");

@@ -132,12 +132,9 @@ pub(crate) fn create<'a>(
     let attempt =
         |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, made_with);
     let made = match attempt(host) {
-        // A pair of the same identity whose container is gone: the kernel has not come to destroy it.
-        Err(failure)
-            if failure.is(Errno::EEXIST)
-                && !is_attached(host, identity)?
-                && remove(host, identity).map_err(failed)? == Removed::Link =>
-        {
+        // A pair of the same identity whose container is gone: the kernel has not come to destroy it, or just has.
+        Err(failure) if failure.is(Errno::EEXIST) && !is_attached(host, identity)? => {
+            remove(host, identity).map_err(failed)?;
             attempt(host)
         }
         other => other,
