@@ -36,17 +36,25 @@ pub(crate) fn bench(rounds: u32) -> Result<()> {
 /// Each suite has a bridge, a network and a subnet of its own in each case.
 fn config(case: usize, suite: usize, keys: &Value, dual_stack: bool) -> Value {
     let place = case * SUITES.len() + suite;
-    let mut ranges = vec![json!([{ "subnet": format!("10.{place}.0.0/16") }])];
+    let mut config = network(place, suite, keys);
     if dual_stack {
-        ranges.push(json!([{ "subnet": format!("fd00:{place}::/64") }]));
+        let ranges = config["ipam"]["ranges"].as_array_mut();
+        ranges
+            .into_iter()
+            .for_each(|ranges| ranges.push(json!([{ "subnet": format!("fd00:{place}::/64") }])));
     }
+    config
+}
+
+/// The configuration of a network of one suite; `place`, which no other has, is the second octet of its subnet.
+pub(crate) fn network(place: usize, suite: usize, keys: &Value) -> Value {
     let allocator = ["host-local-ipam", "host-local"][suite];
     let mut config = json!({
         "cniVersion": "1.0.0",
         "name": format!("bench{place}"),
         "type": "bridge",
         "bridge": format!("bench{place}"),
-        "ipam": { "type": allocator, "ranges": ranges }
+        "ipam": { "type": allocator, "ranges": [[{ "subnet": format!("10.{place}.0.0/16") }]] }
     });
     for (key, value) in keys.as_object().into_iter().flatten() {
         config[key] = value.clone();

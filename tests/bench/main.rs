@@ -10,6 +10,7 @@ mod bridge;
 mod call;
 mod dns;
 mod ipam;
+mod scale;
 mod table;
 
 use std::process::ExitCode;
@@ -31,7 +32,11 @@ fn run() -> Result<()> {
     let subject = args.next().context("what is to be timed? bridge, ipam or dns")?;
     let rounds = args.next().map(|rounds| rounds.parse().context("ROUNDS")).transpose()?;
     match subject.as_str() {
-        "bridge" => bridge::bench(rounds.unwrap_or(100)),
+        "bridge" => {
+            scale::peaks()?;
+            bridge::bench(rounds.unwrap_or(100))?;
+            scale::bench()
+        }
         "ipam" => ipam::bench(rounds.unwrap_or(100)),
         "dns" => dns::bench(rounds.unwrap_or(4)),
         _ => bail!("cannot time {subject}: there are bridge, ipam and dns"),
