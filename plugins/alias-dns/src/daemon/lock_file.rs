@@ -36,6 +36,20 @@ impl LockFile {
         }
     }
 
+    /// The lock at `path`, waited for as long as it takes.
+    ///
+    /// # Errors
+    /// As [`try_take`](Self::try_take).
+    pub(super) fn take(path: &Path) -> Result<Self> {
+        loop {
+            let file = File::options().create(true).truncate(false).write(true).open(path)?;
+            file.lock()?;
+            if stands_at(&file, path)? {
+                return Ok(Self(file));
+            }
+        }
+    }
+
     /// The lock at `path`, waited for until `deadline`; `None` when somebody else holds it still.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod image;
 mod lock_file;
 mod privileges;
 mod seqpacket;
+mod service_manager;
 mod supervise;
 mod worker;
 

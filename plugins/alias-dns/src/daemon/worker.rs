@@ -23,6 +23,7 @@ use super::control::{
 use super::image::{self, Part};
 use super::lock_file::LockFile;
 use super::seqpacket::{self, Seqpacket};
+use super::service_manager::ServiceManager;
 use super::{detach, explain, gateway, privileges};
 use crate::forward::ResolvConf;
 use crate::poller::{Interest, Kind, Poller, Token};
@@ -93,7 +94,12 @@ pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
         None => (None, state.clone()),
     };
     detach::settle(starter.as_ref().map(|starter| starter.as_fd().as_raw_fd()));
-    let outcome = first(&state, starter.as_ref());
+    // Before anything else is opened, for its place is fixed.
+    let opened = image::open_own().map_err(io("open the binary"));
+    let outcome = opened.and_then(|()| match &starter {
+        Some(starter) => first(&state, starter),
+        None => alone(&state).map(Some),
+    });
     match outcome {
         Ok(Some(worker)) => {
             if let Some(starter) = starter {
@@ -115,34 +121,67 @@ pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
     }
 }
 
-/// The first worker of its image, that a plugin or a person starts.
-fn first(state: &StateDir, starter: Option<&Seqpacket>) -> std::result::Result<Option<Worker>, StartError> {
-    image::open_own().map_err(io("open the binary"))?;
-    let kept = match starter {
-        None => Kept::new(),
-        Some(starter) => {
-            let channel =
-                Channel::from(Seqpacket::from(starter.as_fd().try_clone_to_owned().map_err(io("starter"))?));
-            let Some(kept) = channel.receive_all().map_err(io("starter"))? else { return Ok(None) };
-            kept
-        }
-    };
-    state.create().map_err(io(state.path().display()))?;
-    let records = state.records();
-    crate::records::disk::create_readable(&records).map_err(io(records.display()))?;
-    // From here on the records are found wherever the path leads, and whoever may walk it.
-    std::env::set_current_dir(&records).map_err(io(records.display()))?;
+/// The first worker of its image, that a plugin starts.
+fn first(state: &StateDir, starter: &Seqpacket) -> std::result::Result<Option<Worker>, StartError> {
+    let channel =
+        Channel::from(Seqpacket::from(starter.as_fd().try_clone_to_owned().map_err(io("starter"))?));
+    let Some(kept) = channel.receive_all().map_err(io("starter"))? else { return Ok(None) };
+    enter(state)?;
     let Handed { lock, control, guard, gateways } = Handed::from(kept);
     // Nothing is handed over where there was no server, and not all where somebody has removed a file.
-    let lock = lock.map_or_else(|| take_lock(state), Ok)?;
+    let lock = lock.map_or_else(|| take_lock(state).map(OwnedFd::from), Ok)?;
     let control = control.map_or_else(|| take_control(state), Ok)?;
     Worker::new(Possession { lock, control, guard, gateways }, None).map(Some)
 }
 
-fn take_lock(state: &StateDir) -> std::result::Result<OwnedFd, StartError> {
+/// The first worker where a person or a service manager starts it.
+///
+/// In a unit a server that a plugin has started is not thrown out, but waited for; and when there is no name to serve,
+/// the unit does not end all the same.
+fn alone(state: &StateDir) -> std::result::Result<Worker, StartError> {
+    let manager = ServiceManager::of_process();
+    state.create().map_err(io(state.path().display()))?;
+    let lock = match (take_lock(state), &manager) {
+        (Err(StartError::Held), Some(manager)) => {
+            manager.say_ready("waiting for the end of a server that a plugin has started");
+            wait_for_lock(state)?
+        }
+        (taken, _) => taken?,
+    };
+    enter(state)?;
+    let possession =
+        Possession { lock: lock.into(), control: take_control(state)?, guard: None, gateways: Vec::new() };
+    let worker = Worker::new(possession, None)?;
+    let Some(manager) = manager else { return Ok(worker) };
+    manager.say_ready("serving");
+    Ok(Worker { grace: None, ..worker })
+}
+
+/// The lock, once the server that has it is gone and has cleared its directory away.
+fn wait_for_lock(state: &StateDir) -> std::result::Result<LockFile, StartError> {
     let path = state.path().join(LOCK_FILE);
-    let lock = LockFile::try_take(&path).map_err(io(path.display()))?;
-    lock.map(OwnedFd::from).ok_or(StartError::Held)
+    loop {
+        match LockFile::take(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                state.create().map_err(io(state.path().display()))?;
+            }
+            taken => return taken.map_err(io(path.display())),
+        }
+    }
+}
+
+/// Makes the directories, and steps into the records: from here on they are found wherever the path leads, and whoever
+/// may walk it.
+fn enter(state: &StateDir) -> std::result::Result<(), StartError> {
+    state.create().map_err(io(state.path().display()))?;
+    let records = state.records();
+    crate::records::disk::create_readable(&records).map_err(io(records.display()))?;
+    std::env::set_current_dir(&records).map_err(io(records.display()))
+}
+
+fn take_lock(state: &StateDir) -> std::result::Result<LockFile, StartError> {
+    let path = state.path().join(LOCK_FILE);
+    LockFile::try_take(&path).map_err(io(path.display()))?.ok_or(StartError::Held)
 }
 
 fn take_control(state: &StateDir) -> std::result::Result<OwnedFd, StartError> {
@@ -247,6 +286,8 @@ struct Worker {
     unconfined: String,
     owner: u32,
     started: Instant,
+    /// How long it waits without a record; for a service manager as long as it is told to.
+    grace: Option<Duration>,
     empty_since: Option<Instant>,
     buffer: Vec<u8>,
 }
@@ -295,6 +336,7 @@ impl Worker {
             unconfined: String::new(),
             owner,
             started: Instant::now(),
+            grace: Some(GRACE),
             empty_since: None,
             buffer: vec![0; MAX_ASKED],
         };
@@ -359,16 +401,20 @@ impl Worker {
             if self.supervisor.is_none() && self.supervisor_tried.elapsed() >= SUPERVISOR_PAUSE {
                 self.start_supervisor();
             }
-            if self.empty_since.is_some_and(|since| since.elapsed() >= GRACE) && self.is_unneeded() {
+            if self.end().is_some_and(|end| end <= Instant::now()) && self.is_unneeded() {
                 return self.leave();
             }
         }
     }
 
+    /// When it leaves for want of records.
+    fn end(&self) -> Option<Instant> {
+        Some(self.empty_since? + self.grace?)
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        let grace = self.empty_since.map(|since| since + GRACE);
         let supervisor = self.supervisor.is_none().then(|| self.supervisor_tried + SUPERVISOR_PAUSE);
-        [self.server.deadline(), grace, supervisor].into_iter().flatten().min()
+        [self.server.deadline(), self.end(), supervisor].into_iter().flatten().min()
     }
 
     /// Whether really nobody needs this server: no record, and no client that is about to bring one.

@@ -1,6 +1,8 @@
 //! How the server comes, stays and goes.
 
 use std::io::Read as _;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_callers_pipes_are_not_kept_open", pipes),
     ("a_newer_build_takes_over_without_a_lost_query", upgrade),
     ("a_server_without_records_leaves_and_leaves_nothing", leaving),
+    ("the_server_of_a_unit_waits_for_another_one_and_stays", unit),
     ("the_last_del_leaves_nothing_where_no_server_runs", last_del_without_server),
     ("coming_and_going_at_once_loses_no_name", coming_and_going),
     ("what_is_removed_by_hand_is_missed_at_once", directory_removed),
@@ -292,6 +295,35 @@ fn leaving() {
     assert!(!Path::new(BASE).exists(), "{}", listed());
     put("c1", "172.20.0.2", "centos-1");
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn unit() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let earlier: Vec<Pid> = PARTS.into_iter().flat_map(processes).collect();
+    let manager = UnixDatagram::bind("/run/notify").unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let said = || {
+        let mut heard = [0; 128];
+        let len = manager.recv(&mut heard).unwrap();
+        String::from_utf8_lossy(&heard[..len]).into_owned()
+    };
+    let mut command = Command::new("/proc/self/exe");
+    let mut unit =
+        command.arg0("alias-dns").arg("serve").env("NOTIFY_SOCKET", "/run/notify").spawn().unwrap();
+    assert_eq!(said(), "READY=1\nSTATUS=waiting for the end of a server that a plugin has started");
+    earlier.iter().for_each(|process| kill(*process, Signal::SIGSTOP).unwrap());
+    earlier.into_iter().for_each(kill_if_there);
+    assert_eq!(said(), "READY=1\nSTATUS=serving");
+    assert_eq!(inside("c1", centos_1), ["A 172.20.0.2"]);
+    remove("c1");
+    std::thread::sleep(Duration::from_secs(11));
+    assert!(unit.try_wait().unwrap().is_none(), "it does not leave for want of names");
+    put("c2", "172.20.0.3", "centos-2");
+    assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
+    assert_eq!(processes("serve"), [Pid::from_raw(unit.id() as i32)]);
+    unit.kill().unwrap();
+    unit.wait().unwrap();
 }
 
 /// All that stands in the state directories.
