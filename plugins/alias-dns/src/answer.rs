@@ -242,14 +242,15 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
             _ => return self.elsewhere(name),
         };
         // Nobody has this name, but names below it exist, which NXDOMAIN would deny (RFC 8020).
-        let is_above =
-            (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)));
+        let is_above = (self.seats)().any(|seat| seat.terms.has_domain_below(name.from(0)))
+            || (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)));
         (if is_above { Answer::NoData(apex) } else { Answer::NxDomain(apex) }, reason)
     }
 
     /// Whether names below `relative` stand in the domain `suffix`, or as they are where that is empty.
     fn is_above(&self, relative: &[u8], suffix: &[u8]) -> bool {
-        self.seats_in(suffix).any(|seat| self.zones.has_below(seat.network, relative))
+        self.seats_in(suffix)
+            .any(|seat| self.zones.has_below(seat.network, relative) || seat.has_link_below(relative))
     }
 
     /// The networks with the domain `suffix`; all where that is empty.

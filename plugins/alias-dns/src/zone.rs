@@ -17,7 +17,7 @@ use domain::base::RelativeName;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 
-use self::ancestors::Ancestors;
+use self::ancestors::{Ancestors, stand_below};
 pub(crate) use self::index::RecordIx;
 use self::index::{Index, Key as _, SlotIx};
 pub(crate) use self::key::Folded;
@@ -420,6 +420,11 @@ impl<'z> Seat<'z> {
     pub(crate) fn link(self, alias: &[u8]) -> Option<&'z Link> {
         self.links.iter().find(|link| Folded(link.alias.as_slice()) == Folded(alias))
     }
+
+    /// Whether somebody who sits here has a link whose alias stands below `labels`.
+    pub(crate) fn has_link_below(self, labels: &[u8]) -> bool {
+        self.links.iter().any(|link| stand_below(link.alias.as_slice(), labels))
+    }
 }
 
 impl Terms {
@@ -445,6 +450,11 @@ impl Terms {
     /// Whether `labels` are one of the domains.
     pub(crate) fn is_domain(&self, labels: &[u8]) -> bool {
         self.domains.iter().any(|domain| Folded(domain.as_slice()) == Folded(labels))
+    }
+
+    /// Whether one of the domains stands below `labels`.
+    pub(crate) fn has_domain_below(&self, labels: &[u8]) -> bool {
+        self.domains.iter().any(|domain| stand_below(domain.as_slice(), labels))
     }
 }
 

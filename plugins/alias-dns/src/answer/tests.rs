@@ -241,6 +241,34 @@ fn dotted_names_are_searched_as_docker_does() {
 }
 
 #[test]
+fn what_only_stands_above_a_domain_or_a_link_has_no_data() {
+    let name = |text: &str| DomainName::new(text).unwrap();
+    let linking = Record {
+        links: vec![link("a", "db.prod.shop")],
+        other_domains: vec![name("dns.podman"), name("deep.below.testnet")],
+        ..record("testnet", N1, "172.20.0.2", &["a"])
+    };
+    let records = || vec![linking.clone(), record("testnet", N2, "172.20.0.3", &["b"])];
+    check(
+        records(),
+        FROM_N1,
+        &[
+            ("A a.dns.podman", "A 172.20.0.2"),
+            ("A podman", "NODATA ."),
+            ("A odman", "NXDOMAIN ."),
+            ("A below.testnet", "NODATA testnet."),
+            ("A x.below.testnet", "NXDOMAIN testnet."),
+            ("A db.prod.shop", "A 172.20.0.2"),
+            ("A prod.shop.testnet", "NODATA testnet."),
+            ("A shop", "NODATA ."),
+            ("A prod", "NXDOMAIN ."),
+        ],
+    );
+    // The link is private, and so is what stands above it.
+    check(records(), FROM_N2, &[("A shop", "NXDOMAIN ."), ("A shop.testnet", "NXDOMAIN testnet.")]);
+}
+
+#[test]
 fn a_name_that_only_stands_above_others_has_no_data() {
     let names = ["a", "web.default", "x.y.example.com"];
     let records = || {

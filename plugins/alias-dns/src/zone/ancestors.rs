@@ -47,6 +47,12 @@ fn above(name: NameRef<'_>) -> impl Iterator<Item = NameRef<'_>> {
     all.map(move |labels| NameRef { network: name.network, labels: Folded(labels) })
 }
 
+/// Whether `labels` stand somewhere below `above`.
+pub(super) fn stand_below(labels: &[u8], above: &[u8]) -> bool {
+    std::iter::successors(parent(labels), |labels| parent(labels))
+        .any(|labels| Folded(labels) == Folded(above))
+}
+
 fn parent(labels: &[u8]) -> Option<&[u8]> {
     let (length, _) = labels.split_first()?;
     labels.get(usize::from(*length) + 1..).filter(|parent| !parent.is_empty())
