@@ -1,5 +1,7 @@
 //! On a network of the user's own, containers find each other by name and alias, as with Docker.
 
+use std::time::{Duration, Instant};
+
 use integration_tests::{Attachment, Container, Network, World, wait_until};
 
 /// A network as `conf-examples/testnet.conflist` has it, and the containers of the story.
@@ -144,6 +146,21 @@ fn other_resolvers_find_the_names_too() {
     assert!(busybox.success().contains("Address: 172.20.0.2"), "{busybox}");
     assert_eq!(client.run("dig +short +tcp centos-1").success(), "172.20.0.2\n");
     assert_eq!(client.run("dig +short +search centos-1").success(), "172.20.0.2\n");
+}
+
+#[test]
+fn musl_finds_what_glibc_finds_and_nothing_at_once() {
+    let testnet = Testnet::new();
+    testnet.container("one", &["centos-1", "shared"]);
+    let client = testnet.container("two", &["shared"]);
+    for name in ["centos-1", "CENTOS-1", "centos-1.testnet", "shared", "one", "nosuch", "nosuch.testnet"] {
+        let began = Instant::now();
+        let mut found = [client.resolve_by_musl(name), client.resolve(name)];
+        assert!(began.elapsed() < Duration::from_secs(2), "{name}: {:?}", began.elapsed());
+        found.iter_mut().for_each(|addresses| addresses.sort());
+        assert_eq!(found[0], found[1], "{name}");
+        assert_eq!(found[0].is_empty(), name.starts_with("nosuch"), "{name}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The server of names as a process: killed in every way, on a host with a second network namespace, and gone without
 //! a trace when the last container is.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use integration_tests::{Attachment, Container, Network, Snapshot, Space, Suite, World, wait_until};
@@ -123,7 +124,75 @@ fn after_the_last_container_nothing_is_left() {
     }
 }
 
-/// A second host network namespace that has the same `/run`, as a network namespace of its own for some containers.
+/// ADD or DEL of alias-dns alone in `host`, for a container of network testnet whose name is its id.
+#[track_caller]
+fn call(host: &Space, binary: &Path, bridge: &str, verb: &str, name: &str, address: &str) {
+    let config: Value = json!({
+        "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
+        "args": { "cni": { "containerName": name } },
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{ "name": bridge }, { "name": "eth0", "sandbox": "/run/netns/of-nobody" }],
+            "ips": [{ "address": format!("{address}/16"), "gateway": "172.20.0.1", "interface": 1 }]
+        }
+    });
+    let environment = [
+        ("CNI_COMMAND", verb),
+        ("CNI_CONTAINERID", name),
+        ("CNI_IFNAME", "eth0"),
+        ("CNI_PATH", "/"),
+        ("CNI_NETNS", "/run/netns/of-nobody"),
+    ];
+    let command = host.command([binary]).stdin(config.to_string());
+    environment.iter().fold(command, |command, (key, value)| command.env(key, value)).run().success();
+}
+
+/// Twenty residents, and eight workers that attach and detach on the same network all the time.
+#[test]
+fn in_a_storm_of_adds_and_dels_the_residents_resolve_at_every_moment() {
+    const RESIDENTS: usize = 20;
+    const WORKERS: usize = 8;
+    const ROUNDS: usize = 15;
+    let story = Story::new();
+    story.container("first");
+    let (host, binary) = (story.world.host(), Suite::Ours.binary("alias-dns"));
+    let residents: Vec<(String, String)> =
+        (0..RESIDENTS).map(|number| (format!("resident-{number}"), format!("172.20.1.{number}"))).collect();
+    for (name, address) in &residents {
+        call(&host, &binary, "br-testnet", "ADD", name, address);
+    }
+    let mut questions = vec!["dig".to_owned()];
+    for (name, _) in &residents {
+        questions.extend(["@172.20.0.1", "+short", "+tries=1", "+time=1", name].map(str::to_owned));
+    }
+    let expected: String = residents.iter().map(|(_, address)| format!("{address}\n")).collect();
+    let ask_all = || host.command(&questions).run().stdout;
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|worker| {
+                let (host, binary) = (&host, &binary);
+                scope.spawn(move || {
+                    let (name, address) = (format!("worker-{worker}"), format!("172.20.2.{worker}"));
+                    for _ in 0..ROUNDS {
+                        for verb in ["ADD", "DEL"] {
+                            call(host, binary, "br-testnet", verb, &name, &address);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut rounds = 0;
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            assert_eq!(ask_all(), expected, "round {rounds}");
+            rounds += 1;
+        }
+        assert!(rounds > 2, "{rounds}");
+    });
+    assert_eq!(ask_all(), expected);
+    assert!(host.run("dig +short @172.20.0.1 worker-0").stdout.is_empty());
+}
+
+/// A second host network namespace that has the same `/run`.
 struct SecondHost<'w> {
     space: Space,
     world: &'w World,
@@ -131,24 +200,7 @@ struct SecondHost<'w> {
 
 impl SecondHost<'_> {
     fn call(&self, verb: &str, name: &str, address: &str) {
-        let config: Value = json!({
-            "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
-            "args": { "cni": { "containerName": name } },
-            "prevResult": {
-                "cniVersion": "1.0.0",
-                "interfaces": [{ "name": "br0" }, { "name": "eth0", "sandbox": "/run/netns/of-nobody" }],
-                "ips": [{ "address": format!("{address}/16"), "gateway": "172.20.0.1", "interface": 1 }]
-            }
-        });
-        let environment = [
-            ("CNI_COMMAND", verb),
-            ("CNI_CONTAINERID", name),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_PATH", "/"),
-            ("CNI_NETNS", "/run/netns/of-nobody"),
-        ];
-        let command = self.space.command([Suite::Ours.binary("alias-dns")]).stdin(config.to_string());
-        environment.iter().fold(command, |command, (key, value)| command.env(key, value)).run().success();
+        call(&self.space, &Suite::Ours.binary("alias-dns"), "br0", verb, name, address);
     }
 
     fn resolve(&self, name: &str) -> String {
@@ -210,25 +262,7 @@ fn a_new_binary_takes_the_place_of_the_running_one() {
     host.run(&format!("cp {} /run/alias-dns", binary.display())).success();
     let asked =
         one.command(["sh", "-c", "for i in $(seq 200); do dig +short +tries=1 +time=1 one; done"]).start();
-    let newer = host.command(["/run/alias-dns"]).stdin(
-        json!({
-            "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
-            "prevResult": {
-                "cniVersion": "1.0.0",
-                "interfaces": [{ "name": "br-testnet" }, { "name": "eth0", "sandbox": "/run/netns/of-nobody" }],
-                "ips": [{ "address": "172.20.7.7/16", "gateway": "172.20.0.1", "interface": 1 }]
-            }
-        })
-        .to_string(),
-    );
-    let environment = [
-        ("CNI_COMMAND", "ADD"),
-        ("CNI_CONTAINERID", "newer"),
-        ("CNI_IFNAME", "eth0"),
-        ("CNI_PATH", "/"),
-        ("CNI_NETNS", "/run/netns/of-nobody"),
-    ];
-    environment.iter().fold(newer, |command, (key, value)| command.env(key, value)).run().success();
+    call(&host, Path::new("/run/alias-dns"), "br-testnet", "ADD", "newer", "172.20.7.7");
     let answers = asked.wait().stdout;
     let unanswered = answers.lines().filter(|line| *line != "172.20.0.2").count();
     assert_eq!((unanswered, answers.lines().count()), (0, 200));

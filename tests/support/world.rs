@@ -248,6 +248,13 @@ impl Space {
         streams.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
     }
 
+    /// As [`resolve`](Self::resolve), by musl in place of glibc.
+    #[track_caller]
+    pub fn resolve_by_musl(&self, name: &str) -> Vec<String> {
+        let output = self.command([program().as_os_str(), OsStr::new("resolve"), OsStr::new(name)]).run();
+        output.stdout.lines().map(str::to_owned).collect()
+    }
+
     pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new(program());
         command.arg("enter").arg(self.machine.first.to_string()).arg(&self.name);

@@ -3,7 +3,7 @@
 //! `world init` makes the namespaces and stays as process 1 of their PID namespace until its stdin closes, so the
 //! kernel ends everything inside as soon as the test is gone, however it went. `world enter` runs one command inside.
 //! The other verbs are run inside: `netns` makes a container's namespace, `serve` is a small web server that tells
-//! its callers which address it saw them under.
+//! its callers which address it saw them under, `resolve` asks musl's resolver for a name.
 //!
 //! Nothing here knows a plugin.
 
@@ -48,8 +48,22 @@ fn run(verb: &str, args: Vec<OsString>) -> Result<ExitCode> {
             let [address] = one_argument(args)?;
             serve::forever(&address)
         }
-        _ => bail!("unknown verb; there are init, enter, netns, serve"),
+        "resolve" => {
+            let [name] = one_argument(args)?;
+            resolve(&name)
+        }
+        _ => bail!("unknown verb; there are init, enter, netns, serve, resolve"),
     }
+}
+
+/// Prints the addresses that the C library of this program finds for `name`: musl, other than that of the host's tools.
+#[expect(clippy::print_stdout, reason = "what the test has asked for")]
+fn resolve(name: &str) -> Result<ExitCode> {
+    use std::net::ToSocketAddrs as _;
+    for address in (name, 0).to_socket_addrs().with_context(|| format!("resolve {name}"))? {
+        println!("{}", address.ip());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn one_argument(args: Vec<OsString>) -> Result<[String; 1]> {
