@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_in_any_order_nothing_is_lost_and_nothing_doubled", kill_storm),
     ("many_starts_at_once_make_one_server", start_race),
     ("what_is_acknowledged_holds_for_every_later_query", read_your_writes),
+    ("ten_thousand_names_come_back_in_time_and_changes_count_at_once", ten_thousand),
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
@@ -179,6 +180,40 @@ fn read_your_writes() {
             signal("serve", Signal::SIGKILL);
         }
     }
+}
+
+fn ten_thousand() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let store = Store::new(&state());
+    for number in 0..10_000_u32 {
+        let address = std::net::Ipv4Addr::from_bits(0xac14_0a00 + number).to_string();
+        let mut record = record(&format!("many{number}"), &address, &format!("name-{number}"));
+        record.addresses.truncate(1);
+        store.write(&record).unwrap();
+    }
+    kill_all();
+    // Without optimization, and beside all other tests, it may take longer than one call waits: then the next one
+    // finds the server ready.
+    eventually("it has come up", || alias_dns::daemon::tend(&state()).is_ok());
+    put("c2", "172.20.0.3", "centos-2");
+    for (name, address) in
+        [("name-0", "172.20.10.0"), ("name-9999", "172.20.49.15"), ("centos-2", "172.20.0.3")]
+    {
+        assert_eq!(ask(GATEWAY, name, Rtype::A).unwrap().answer, [format!("A {address}")]);
+    }
+    for turn in 0..20 {
+        let name = format!("turn-{turn}");
+        put("c2", "172.20.0.3", &name);
+        assert_eq!(ask(GATEWAY, &name, Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
+        remove("c2");
+        assert_eq!(ask(GATEWAY, &name, Rtype::A).unwrap().rcode, "NXDOMAIN");
+    }
+    // By the supervisor, then by the guard: the same names again, and whoever asks meanwhile only waits.
+    signal("serve", Signal::SIGKILL);
+    assert_eq!(ask(GATEWAY, "name-5000", Rtype::A).unwrap().answer, ["A 172.20.29.136"]);
+    both_killed_once();
+    assert_eq!(ask(GATEWAY, "name-5000", Rtype::A).unwrap().answer, ["A 172.20.29.136"]);
 }
 
 fn hand_edits() {
