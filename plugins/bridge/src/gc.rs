@@ -33,7 +33,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         log::debug!("done with veth pairs");
         failures.note(rules::collect(&mut host, network, |_, host_veth| Ok(keep.contains(host_veth))));
         log::debug!("done with the rules");
-        if config::uses_iptables(call.conf()) {
+        if config::uses_iptables(call.conf()) || rules::has_iptables(network)? {
             failures.note(iptables::collect(network, valid));
             log::debug!("done with iptables");
         }

@@ -87,8 +87,18 @@ pub(crate) fn install(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<(), E
 /// # Errors
 /// As [`install`].
 pub(crate) fn remove(jumps: Jumps<'_>) -> Result<(), Error> {
-    let comments = [comment(jumps), reference_comment(jumps.network, jumps.attachment.container_id())];
+    let comments = comments(jumps);
     remove_where(Some(&chain(jumps)), |found| comments.iter().any(|comment| comment == found))
+}
+
+/// The comments that jumps of an attachment may have: ours, and the reference's.
+pub(crate) fn comments(jumps: Jumps<'_>) -> [String; 2] {
+    [comment(jumps), reference_comment(jumps.network, jumps.attachment.container_id())]
+}
+
+/// Whether a comment is that of a jump of ours for `network`.
+pub(crate) fn is_of_network(comment: &str, network: &str) -> bool {
+    network_of(comment).is_some_and(|owner| owner == network || owner == names::network(network))
 }
 
 /// Removes the rules of the network's attachments but of those that are `valid`.
@@ -98,11 +108,7 @@ pub(crate) fn remove(jumps: Jumps<'_>) -> Result<(), Error> {
 pub(crate) fn collect(network: &str, valid: &[Attachment]) -> Result<(), Error> {
     let kept: HashSet<String> =
         valid.iter().map(|attachment| comment(Jumps { network, attachment })).collect();
-    remove_where(None, |found| {
-        let owner = network_of(found);
-        let is_ours = owner.is_some_and(|owner| owner == network || owner == names::network(network));
-        is_ours && !kept.contains(found)
-    })
+    remove_where(None, |found| is_of_network(found, network) && !kept.contains(found))
 }
 
 /// Each rule of an attachment that is missing, in words.

@@ -372,6 +372,11 @@ pub(crate) fn collect(
     remove_orphans(&mut rules, host)
 }
 
+/// Whether there are masquerade rules of the network through `iptables-nft`, whatever its configuration says by now.
+pub(crate) fn has_iptables(network: &str) -> Result<bool, Error> {
+    Rules::open().and_then(|mut rules| rules.has_iptables(network)).map_err(failed)
+}
+
 /// Whether the rules that the settings ask for could be written.
 pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
     let Policy { masquerade, ingress, ra_guard: _, mac_spoof_check, accept_forward } = policy(settings);

@@ -8,6 +8,7 @@ use nft_netlink::{Batch, Error, Family, FoundRule, MAX_NAME, Socket, Table};
 use sha2::{Digest as _, Sha512};
 
 use super::Owner;
+use crate::iptables::{self, Jumps};
 
 const MASQUERADE: Table<'static> = Table { family: Family::Inet, name: "cni_plugins_masquerade" };
 const MASQUERADE_CHAIN: &str = "masq_checks";
@@ -39,13 +40,24 @@ pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) 
     }
 
     let container_chain = iptables_chain(owner);
-    // Ours through iptables say the interface as well, and are removed by it.
-    let comment = format!("name: \"{}\" id: \"{id}\"", owner.network);
+    // Ours through iptables are found here as well, when the configuration no longer says that there are any.
+    let comments = iptables::comments(Jumps { network: owner.network, attachment: owner.attachment });
     for table in IPTABLES {
-        let is_reference = |rule: &FoundRule| rule.comment() == Some(comment.as_str());
-        remove_chain(socket, table, IPTABLES_BASE, &container_chain, is_reference, batch)?;
+        let is_meant = |rule: &FoundRule| comments.iter().any(|comment| rule.comment() == Some(comment));
+        remove_chain(socket, table, IPTABLES_BASE, &container_chain, is_meant, batch)?;
     }
     Ok(())
+}
+
+/// Whether there are jumps of ours through `iptables-nft` for `network`.
+pub(super) fn has_jumps(socket: &mut Socket, network: &str) -> Result<bool, Error> {
+    for table in IPTABLES {
+        let rules = socket.rules(table, IPTABLES_BASE)?;
+        if rules.iter().filter_map(FoundRule::comment).any(|text| iptables::is_of_network(text, network)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes from `base` the rules that lead to `chain` and that `is_meant` picks, and the chain when no other does.

@@ -215,6 +215,11 @@ impl Rules {
         })?)
     }
 
+    /// Whether there are masquerade rules of ours through `iptables-nft` for `network`.
+    pub(crate) fn has_iptables(&mut self, network: &str) -> Result<bool, Error> {
+        Ok(legacy::has_jumps(&mut self.socket, network)?)
+    }
+
     /// Removes every element of the attachment that a record is of, with the last one of a network or a table that too.
     pub(crate) fn remove_recorded(&mut self, record: &Record) -> Result<Removed, Error> {
         let host_veth = &record.host_veth;
