@@ -331,6 +331,26 @@ fn an_add_after_one_that_was_killed_completes_the_gateway() {
 }
 
 #[test]
+fn an_add_mends_the_port_of_a_gateway_that_is_there() {
+    let config = routed(&json!({ "vlan": 100 }));
+    for damage in [
+        "bridge vlan delete vid 100 dev PORT",
+        "bridge vlan add vid 100 dev PORT",
+        "bridge vlan add vid 300 dev PORT",
+        "ip link set PORT down",
+    ] {
+        let story = Story::new();
+        let (first, _) = story.attach("c1", &config);
+        let port = story.port_of("br0.100");
+        story.host(&damage.replace("PORT", &port));
+        let (second, result) = story.attach("c2", &config);
+        assert_eq!(story.vlans(&port), native(100, Vlans::new()), "after `{damage}`");
+        assert_eq!(story.found(&second, &config, &result), "", "after `{damage}`");
+        assert!(first.reaches("10.1.2.1") && second.reaches("10.1.2.1"), "after `{damage}`");
+    }
+}
+
+#[test]
 fn a_bridge_without_filtering_gets_it_where_that_cuts_nobody_off() {
     let story = Story::new();
     story.host("ip link add br0 type bridge");

@@ -7,8 +7,8 @@ use cni_types::{CniArgs, Delegate, Dns, Error, ErrorCode, MAX_IFNAME_LEN, NetCon
 use serde::Deserialize;
 
 use crate::mac::Mac;
+use crate::netlink::addr::Dad;
 use crate::nft::IngressPolicy;
-use crate::plan::Dad;
 
 /// The bridge of a network that names none.
 const DEFAULT_BRIDGE: &str = "cni0";

@@ -6,12 +6,12 @@ use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
 use crate::config::Settings;
-use crate::netlink::addr::AddressState;
+use crate::netlink::addr::{AddressState, Dad};
 use crate::netlink::events::Events;
 use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{Dad, Plan, PlannedRoute};
+use crate::plan::{Plan, PlannedRoute};
 use crate::sysctl::{self, Ipv6Switch};
 
 /// Longest wait for duplicate address detection; it takes one to two seconds.

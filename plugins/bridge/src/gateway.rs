@@ -8,13 +8,13 @@ use nix::errno::Errno;
 
 use crate::attachment::{bridge_alias, gateway_port};
 use crate::bridge::take_back;
-use crate::config::{AddressConflict, GatewayRole, Settings};
+use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::mac::Mac;
-use crate::netlink::addr::Address;
+use crate::netlink::addr::{Address, Dad};
 use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{Dad, Family, Plan};
+use crate::plan::{Family, Plan};
 use crate::sysctl;
 use crate::undo::Undo;
 use crate::vlans;
@@ -37,6 +37,7 @@ pub(crate) fn ensure_link<'a>(
     };
     let found = host.link_by_name(&name).map_err(failed)?;
     if let Some(link) = found.filter(|link| link.up) {
+        mend_port(host, bridge, settings, &link).map_err(failed)?;
         return Ok(Some(link));
     }
     let port_name = gateway_port(&name);
@@ -68,6 +69,22 @@ pub(crate) fn ensure_link<'a>(
     host.set_up_port(port.index, setup).map_err(failed)?;
     host.set_up(end.index).map_err(failed)?;
     Ok(Some(end))
+}
+
+/// Puts the port that leads to the gateway interface `link` back into its VLAN, and up.
+fn mend_port(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link) -> Result<(), Failure> {
+    let port = link.peer.map(|index| host.link_by_index(index)).transpose()?.flatten();
+    // One that leads elsewhere is somebody else's.
+    let Some(port) = port.filter(|port| port.controller == Some(bridge.index)) else { return Ok(()) };
+    if let Some(vlans) = settings.vlans.as_ref().map(Vlans::of_gateway)
+        && !vlans::differences(host, &vlans, &port)?.is_empty()
+    {
+        vlans::join(host, &vlans, port.index)?;
+    }
+    match port.up {
+        true => Ok(()),
+        false => host.set_up(port.index),
+    }
 }
 
 /// Puts the plan's gateway addresses on `link`.

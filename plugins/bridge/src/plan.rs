@@ -25,15 +25,6 @@ const DEFAULT_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 
 /// Position in the result of the container's interface, to which every address belongs.
 pub(crate) const CONTAINER_INTERFACE: usize = 2;
 
-/// Duplicate address detection of IPv6 addresses (RFC 4862, section 5.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dad {
-    /// The address can be used at once: the IPAM plugin has made sure that it is nobody else's.
-    Skip,
-    /// It can be used when nobody has objected for a second or two.
-    Wait,
-}
-
 /// An attachment as it should be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {

@@ -11,7 +11,15 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Failure, Netlink};
-use crate::plan::Dad;
+
+/// Duplicate address detection of IPv6 addresses (RFC 4862, section 5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dad {
+    /// The address can be used at once: the IPAM plugin has made sure that it is nobody else's.
+    Skip,
+    /// It can be used when nobody has objected for a second or two.
+    Wait,
+}
 
 /// An address as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
