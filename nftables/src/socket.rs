@@ -3,6 +3,7 @@
 //! netlink answers within the call that sends: when a send returns, every answer to it is queued, and a dump goes on
 //! in the call that receives. So nothing here ever blocks; an answer that is not there is an error.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -161,13 +162,15 @@ impl Socket {
         self.get(Request::GetChain, Some(table.family), name, wire::decode_chain)
     }
 
-    /// Whether there is such a set or map.
+    /// The names of the sets and maps of a table; none without the table.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn has_set(&mut self, table: Table<'_>, name: &str) -> Result<bool, Error> {
-        let name = |bytes: &mut Vec<u8>| wire::put_set_reference(bytes, table.name, name);
-        Ok(self.get(Request::GetSet, Some(table.family), name, |_| Some(()))?.is_some())
+    pub fn set_names(&mut self, table: Table<'_>) -> Result<Vec<String>, Error> {
+        let name = |bytes: &mut Vec<u8>| wire::put_table_of_set(bytes, table.name);
+        self.dump(Request::GetSet, Some(table.family), name, |body, names| {
+            names.extend(wire::decode_set_name(body));
+        })
     }
 
     /// The element with this key; `None` without it, its set or its table.
@@ -197,6 +200,22 @@ impl Socket {
         self.dump(Request::GetRule, Some(table.family), name, |body, rules| {
             rules.extend(wire::decode_rule(body));
         })
+    }
+
+    /// The rules of all chains of a table, each chain's in order; none without the table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rules_by_chain(&mut self, table: Table<'_>) -> Result<BTreeMap<String, Vec<FoundRule>>, Error> {
+        let name = |bytes: &mut Vec<u8>| wire::put_table_of_rule(bytes, table.name);
+        let found = self.dump(Request::GetRule, Some(table.family), name, |body, rules| {
+            rules.extend(wire::decode_chain_of_rule(body).zip(wire::decode_rule(body)));
+        })?;
+        let mut rules = BTreeMap::<String, Vec<FoundRule>>::new();
+        for (chain, rule) in found {
+            rules.entry(chain).or_default().push(rule);
+        }
+        Ok(rules)
     }
 
     /// The elements of a set or map, in no order; none without the set or its table.

@@ -540,11 +540,21 @@ pub(crate) fn put_rule(buffer: &mut Vec<u8>, table: &str, chain: &str, at: Optio
 
 /// All rules of a chain, or (with a handle) one of them.
 pub(crate) fn put_rule_reference(buffer: &mut Vec<u8>, table: &str, chain: &str, handle: Option<u64>) {
-    put_text(buffer, RULE_TABLE, table);
+    put_table_of_rule(buffer, table);
     put_text(buffer, RULE_CHAIN, chain);
     if let Some(handle) = handle {
         put_u64(buffer, RULE_HANDLE, handle);
     }
+}
+
+/// All rules of a table, to be read.
+pub(crate) fn put_table_of_rule(buffer: &mut Vec<u8>, table: &str) {
+    put_text(buffer, RULE_TABLE, table);
+}
+
+/// All sets of a table, to be read.
+pub(crate) fn put_table_of_set(buffer: &mut Vec<u8>, table: &str) {
+    put_text(buffer, SET_TABLE, table);
 }
 
 pub(crate) fn put_set(buffer: &mut Vec<u8>, table: &str, set: &Set<'_>, id: u32, comment: &str) {
@@ -572,7 +582,7 @@ pub(crate) fn put_set(buffer: &mut Vec<u8>, table: &str, set: &Set<'_>, id: u32,
 }
 
 pub(crate) fn put_set_reference(buffer: &mut Vec<u8>, table: &str, set: &str) {
-    put_text(buffer, SET_TABLE, table);
+    put_table_of_set(buffer, table);
     put_text(buffer, SET_NAME, set);
 }
 
@@ -658,6 +668,16 @@ pub(crate) fn decode_rule(body: &[u8]) -> Option<FoundRule> {
         handle: find_u64(attributes, RULE_HANDLE)?,
         rule: Rule { expressions: expressions.collect::<Option<_>>()?, comment },
     })
+}
+
+pub(crate) fn decode_chain_of_rule(body: &[u8]) -> Option<String> {
+    let (_, attributes) = split_family(body);
+    find_text(attributes, RULE_CHAIN)
+}
+
+pub(crate) fn decode_set_name(body: &[u8]) -> Option<String> {
+    let (_, attributes) = split_family(body);
+    find_text(attributes, SET_NAME)
 }
 
 pub(crate) fn decode_elements(body: &[u8]) -> impl Iterator<Item = Element> {

@@ -80,8 +80,9 @@ pub(super) fn differences<'a>(
         return Ok(vec![Difference { table, what: What::NoTable(content) }]);
     }
     let mut found = Vec::new();
+    let sets = socket.set_names(table)?;
     for (set, comment) in skeleton.sets {
-        if !socket.has_set(table, set.name)? {
+        if !sets.iter().any(|name| name == set.name) {
             found.push(What::NoSet(set, comment));
         }
     }
@@ -97,12 +98,14 @@ pub(super) fn differences<'a>(
         base: chain.base,
         rules: chain.rules,
     });
+    let rules = socket.rules_by_chain(table)?;
+    let rules_of = |chain: &str| rules.get(chain).map(Vec::as_slice).unwrap_or_default();
     for wish in of_network.chain(of_table) {
         match socket.chain(table, wish.name)? {
             None => found.push(What::NoChain(wish)),
             Some(chain) if chain.base != wish.base => found.push(What::OtherHook(wish)),
             Some(_) => {
-                let rules = socket.rules(table, wish.name)?;
+                let rules = rules_of(wish.name);
                 let same = skeleton.entry_chain == Some(wish.name)
                     || rules.len() == wish.rules.len()
                         && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
@@ -113,10 +116,9 @@ pub(super) fn differences<'a>(
         }
     }
     if let Some(entry_chain) = skeleton.entry_chain {
-        let rules = socket.rules(table, entry_chain)?;
         for chain in &content.chains {
             let Some(wished) = &chain.entry_rule else { continue };
-            if !rules.iter().any(|rule| rule.does(wished)) {
+            if !rules_of(entry_chain).iter().any(|rule| rule.does(wished)) {
                 found.push(What::NoEntryRule(entry_chain, chain, wished));
             }
         }
