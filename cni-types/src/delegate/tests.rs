@@ -1,5 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use nix::sys::signal::{SigSet, Signal};
 use tempfile::TempDir;
 
 use super::*;
@@ -75,6 +76,32 @@ fn a_result_without_version_is_of_the_configurations() {
 fn a_delegate_that_reads_nothing_blocks_nobody() {
     let conf = format!(r#"{{"cniVersion":"1.0.0","name":"n","filler":"{}"}}"#, "x".repeat(1 << 20));
     add("echo '{}'", &conf).unwrap();
+}
+
+#[test]
+fn signals_that_the_caller_holds_back_are_not_held_back_from_the_delegate() {
+    let ending: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    ending.thread_block().unwrap();
+    let result = add("kill -TERM $$; echo '{}'", CONF);
+    ending.thread_unblock().unwrap();
+    let ended = result.unwrap_err();
+    assert!(ended.msg().contains("signal: 15"), "{ended}");
+}
+
+#[test]
+fn a_delegate_that_nobody_waits_for_is_killed() {
+    let directory = plugin("echo $$ > \"$(dirname \"$0\")/pid\"; exec sleep 1000");
+    let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
+    let running = (0..100).find_map(|_| delegate.start(Command::Add, &call(CONF)).ok()).unwrap();
+    let pid = directory.path().join("pid");
+    let written = || std::fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'));
+    assert!((0..1000).any(|_| written() || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        false
+    }));
+    drop(running);
+    let pid = std::fs::read_to_string(&pid).unwrap();
+    assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
 }
 
 #[test]
