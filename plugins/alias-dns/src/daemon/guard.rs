@@ -17,6 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::channel::{Channel, Kept, Message};
 use super::clear::forget_dead_namespaces;
 use super::client::{self, OPENING_LOCK, PATIENCE};
+use super::image;
 use super::lock_file::{LockFile, stands_at};
 use super::tend;
 use super::worker::{CONTROL, CONTROL_SOCKET, LOCK, LOCK_FILE};
@@ -38,6 +39,7 @@ pub(crate) fn run(channel: &Channel, state: &StateDir) -> Result<()> {
     forget_dead_namespaces(state);
     // Without a watch, edits by hand are noticed by the next plugin.
     let watch = watch(state).map_err(|error| log::warn!("watch {}: {error}", state.path().display())).ok();
+    image::forget_code();
     match keep(channel, watch.as_ref(), state) {
         Some(kept) => bring_back(kept, state),
         None => Ok(()),

@@ -3,13 +3,17 @@
 //! The descriptor stays at [`IMAGE_FD`] through every start. So neither a changed path nor dropped rights keep a part
 //! from coming back, and the system-call filter can allow this one image to be executed and nothing else.
 
+use std::ffi::c_void;
 use std::ffi::{CStr, CString};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
+use std::ptr::NonNull;
+
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, execveat, fork};
+use nix::unistd::{ForkResult, SysconfVar, execveat, fork, sysconf};
 
 use super::channel::Channel;
 use super::detach::PASSED_ON;
@@ -67,6 +71,29 @@ pub(crate) fn open_own() -> Result<()> {
     // A file that is open for writing cannot be executed.
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
     place(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Gives back the pages of the program's code that starting has taken: a part that only waits from now on needs few of
+/// them, and those that it needs are in the page cache. That is most of such a part's memory.
+pub(crate) fn forget_code() {
+    #[allow(unsafe_code, reason = "only the linker knows where the code is")]
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| usize::try_from(size).ok());
+    let Some(page) = page.filter(|size| size.is_power_of_two()) else { return };
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize & !(page - 1));
+    let start = start.next_multiple_of(page);
+    if let Some(code) = NonNull::new(start as *mut c_void).filter(|_| end > start) {
+        // SAFETY: the linker puts headers and code there and nothing that is ever written, so that what is read again
+        // is what was there.
+        #[allow(unsafe_code, reason = "the advice can throw away what was written")]
+        let advised = unsafe { madvise(code, end - start, MmapAdvise::MADV_DONTNEED) };
+        if let Err(errno) = advised {
+            log::debug!("forget code: {errno}");
+        }
+    }
 }
 
 fn memory_file() -> Result<OwnedFd> {

@@ -24,6 +24,7 @@ pub(crate) fn run(mut channel: Channel) -> Result<()> {
     // SAFETY: ignoring a signal installs no function.
     #[allow(unsafe_code, reason = "nix cannot tell a harmless disposition from a function")]
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+    image::forget_code();
     let mut kept = Kept::new();
     let mut pause = Pause::default();
     let mut started = Instant::now();
