@@ -182,6 +182,44 @@ fn del_killed_at_any_moment_is_completed_by_the_next() {
     survives("DEL", "KILL");
 }
 
+/// The system calls by which a call of the plugin changes anything, or learns that it did.
+const STEPS: [&str; 8] = ["sendto", "recvfrom", "socket", "close", "setns", "write", "clone", "exit_group"];
+
+/// Kills `verb` as it enters each of its system calls of one name, one after the other, until it gets through.
+#[track_caller]
+fn survives_each(verb: &str) {
+    const MOST: u32 = 100;
+    let story = Story::new();
+    for step in STEPS {
+        let gets_through = |count: u32| {
+            if verb == "DEL" {
+                story.call("ADD", &config()).run().success();
+            }
+            let inject = format!("inject={step}:signal=KILL:when={count}");
+            let tracer = ["strace", "-qq", "-o", "/dev/null", "-e", &inject];
+            let traced = story.world.traced_plugin(&tracer, "bridge").verb(verb).container(&story.guest);
+            let output = traced.env("CNI_PATH", &story.path).config(&config()).run();
+            wait_until("an allocator that was left alone has ended", || {
+                story.world.host().run("pgrep -f host-local").stdout.is_empty().then_some(())
+            });
+            story.call("DEL", &config()).run().success();
+            story.assert_clean();
+            output.status == 0
+        };
+        assert!((1..MOST).any(gets_through), "{verb} makes {MOST} calls of {step}");
+    }
+}
+
+#[test]
+fn add_killed_at_each_system_call_leaves_nothing_after_del() {
+    survives_each("ADD");
+}
+
+#[test]
+fn del_killed_at_each_system_call_is_completed_by_the_next() {
+    survives_each("DEL");
+}
+
 #[test]
 fn add_asked_to_end_at_any_moment_is_whole_or_nothing() {
     survives("ADD", "TERM");

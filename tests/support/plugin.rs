@@ -1,5 +1,6 @@
 //! One call of one plugin, with any environment and any bytes on stdin.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -21,9 +22,19 @@ impl PluginCall {
         Self::of_binary(&world.host(), suite.binary(name), &suite.dir())
     }
 
+    /// The plugin is started by `tracer`, a command and its arguments.
+    pub(crate) fn traced(world: &World, tracer: &[&str], name: &str) -> Self {
+        let binary = Suite::Ours.binary(name).into_os_string();
+        let argv = tracer.iter().map(OsString::from).chain([binary]);
+        Self::of_command(world.host().command(argv), &Suite::Ours.dir())
+    }
+
     pub(crate) fn of_binary(host: &Space, binary: PathBuf, cni_path: &std::path::Path) -> Self {
-        let command = host
-            .command([binary])
+        Self::of_command(host.command([binary]), cni_path)
+    }
+
+    fn of_command(command: Cmd, cni_path: &std::path::Path) -> Self {
+        let command = command
             .env("CNI_CONTAINERID", "c1")
             .env("CNI_IFNAME", "eth0")
             .env("CNI_NETNS", "")

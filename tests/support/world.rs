@@ -146,6 +146,11 @@ impl World {
         PluginCall::new(self, Suite::Ours, name)
     }
 
+    /// The same, started by `tracer`, a command and its arguments.
+    pub fn traced_plugin(&self, tracer: &[&str], name: &str) -> PluginCall {
+        PluginCall::traced(self, tracer, name)
+    }
+
     /// A call of a plugin of either suite on the host.
     pub fn plugin_of(&self, suite: Suite, name: &str) -> PluginCall {
         PluginCall::new(self, suite, name)
