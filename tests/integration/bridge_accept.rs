@@ -429,3 +429,57 @@ fn parallel_first_attachments_write_the_rules_once() {
     }
     story.assert_foreign_is_as_before();
 }
+
+/// The tables of iptables from before nf_tables, which nf_tables does not show.
+#[test]
+fn the_forward_chain_of_legacy_iptables_is_passed_too() {
+    for policy in ["", "same-bridge", "isolated"] {
+        let story = Story::new(&[]);
+        let host = story.world.host();
+        for command in [
+            "iptables-legacy -P FORWARD DROP",
+            "iptables-legacy -N DOCKER-USER",
+            "iptables-legacy -A DOCKER-USER -j RETURN",
+            "iptables-legacy -A FORWARD -j DOCKER-USER",
+            "ip6tables-legacy -A FORWARD -j REJECT",
+        ] {
+            host.run(command).success();
+        }
+        let legacy = || {
+            let listed = |program: &str| host.run(&format!("{program} -S")).success().to_owned();
+            listed("iptables-legacy") + &listed("ip6tables-legacy")
+        };
+        let before = legacy();
+        let without = story.network("other", 2, json!({}));
+        let stranger = story.world.container("stranger");
+        without.attach(&stranger);
+        check(&stranger, &BEHIND, false, "legacy");
+        assert_eq!(legacy(), before);
+
+        let keys = json!({ "acceptForward": true, "ingressPolicy": policy });
+        story.world.write("/run/net.d/net.conflist", list("net", 1, keys.clone()).to_string());
+        let network = story.accepting(policy);
+        let (one, two) = (story.world.container("one"), story.world.container("two"));
+        network.attach(&one);
+        let with_one = legacy();
+        assert_eq!(with_one.matches("cni-bridge accept-forward-net").count(), 4, "{with_one}");
+        network.attach(&two);
+        assert_eq!(legacy(), with_one);
+        check(&one, &BEHIND, true, policy);
+        check(&stranger, &["10.1.0.2", "fd00:1::2"], policy.is_empty(), policy);
+        assert_eq!(story.outside.space().reaches("10.1.0.2"), policy.is_empty(), "{policy}");
+
+        host.run("iptables-legacy -F FORWARD").success();
+        let failure = network.check(&Attachment::of(&one)).unwrap_err();
+        assert!(failure.msg.contains("iptables rule is missing in table filter"), "{failure}");
+        host.run("iptables-legacy -A FORWARD -j DOCKER-USER").success();
+        assert!(story.bridge(&["repair", "net"]).success().contains("table filter"));
+        network.check(&Attachment::of(&one)).unwrap();
+        check(&two, &BEHIND, true, policy);
+
+        network.detach(&one);
+        check(&two, &BEHIND, true, policy);
+        network.detach(&two);
+        assert_eq!(legacy(), before, "{policy}");
+    }
+}

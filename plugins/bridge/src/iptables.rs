@@ -21,6 +21,9 @@ use sha2::{Digest as _, Sha512};
 use crate::names;
 use crate::plan::Family;
 
+/// The table that translates addresses.
+const NAT: &str = "nat";
+
 /// Where the programs are looked for when the runtime has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -45,10 +48,10 @@ pub(crate) struct Jumps<'a> {
     pub(crate) attachment: &'a Attachment,
 }
 
-/// The programs of one family.
+/// The programs of one family, for one table.
 #[derive(Debug)]
-struct Tool {
-    family: Family,
+pub(crate) struct Tool {
+    table: &'static str,
     program: PathBuf,
 }
 
@@ -227,7 +230,7 @@ fn network_of(comment: &str) -> Option<&str> {
 }
 
 /// The comment in a listed rule.
-fn comment_of(rule: &str) -> Option<String> {
+pub(crate) fn comment_of(rule: &str) -> Option<String> {
     let quoted = rule.split_once(" --comment \"")?.1;
     let mut comment = String::new();
     let mut characters = quoted.chars();
@@ -241,7 +244,7 @@ fn comment_of(rule: &str) -> Option<String> {
 }
 
 /// A comment as iptables lists it.
-fn quoted(comment: &str) -> String {
+pub(crate) fn quoted(comment: &str) -> String {
     format!("\"{}\"", comment.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
@@ -260,7 +263,7 @@ impl Tool {
         std::env::split_paths(&path)
             .map(|directory| directory.join(name))
             .find(|program| program.is_file())
-            .map(|program| Self { family, program })
+            .map(|program| Self { table: NAT, program })
             .ok_or_else(|| {
                 Error::invalid_config(
                     "ipMasqBackend",
@@ -269,24 +272,59 @@ impl Tool {
             })
     }
 
-    /// The rules of table nat.
-    fn list(&self) -> Result<Vec<String>, Error> {
-        let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", "nat", "-S"], None)?;
+    /// The programs that work on the tables from before nf_tables.
+    ///
+    /// # Errors
+    /// Code 7 when there are none.
+    pub(crate) fn legacy(family: Family, table: &'static str) -> Result<Self, Error> {
+        let name = match family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let find = |name: String| {
+            std::env::split_paths(&path)
+                .map(|directory| directory.join(&name))
+                .find(|program| program.is_file())
+        };
+        // Where both are installed, the plain name is a link to one of them.
+        let plain = || {
+            find(name.to_owned()).filter(|program| {
+                let is_nft = |target: PathBuf| target.to_string_lossy().contains("nft");
+                !program.canonicalize().is_ok_and(is_nft)
+            })
+        };
+        find(format!("{name}-legacy")).or_else(plain).map(|program| Self { table, program }).ok_or_else(
+            || {
+                Error::invalid_config(
+                    "acceptForward",
+                    format_args!("failed to find {name}-legacy in {}", path.display()),
+                )
+            },
+        )
+    }
+
+    /// The rules of the table.
+    ///
+    /// # Errors
+    /// As [`install`].
+    pub(crate) fn list(&self) -> Result<Vec<String>, Error> {
+        let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", self.table, "-S"], None)?;
         Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
     }
 
-    /// Changes table nat in one transaction.
-    fn apply(&self, script: &str) -> Result<(), Error> {
+    /// Changes the table in one transaction.
+    ///
+    /// # Errors
+    /// As [`install`].
+    pub(crate) fn apply(&self, script: &str) -> Result<(), Error> {
         if script.is_empty() {
             return Ok(());
         }
-        let restore = match self.family {
-            Family::V4 => "iptables-restore",
-            Family::V6 => "ip6tables-restore",
-        };
-        let script = format!("*nat\n{script}COMMIT\n");
-        run(&self.program.with_file_name(restore), &["-w", LOCK_PATIENCE, "--noflush"], Some(&script))
-            .map(drop)
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        let restore = self.program.with_file_name(format!("{name}-restore"));
+        let script = format!("*{}\n{script}COMMIT\n", self.table);
+        run(&restore, &["-w", LOCK_PATIENCE, "--noflush"], Some(&script)).map(drop)
     }
 }
 

@@ -33,6 +33,7 @@ mod sysctl;
 mod undo;
 mod veth;
 mod vlans;
+mod xtables;
 
 #[global_allocator]
 static ALLOCATOR: Arena = Arena::new();

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 use crate::survey::{self, Found, FoundEnd};
 use crate::undo::Undo;
 use crate::veth;
+use crate::xtables::{self, Traffic};
 
 /// What the settings ask of the rules in nf_tables.
 pub(crate) fn policy(settings: &Settings) -> Policy {
@@ -83,6 +84,11 @@ impl Subject {
             gateways: self.gateways.clone(),
             policy: self.policy,
         })
+    }
+
+    fn traffic(&self) -> Traffic<'_> {
+        let (network, link) = (self.identity.owner().network, self.gateway_link.as_str());
+        Traffic { network, link, ingress: self.policy.ingress }
     }
 
     pub(crate) fn attached(&self) -> Attached<'_> {
@@ -153,6 +159,7 @@ pub(crate) fn install<'a>(
     let InstalledRules { rules, subject } = &mut installed;
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
+        xtables::accept(subject.traffic())?;
     } else if settings.is_gateway() {
         tell_foreign_drops(rules, &subject.gateway_link);
     }
@@ -258,7 +265,8 @@ pub(crate) fn remove_of_gone(
     for identity in identities {
         let link = host.link_by_name(identity.host_veth()).map_err(Error::internal)?;
         if !link.is_some_and(|link| veth::is_of(&link, identity)) {
-            rules.remove_again(&identity.owner()).map_err(failed)?;
+            let removed = rules.remove_again(&identity.owner()).map_err(failed)?;
+            forget_accepted(removed, identity.owner().network)?;
         }
     }
     Ok(())
@@ -267,9 +275,24 @@ pub(crate) fn remove_of_gone(
 /// Mends the rules of attachments in one transaction; says what was wrong.
 pub(crate) fn repair(rules: &mut Rules, subjects: Vec<Subject>) -> Result<Vec<String>, Error> {
     let attached: Vec<Attached<'_>> = subjects.iter().map(Subject::attached).collect();
-    match attached.is_empty() {
-        true => Ok(Vec::new()),
-        false => rules.repair(&attached).map_err(failed),
+    if attached.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut wrong = rules.repair(&attached).map_err(failed)?;
+    for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
+        wrong.extend(xtables::accept(subject.traffic())?);
+    }
+    Ok(wrong)
+}
+
+/// Removes what lets a network through the chains that nf_tables does not show, if nobody is left who needs it.
+fn forget_accepted(removed: Removed, network: &str) -> Result<(), Error> {
+    match removed {
+        Removed::LastAccepted => {
+            let comment = nft::accept_comment(network);
+            xtables::remove(|found| found == comment)
+        }
+        Removed::Nothing | Removed::Rules => Ok(()),
     }
 }
 
@@ -318,7 +341,10 @@ impl Removal<'_> {
     /// Removes what a repair has brought back as long as there was a link, and what the network has left in the chains
     /// of others if its record is lost.
     pub(crate) fn complete(mut self) -> Result<(), Error> {
-        self.rules.remove_again(&self.owner).map_err(failed)?;
+        let again = self.rules.remove_again(&self.owner).map_err(failed)?;
+        for removed in [self.removed, again] {
+            forget_accepted(removed, self.owner.network)?;
+        }
         match self.removed {
             Removed::Nothing => {
                 let mut host = Netlink::open().map_err(Error::internal)?;
@@ -350,6 +376,9 @@ pub(crate) fn verify(
         true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed)?,
         false => Vec::new(),
     };
+    if subject.policy.accept_forward {
+        differences.extend(xtables::differences(subject.traffic())?);
+    }
     if settings.masquerade == Some(MasqueradeBackend::Iptables) {
         differences.extend(iptables::verify(identity.jumps(), &subject.addresses)?);
     }
@@ -367,7 +396,8 @@ pub(crate) fn collect(
         if record.network != names::network(network) || keep(host, &record.host_veth)? {
             continue;
         }
-        rules.remove_recorded(&record).map_err(failed)?;
+        let removed = rules.remove_recorded(&record).map_err(failed)?;
+        forget_accepted(removed, network)?;
     }
     remove_orphans(&mut rules, host)
 }

@@ -8,7 +8,8 @@ use crate::attachment::is_marked;
 use crate::netlink::Netlink;
 use crate::netlink::link::Kind;
 use crate::netns::Netns;
-use crate::nft::{Record, Rules};
+use crate::nft::{self, Record, Rules};
+use crate::{rules, survey, xtables};
 
 /// Removes them; says what was removed.
 pub(super) fn prune() -> anyhow::Result<String> {
@@ -42,6 +43,9 @@ pub(super) fn prune() -> anyhow::Result<String> {
         let Record { network, container_id, ifname, .. } = record;
         removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
     }
-    crate::rules::remove_orphans(&mut rules, &mut host)?;
+    rules::remove_orphans(&mut rules, &mut host)?;
+    let kept: BTreeSet<String> =
+        survey::networks(&links).iter().map(|network| nft::accept_comment(network)).collect();
+    xtables::remove(|comment| nft::is_accept_comment(comment) && !kept.contains(comment))?;
     Ok(removed)
 }

@@ -36,6 +36,11 @@ pub(super) fn comment(chain: &str) -> String {
     format!("{MARK}{chain}")
 }
 
+/// Whether rules of some network have this comment.
+pub(super) fn is_comment(comment: &str) -> bool {
+    comment.strip_prefix(MARK).is_some_and(is_chain)
+}
+
 /// The chain of our own that the rules of a network live as long as.
 pub(super) fn chain_of(network: &str) -> String {
     chain_name(CHAIN, &names::network(network))

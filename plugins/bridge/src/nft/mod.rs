@@ -46,6 +46,7 @@ use content::Newcomer;
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
+pub(crate) use undecided::{Fate, Undecided, follow};
 
 /// nf_tables did not do what it was asked; the text names the object.
 #[derive(Debug, thiserror::Error)]
@@ -337,6 +338,16 @@ fn remove_elements(
         }
     }
     Ok(removed)
+}
+
+/// The comment of the rules that let a network through the chains of others.
+pub(crate) fn accept_comment(network: &str) -> String {
+    accept::comment(&accept::chain_of(network))
+}
+
+/// Whether a comment is that of such rules, of whatever network.
+pub(crate) fn is_accept_comment(comment: &str) -> bool {
+    accept::is_comment(comment)
 }
 
 fn contents(attached: &[Attached<'_>]) -> [content::Content; 2] {
