@@ -246,3 +246,25 @@ fn sixty_four_first_attachments_at_once_all_succeed() {
     containers[0].run("ping -c 1 -W 5 10.1.2.1").success();
     containers[63].run("ping -c 1 -W 5 fd00:1::1").success();
 }
+
+#[test]
+fn del_asked_to_end_at_any_moment_is_completed_by_the_next() {
+    survives("DEL", "TERM");
+}
+
+#[test]
+fn a_full_pool_and_a_taken_name_leave_everything_as_it_was() {
+    let story = Story::new();
+    let mut full = config();
+    full["ipam"]["ranges"][0][0]["rangeStart"] = json!("10.1.2.2");
+    full["ipam"]["ranges"][0][0]["rangeEnd"] = json!("10.1.2.2");
+    story.fails(&full, 11, "10.1.2.2");
+
+    story.guest.run("ip link add eth0 type veth peer name other").success();
+    story.call("ADD", &config()).run().error(4);
+    story.before.assert_unchanged_but(&story.world, &KEPT);
+    story.guest.run("ip link delete eth0").success();
+    story.call("ADD", &config()).run().success();
+    story.call("DEL", &config()).run().success();
+    story.assert_clean();
+}

@@ -325,3 +325,36 @@ fn the_longest_names_make_no_difference() {
         }
     }
 }
+
+/// Everything that the reference writes for an attachment, in either backend, goes with our DEL.
+#[test]
+fn del_removes_the_rules_that_the_reference_wrote() {
+    for backend in ["nftables", "iptables"] {
+        for netns_is_there in [true, false] {
+            let story = Story::new(&json!({ "macspoofchk": true, "ipMasqBackend": backend }));
+            let (container, neighbour) = (story.world.container("c1"), story.world.container("c2"));
+            let result = story.call_of(Suite::Reference, "ADD", &container).run().json();
+            assert!(result["interfaces"].is_array(), "{result}");
+            story.call_of(Suite::Reference, "ADD", &neighbour).run().success();
+            let rules = || story.world.host().run("nft list ruleset").success().to_owned();
+            let before = rules();
+            assert!(before.contains("cni-br-iface-c1-eth0") && before.contains("10.1.2.2"), "{before}");
+
+            let mut config = story.config.clone();
+            config["prevResult"] = result;
+            story.call("CHECK", &container).config(&config).run().success();
+            if !netns_is_there {
+                story.world.remove_netns("c1");
+                config.as_object_mut().unwrap().remove("prevResult");
+            }
+            let del = story.call("DEL", &container).config(&config);
+            if netns_is_there { del } else { del.env("CNI_NETNS", "") }.run().success();
+            let left = rules();
+            for gone in ["cni-br-iface-c1-", "macspoofchk-c1-", "10.1.2.2 ", "fd00:1::2 "] {
+                assert!(!left.contains(gone), "{backend}: {gone} is left in {left}");
+            }
+            assert!(left.contains("cni-br-iface-c2-eth0") && left.contains("10.1.2.3"), "{left}");
+            neighbour.run("ping -c 1 -W 5 10.1.2.1").success();
+        }
+    }
+}
