@@ -1,5 +1,7 @@
 //! `bridge repair`: the rules of every attachment, as the network's configuration means them.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -34,10 +36,17 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
     }
     let mut subjects = Vec::new();
     let mut wrong = Vec::new();
+    let mut networks: BTreeMap<String, Settings> = BTreeMap::new();
     for found in found {
-        let settings = settings_of(&found.identity.network())?;
-        wrong.extend(rules::restore_isolation(&mut host, &settings, &found)?);
-        subjects.extend(subject(&mut host, &settings, found)?);
+        let settings = match networks.entry(found.identity.network().into_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let settings = settings_of(unknown.key())?;
+                unknown.insert(settings)
+            }
+        };
+        wrong.extend(rules::restore_isolation(&mut host, settings, &found)?);
+        subjects.extend(subject(&mut host, settings, found)?);
     }
     let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity().clone()).collect();
     let mut rules = Rules::open()?;
