@@ -36,10 +36,10 @@ pub fn decode<'de, T: Deserialize<'de>>(
         let reason = error.into_inner().to_string();
         match composite {
             // serde names a scalar, and says only "map" or "sequence" of anything else.
-            Some(composite) => {
+            Some(composite) if reason.starts_with("invalid type") => {
                 DecodeError { path, reason: format!("{reason}, not {}", shortened(composite)) }
             }
-            None => DecodeError { path, reason },
+            _ => DecodeError { path, reason },
         }
     })
 }

@@ -231,7 +231,7 @@ fn what_does_not_fit_is_named() {
             json!({"ips": [{"address": "10.0.0.2/8", "interface": -1}]}),
             "ips[0].interface: invalid value: integer `-1`, expected usize",
         ),
-        (json!([]), ".: invalid type: sequence, expected struct Versioned"),
+        (json!([]), ".: invalid type: sequence, expected struct Versioned, not []"),
     ] {
         let error = CniResult::decode(&document, SpecVersion::V1_0_0).unwrap_err();
         assert_eq!(error.to_string(), message);

@@ -106,7 +106,7 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
             json!({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}),
             "ipam.ranges[1]: range set 0 overlaps with 1 (10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.126)",
         ),
-        (json!({"ranges": {}}), "ipam.ranges: invalid type: map, expected a sequence"),
+        (json!({"ranges": {}}), "ipam.ranges: invalid type: map, expected a sequence, not {}"),
         (
             json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "foo"}]}),
             "ipam.routes[1].dst: invalid CIDR address: foo",

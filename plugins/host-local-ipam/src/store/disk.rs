@@ -39,6 +39,9 @@ const NEW_LEASE: &str = "lease";
 const NEW_INDEX: &str = "index.new";
 const UNFINISHED: [&str; 2] = [NEW_LEASE, NEW_INDEX];
 
+/// A lease that is written where the leases are, since our own directory cannot be used.
+const NEW_LEASE_BESIDE: &str = "lease.new";
+
 /// Type and permissions of a lease file.
 const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
 
@@ -255,7 +258,8 @@ impl DiskStore {
 
     /// Removes what a call that was killed had written and not moved into place. Nobody is at it while we hold the lock.
     pub(crate) fn remove_unfinished(&self) -> Result<(), StoreError> {
-        UNFINISHED.into_iter().try_for_each(|kind| remove_file(&self.place.own_file(kind)))
+        UNFINISHED.into_iter().try_for_each(|kind| remove_file(&self.place.own_file(kind)))?;
+        remove_file(&self.directory.join(NEW_LEASE_BESIDE))
     }
 
     /// The leases of `attachment`, the index confirmed by the files where it knows none.
@@ -430,7 +434,7 @@ impl DiskStore {
                     ErrorKind::PermissionDenied | ErrorKind::CrossesDevices | ErrorKind::IsADirectory
                 ) =>
             {
-                move_in(&self.directory.join("lease.new"), path, content)
+                move_in(&self.directory.join(NEW_LEASE_BESIDE), path, content)
             }
             other => other,
         }
@@ -648,12 +652,13 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
 
 /// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
 fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
-    let file = match reopen(aside)? {
-        Some(file) => file,
-        None => Rewritable {
-            file: File::options().write(true).create_new(true).mode(0o600).open(aside)?,
-            length: 0,
-        },
+    let make = || -> io::Result<_> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(aside)?;
+        Ok(Rewritable { file, length: 0 })
+    };
+    let file = match make() {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => reopen(aside)?.map_or_else(make, Ok)?,
+        made => made?,
     };
     let moved = file.write(content).and_then(|()| rename_to_free(aside, path));
     if moved.is_err()
