@@ -149,6 +149,10 @@ impl From<StoreError> for cni_types::Error {
     }
 }
 
+/// Bytes of a network's name in the names of our own files, which leaves room for a hash and a kind in the 255 that file
+/// systems allow.
+const LONGEST_STEM: usize = 200;
+
 /// Where the leases of one network are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -179,9 +183,17 @@ impl Place {
         self.data_dir.join(Self::OWN)
     }
 
-    /// A file of our own about this network.
+    /// A file of our own about this network. Its name is the network's and `kind`; of a network whose own directory has
+    /// about the longest name that there can be, it is the beginning and a hash, joined as in no network's name.
     fn own_file(&self, kind: &str) -> PathBuf {
-        self.own_directory().join(format!("{}.{kind}", self.network))
+        let network = &self.network;
+        let name = match network.get(..LONGEST_STEM) {
+            Some(beginning) if network.len() > LONGEST_STEM => {
+                format!("{beginning}~{:016x}.{kind}", index::hash(network.as_bytes()))
+            }
+            _ => format!("{network}.{kind}"),
+        };
+        self.own_directory().join(name)
     }
 }
 
@@ -196,6 +208,19 @@ mod tests {
         assert_eq!(Holder::parse(b"c1\r\neth0"), Some(attachment.clone()));
         assert_eq!(Holder::parse(b" \nc1\r\neth0\r\n\n"), Some(attachment));
         assert_eq!(Holder::parse(b"c1\n"), Some(Holder::Container("c1".into())));
+    }
+
+    #[test]
+    fn our_own_files_have_names_that_file_systems_allow_and_no_two_networks_share() {
+        let file_name = |network: &str| {
+            let file = Place::new(Path::new("/data"), network).own_file("index.new");
+            file.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(file_name("net"), "net.index.new");
+        let (long, longer) = ("n".repeat(254), "n".repeat(255));
+        assert!(file_name(&longer).len() < 255);
+        assert_ne!(file_name(&long), file_name(&longer));
+        assert_eq!(file_name(&"n".repeat(200)), format!("{}.index.new", "n".repeat(200)));
     }
 
     #[test]
