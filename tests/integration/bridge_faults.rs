@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration_tests::{Container, PluginCall, Snapshot, World, wait_until};
+use integration_tests::{Container, Output, PluginCall, Snapshot, World, wait_until};
 use serde_json::{Value, json};
 
 /// Files that the allocator keeps by intent, and a bridge's counters.
@@ -218,6 +218,57 @@ fn add_killed_at_each_system_call_leaves_nothing_after_del() {
 #[test]
 fn del_killed_at_each_system_call_is_completed_by_the_next() {
     survives_each("DEL");
+}
+
+/// Has the kernel refuse each system call of one name, one after the other, until `verb` makes no more of them. What it
+/// leaves then, `left` looks at; the next DEL removes it.
+#[track_caller]
+fn is_refused_each(verb: &str, left: impl Fn(&Story, &Output)) {
+    const MOST: u32 = 100;
+    const TRACE: &str = "/run/trace";
+    let story = Story::new();
+    for (step, errno) in [
+        ("sendto", "EPERM"),
+        ("socket", "EACCES"),
+        ("setns", "EPERM"),
+        ("open", "EACCES"),
+        ("memfd_create", "ENOMEM"),
+        ("clone", "EAGAIN"),
+    ] {
+        let gets_through = |count: u32| {
+            if verb == "DEL" {
+                story.call("ADD", &config()).run().success();
+            }
+            let inject = format!("inject={step}:error={errno}:when={count}");
+            let tracer = ["strace", "-qq", "-o", TRACE, "-e", &format!("trace={step}"), "-e", &inject];
+            let traced = story.world.traced_plugin(&tracer, "bridge").verb(verb).container(&story.guest);
+            let output = traced.env("CNI_PATH", &story.path).config(&config()).run();
+            assert!(output.status == 0 || !output.stdout.is_empty(), "{step} {count}: {output}");
+            left(&story, &output);
+            story.call("DEL", &config()).run().success();
+            story.assert_clean();
+            !story.world.host().run(&format!("cat {TRACE}")).success().contains("(INJECTED)")
+        };
+        assert!((1..MOST).any(gets_through), "{verb} makes {MOST} calls of {step}");
+    }
+}
+
+#[test]
+fn add_refused_any_system_call_is_whole_or_nothing() {
+    is_refused_each("ADD", |story, output| {
+        if output.status != 0 {
+            story.assert_clean();
+        }
+    });
+}
+
+#[test]
+fn del_refused_any_system_call_says_so_and_is_completed_by_the_next() {
+    is_refused_each("DEL", |story, output| {
+        if output.status == 0 {
+            story.assert_clean();
+        }
+    });
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod bridge_matrix;
 mod bridge_ports;
 mod bridge_repair;
 mod bridge_rules;
+mod bridge_storm;
 mod dns_names;
 mod dns_server;
 mod dual_stack;

@@ -83,7 +83,9 @@ impl Netns {
         };
         enter(self)?;
         let visited = visit();
-        enter(home)?;
+        // Once more if the kernel lacked the memory for it: whatever else is done, also to take back what has been
+        // done, would be done in the wrong place.
+        enter(home).or_else(|_| enter(home))?;
         visited
     }
 
