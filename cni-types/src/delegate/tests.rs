@@ -1,6 +1,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use super::*;
@@ -91,17 +93,16 @@ fn signals_that_the_caller_holds_back_are_not_held_back_from_the_delegate() {
 #[test]
 fn a_delegate_that_nobody_waits_for_is_killed() {
     let directory = plugin("echo $$ > \"$(dirname \"$0\")/pid\"; exec sleep 1000");
+    let told = directory.path().join("pid");
+    mkfifo(&told, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
     let running = (0..100).find_map(|_| delegate.start(Command::Add, &call(CONF)).ok()).unwrap();
-    let pid = directory.path().join("pid");
-    let written = || std::fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'));
-    assert!((0..1000).any(|_| written() || {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        false
-    }));
+    // Reading a pipe waits until somebody has written to it.
+    let pid = std::fs::read_to_string(&told).unwrap();
+    let process = Path::new("/proc").join(pid.trim());
+    assert!(process.exists());
     drop(running);
-    let pid = std::fs::read_to_string(&pid).unwrap();
-    assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
+    assert!(!process.exists());
 }
 
 #[test]
