@@ -33,7 +33,9 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         log::debug!("done with veth pairs");
         failures.note(rules::collect(&mut host, network, |_, host_veth| Ok(keep.contains(host_veth))));
         log::debug!("done with the rules");
-        if config::uses_iptables(call.conf()) || rules::has_iptables(network)? {
+        if config::uses_iptables(call.conf())
+            || failures.note(rules::has_iptables(network)).unwrap_or_default()
+        {
             failures.note(iptables::collect(network, valid));
             log::debug!("done with iptables");
         }
