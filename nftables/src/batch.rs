@@ -166,6 +166,16 @@ impl Batch {
         wire::put_request(&mut self.bytes, request, family, flags, attributes);
     }
 
+    /// The bytes of a batch without changes, of which nothing is acknowledged, and the number of its closing mark.
+    pub(crate) fn into_marks(mut self, first: u32) -> (Vec<u8>, u32) {
+        debug_assert!(self.is_empty(), "a batch with changes is answered");
+        let closing = self.bytes.len();
+        wire::put_batch_end(&mut self.bytes);
+        wire::address(&mut self.bytes, first, 0);
+        wire::address(&mut self.bytes[closing..], first + 1, 0);
+        (self.bytes, first + 1)
+    }
+
     /// The bytes to send with sequence numbers from `first` on, and the number whose answer ends the transaction: only
     /// the last change is acknowledged, since an error of another is reported anyway.
     pub(crate) fn into_bytes(mut self, first: u32) -> (Vec<u8>, u32) {

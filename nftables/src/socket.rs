@@ -21,6 +21,10 @@ const DEFAULT_SEND_BYTES: usize = 128 * 1024;
 /// Dumps that the ruleset changed under are taken again; a writer that commits faster than this is another fault.
 const DUMP_ATTEMPTS: usize = 100;
 
+/// A generation that another one has followed is asked for again, at most this often; each time the kernel lets the
+/// writers before us go first.
+const SETTLE_ATTEMPTS: usize = 1000;
+
 /// A state of the whole ruleset of a network namespace; every transaction makes a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(pub(crate) u32);
@@ -135,13 +139,60 @@ impl Socket {
         }
     }
 
-    /// The ruleset's generation.
+    /// The ruleset's generation, which may be one that is still on its way in: see
+    /// [`settled_generation`](Self::settled_generation).
     ///
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> Result<Generation, Error> {
         let id = self.get(Request::GetGeneration, None, |_| {}, wire::decode_generation)?;
         id.map(Generation).ok_or(Error::Unreadable)
+    }
+
+    /// The ruleset's generation, all of which can be read.
+    ///
+    /// The kernel gives a transaction's generation its number first and then brings its changes in one by one
+    /// (`nf_tables_commit` in net/netfilter/nf_tables_api.c). Who reads under the new number alone may read what was
+    /// before, and a batch [since](Batch::since) that number would be taken all the same.
+    ///
+    /// # Errors
+    /// The kernel's; [`Error::Restless`] when each generation was followed by another before it could be read.
+    pub fn settled_generation(&mut self) -> Result<Generation, Error> {
+        for _ in 0..SETTLE_ATTEMPTS {
+            let generation = self.generation()?;
+            if self.is_settled(generation)? {
+                return Ok(generation);
+            }
+        }
+        Err(Error::Restless)
+    }
+
+    /// Waits for the transaction that is on its way in, if one is; then whether `generation` is still the newest.
+    fn is_settled(&mut self, generation: Generation) -> Result<bool, Error> {
+        let batch = Batch::since(generation);
+        self.sequence = self.sequence.wrapping_add(1);
+        let opening = self.sequence;
+        let (bytes, closing) = batch.into_marks(opening);
+        self.sequence = closing;
+        // The kernel takes its lock for changes before it compares generations, also for a batch without changes, which
+        // makes no new one.
+        self.send(&bytes)?;
+        let answer = match self.receive() {
+            // Nothing is answered where nothing is refused.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            answer => answer.map_err(Error::Socket)?,
+        };
+        for message in wire::messages(&self.received[..answer]) {
+            let (header, body) = message.ok_or(Error::Unreadable)?;
+            if i32::from(header.kind) != libc::NLMSG_ERROR || header.sequence != opening {
+                continue;
+            }
+            if let Some(errno) = wire::decode_error(body) {
+                let refused = refused(&bytes, opening, errno);
+                return if refused.is_stale() { Ok(false) } else { Err(refused) };
+            }
+        }
+        Err(Error::Unreadable)
     }
 
     /// How many chains, sets and other objects a table has; `None` without the table.
@@ -202,20 +253,33 @@ impl Socket {
         })
     }
 
-    /// The rules of all chains of a table, each chain's in order; none without the table.
+    /// The rules of all chains of a table, each chain's in order; no chains without the table. `None` when the kernel
+    /// needs more than one pass for so many: those of a chain that does not change are better asked for by its name,
+    /// where the changes of other chains do not matter.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn rules_by_chain(&mut self, table: Table<'_>) -> Result<BTreeMap<String, Vec<FoundRule>>, Error> {
+    pub fn rules_at_once(
+        &mut self,
+        table: Table<'_>,
+    ) -> Result<Option<BTreeMap<String, Vec<FoundRule>>>, Error> {
         let name = |bytes: &mut Vec<u8>| wire::put_table_of_rule(bytes, table.name);
-        let found = self.dump(Request::GetRule, Some(table.family), name, |body, rules| {
-            rules.extend(wire::decode_chain_of_rule(body).zip(wire::decode_rule(body)));
-        })?;
-        let mut rules = BTreeMap::<String, Vec<FoundRule>>::new();
-        for (chain, rule) in found {
-            rules.entry(chain).or_default().push(rule);
+        for _ in 0..DUMP_ATTEMPTS {
+            let dump = self.read(Request::GetRule, Some(table.family), name, |body, rules| {
+                rules.extend(wire::decode_chain_of_rule(body).zip(wire::decode_rule(body)));
+            })?;
+            if dump.passes > 1 {
+                return Ok(None);
+            }
+            if !dump.interrupted {
+                let mut rules = BTreeMap::<String, Vec<FoundRule>>::new();
+                for (chain, rule) in dump.objects {
+                    rules.entry(chain).or_default().push(rule);
+                }
+                return Ok(Some(rules));
+            }
         }
-        Ok(rules)
+        Err(Error::Restless)
     }
 
     /// The elements of a set or map, in no order; none without the set or its table.
@@ -257,50 +321,63 @@ impl Socket {
         }
     }
 
-    /// Many objects; taken again from the start when the ruleset changed under it. An absent container is empty.
-    fn dump<T>(
+    /// Many objects, as they were at one time. An absent container is empty.
+    ///
+    /// The kernel marks a dump that a new generation came under. For a dump of several passes that is not enough. Each
+    /// pass starts where the one before it ended, by count, and what others do shifts that place: a transaction under
+    /// way, before its generation has its number or after, and one that is refused in the end, which never gets one. So
+    /// such a dump counts only if the next one is the same.
+    fn dump<T: PartialEq>(
         &mut self,
         request: Request,
         family: Option<Family>,
         name: impl Fn(&mut Vec<u8>),
         decode: impl Fn(&[u8], &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
+        let mut previous = None;
         for _ in 0..DUMP_ATTEMPTS {
-            let sent = self.ask(request, family, libc::NLM_F_DUMP as u16, &name)?;
-            if let Some(objects) = self.receive_dump(&sent, &decode)? {
-                return Ok(objects);
+            let dump = self.read(request, family, &name, &decode)?;
+            if dump.interrupted {
+                continue;
             }
+            if dump.passes <= 1 || previous.as_ref() == Some(&dump.objects) {
+                return Ok(dump.objects);
+            }
+            previous = Some(dump.objects);
         }
         Err(Error::Restless)
     }
 
-    /// The objects of a dump; `None` when the ruleset changed meanwhile.
-    fn receive_dump<T>(
+    fn read<T>(
         &mut self,
-        sent: &[u8],
+        request: Request,
+        family: Option<Family>,
+        name: impl Fn(&mut Vec<u8>),
         decode: impl Fn(&[u8], &mut Vec<T>),
-    ) -> Result<Option<Vec<T>>, Error> {
-        let mut objects = Vec::new();
-        let mut consistent = true;
+    ) -> Result<Dump<T>, Error> {
+        let sent = self.ask(request, family, libc::NLM_F_DUMP as u16, name)?;
+        let mut dump = Dump { objects: Vec::new(), passes: 0, interrupted: false };
         loop {
             let len = self.receive().map_err(Error::Socket)?;
+            let before = dump.objects.len();
             for message in wire::messages(&self.received[..len]) {
                 let (header, body) = message.ok_or(Error::Unreadable)?;
                 if header.sequence != self.sequence {
                     continue;
                 }
-                consistent &= header.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+                dump.interrupted |= header.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match i32::from(header.kind) {
                     // An error of a dump comes in the message that ends it as well.
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => {
                         return match wire::decode_error(body) {
-                            None | Some(libc::ENOENT) => Ok(consistent.then_some(objects)),
-                            Some(errno) => Err(refused(sent, self.sequence, errno)),
+                            None | Some(libc::ENOENT) => Ok(dump),
+                            Some(errno) => Err(refused(&sent, self.sequence, errno)),
                         };
                     }
-                    _ => decode(body, &mut objects),
+                    _ => decode(body, &mut dump.objects),
                 }
             }
+            dump.passes += usize::from(dump.objects.len() > before);
         }
     }
 
@@ -345,6 +422,15 @@ impl Socket {
             .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &size))
             .map_err(|errno| Error::Socket(errno.into()))
     }
+}
+
+/// What came of one dump.
+struct Dump<T> {
+    objects: Vec<T>,
+    /// Those with objects; what came of each is a datagram.
+    passes: usize,
+    /// Whether the kernel saw a new generation between its passes.
+    interrupted: bool,
 }
 
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use nft_netlink::{
-    Base, Batch, ChainKind, CtState, Element, Family, Field, Holds, Hook, IptablesState, KeyType,
+    Base, Batch, ChainKind, CtState, Element, Error, Family, Field, Holds, Hook, IptablesState, KeyType,
     MAX_COMMENT, Policy, Rule, Set, Socket, Table, Verdict, address_key, ifname_key,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -141,4 +141,80 @@ fn iptables_reads_its_own_words_and_we_read_those_that_it_writes() {
     let same = Rule::new().is(Field::Iifname, b"br0\0").is_not(Field::Oifname, b"br0\0");
     assert!(found.does(&same.iptables_comment("us").counter().accept()), "{found:?}");
     assert_eq!(found.comment(), Some("us"));
+}
+
+/// Rules that tell themselves apart by their comments.
+fn numbered(numbers: std::ops::Range<usize>) -> impl Iterator<Item = Rule> {
+    numbers.map(|number| Rule::new().destination_port(17, 53).accept().comment(&number.to_string()))
+}
+
+#[test]
+fn a_chain_is_read_as_it_is_while_changes_of_it_are_tried() {
+    const ROUNDS: usize = 60;
+    // More than the kernel dumps in one pass.
+    const AT_REST: usize = 200;
+    let mut reader = namespace();
+    let mut batch = Batch::new();
+    batch.create_table(TABLE, "of the test");
+    batch.create_chain(TABLE, "rules", "stay");
+    numbered(0..AT_REST).for_each(|rule| batch.add_rule(TABLE, "rules", &rule));
+    reader.commit(batch).unwrap();
+    assert_eq!(reader.rules_at_once(TABLE).unwrap(), None, "too little for a second pass");
+    let wished: Vec<String> = (0..AT_REST).map(|number| number.to_string()).collect();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut socket = Socket::open().unwrap();
+            for _ in 0..ROUNDS {
+                let mut batch = Batch::new();
+                numbered(0..50).for_each(|rule| batch.insert_rule(TABLE, "rules", &rule));
+                batch.delete_chain(TABLE, "absent");
+                assert!(socket.commit(batch).unwrap_err().is_absent());
+            }
+        });
+        let mut last = false;
+        while !last {
+            last = writer.is_finished();
+            let rules = match reader.rules(TABLE, "rules") {
+                Err(Error::Restless) => continue,
+                rules => rules.unwrap(),
+            };
+            let found: Vec<&str> = rules.iter().filter_map(|rule| rule.comment()).collect();
+            assert_eq!(found, wished);
+        }
+    });
+}
+
+#[test]
+fn nobody_changes_what_he_has_not_seen() {
+    const WRITERS: usize = 4;
+    const ROUNDS: usize = 25;
+    let mut reader = namespace();
+    let mut batch = Batch::new();
+    batch.create_table(TABLE, "of the test");
+    batch.create_chain(TABLE, "count", "a rule for each number");
+    reader.commit(batch).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                let mut socket = Socket::open().unwrap();
+                let mut done = 0;
+                while done < ROUNDS {
+                    let mut batch = Batch::since(socket.settled_generation().unwrap());
+                    let next = socket.rules(TABLE, "count").unwrap().len();
+                    numbered(next..next + 1).for_each(|rule| batch.add_rule(TABLE, "count", &rule));
+                    match socket.commit(batch) {
+                        Err(error) if error.is_stale() => {}
+                        committed => {
+                            committed.unwrap();
+                            done += 1;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let rules = reader.rules(TABLE, "count").unwrap();
+    let found: Vec<&str> = rules.iter().filter_map(|rule| rule.comment()).collect();
+    let wished: Vec<String> = (0..WRITERS * ROUNDS).map(|number| number.to_string()).collect();
+    assert_eq!(found, wished);
 }

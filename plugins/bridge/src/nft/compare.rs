@@ -1,8 +1,9 @@
 //! The wished content against the kernel's: for CHECK in words, for a repair as changes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table, Verdict};
+use nft_netlink::{Base, Batch, Element, Error, FoundRule, Rule, Set, Socket, Table, Verdict};
 
 use super::content::{self, Content, Doomed, Member, NetworkChain};
 
@@ -66,6 +67,28 @@ fn of(member: &Member) -> String {
     }
 }
 
+/// The rules of a table, read together where the kernel can tell them at once.
+struct Rules<'a> {
+    table: Table<'a>,
+    by_chain: BTreeMap<String, Vec<FoundRule>>,
+    /// Whether a chain that is not in `by_chain` has none.
+    complete: bool,
+}
+
+impl<'a> Rules<'a> {
+    fn read(socket: &mut Socket, table: Table<'a>) -> Result<Self, Error> {
+        let at_once = socket.rules_at_once(table)?;
+        Ok(Self { table, complete: at_once.is_some(), by_chain: at_once.unwrap_or_default() })
+    }
+
+    fn of(&mut self, socket: &mut Socket, chain: &str) -> Result<&[FoundRule], Error> {
+        if !self.complete && !self.by_chain.contains_key(chain) {
+            self.by_chain.insert(chain.to_owned(), socket.rules(self.table, chain)?);
+        }
+        Ok(self.by_chain.get(chain).map(Vec::as_slice).unwrap_or_default())
+    }
+}
+
 /// What of `content` is missing or otherwise in the kernel.
 pub(super) fn differences<'a>(
     socket: &mut Socket,
@@ -98,14 +121,13 @@ pub(super) fn differences<'a>(
         base: chain.base,
         rules: chain.rules,
     });
-    let rules = socket.rules_by_chain(table)?;
-    let rules_of = |chain: &str| rules.get(chain).map(Vec::as_slice).unwrap_or_default();
+    let mut rules = Rules::read(socket, table)?;
     for wish in of_network.chain(of_table) {
         match socket.chain(table, wish.name)? {
             None => found.push(What::NoChain(wish)),
             Some(chain) if chain.base != wish.base => found.push(What::OtherHook(wish)),
             Some(_) => {
-                let rules = rules_of(wish.name);
+                let rules = rules.of(socket, wish.name)?;
                 let same = skeleton.entry_chain == Some(wish.name)
                     || rules.len() == wish.rules.len()
                         && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
@@ -116,9 +138,10 @@ pub(super) fn differences<'a>(
         }
     }
     if let Some(entry_chain) = skeleton.entry_chain {
+        let rules = rules.of(socket, entry_chain)?;
         for chain in &content.chains {
             let Some(wished) = &chain.entry_rule else { continue };
-            if !rules_of(entry_chain).iter().any(|rule| rule.does(wished)) {
+            if !rules.iter().any(|rule| rule.does(wished)) {
                 found.push(What::NoEntryRule(entry_chain, chain, wished));
             }
         }

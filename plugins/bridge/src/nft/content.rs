@@ -423,7 +423,7 @@ fn try_change<T>(
     socket: &mut Socket,
     look: &impl Fn(&mut Socket, &mut Batch) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let mut batch = Batch::since(socket.generation()?);
+    let mut batch = Batch::since(socket.settled_generation()?);
     let found = look(socket, &mut batch)?;
     socket.commit(batch)?;
     Ok(found)
