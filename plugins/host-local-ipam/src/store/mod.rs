@@ -10,6 +10,7 @@ mod index;
 mod lock;
 mod names;
 mod scan;
+mod spare;
 
 use std::path::{Path, PathBuf};
 
