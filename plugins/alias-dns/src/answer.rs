@@ -37,6 +37,8 @@ pub struct Asker<'q> {
     /// The bridge device that the query came in by; for a query of the host itself, the one of the address that it
     /// was sent to.
     pub bridge: &'q str,
+    /// The gateway address that the query was sent to.
+    pub gateway: IpAddr,
     /// Where it came from. A gateway address of the bridge is the host itself.
     pub source: IpAddr,
 }
@@ -161,8 +163,9 @@ pub fn explain<'z>(
     question: Question<'_>,
     rotation: u32,
 ) -> (Answer<'z>, Reason<'z>) {
-    let host = || zones.networks_of_gateway(asker.bridge, asker.source);
-    if host().next().is_some() {
+    if zones.networks_of_gateway(asker.bridge, asker.source).next().is_some() {
+        // The networks of the address that is asked, not of the one that asks: the bridge may have several.
+        let host = || zones.networks_of_gateway(asker.bridge, asker.gateway);
         return Lookup { zones, seats: host, question, rotation }.run();
     }
     match zones.container_at(asker.bridge, asker.source) {

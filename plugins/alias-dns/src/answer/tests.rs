@@ -67,7 +67,8 @@ const FROM_N2: Asker<'_> = asker("br-testnet", [172, 20, 0, 3]);
 const FROM_HOST: Asker<'_> = asker("br-testnet", [172, 20, 0, 1]);
 
 const fn asker(bridge: &str, ip: [u8; 4]) -> Asker<'_> {
-    Asker { bridge, source: IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])) }
+    let gateway = IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], 0, 1));
+    Asker { bridge, gateway, source: IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3])) }
 }
 
 /// The answer to `TYPE name` in words, with `rotation` 0.
@@ -353,6 +354,24 @@ fn the_host_sees_the_network_that_it_asks() {
 }
 
 #[test]
+fn the_host_sees_the_network_that_it_asks_by_whatever_gateway_address_it_asks() {
+    let second = Record {
+        bridge: "br-testnet".into(),
+        ..record("testnet2", X1, "172.18.0.2", &["x1", "centos-1", "951fb7e91e81"])
+    };
+    let records = || vec![record("testnet", N1, "172.20.0.2", &["centos-1"]), second.clone()];
+    for asker in [FROM_HOST, asker("br-testnet", [172, 18, 0, 1])] {
+        for (gateway, centos_1, x1) in [
+            ([172, 20, 0, 1], "A 172.20.0.2", "NXDOMAIN ."),
+            ([172, 18, 0, 1], "A 172.18.0.2", "A 172.18.0.2"),
+        ] {
+            let asker = Asker { gateway: gateway.into(), ..asker };
+            check(records(), asker, &[("A centos-1", centos_1), ("A x1", x1)]);
+        }
+    }
+}
+
+#[test]
 fn a_stranger_is_refused_whatever_it_asks() {
     for stranger in [
         asker("br-testnet", [172, 20, 0, 99]),
@@ -447,7 +466,7 @@ fn both_families_are_answered() {
     let zone = "0.0.0.0.0.0.0.0.0.0.0.0.2.1.d.f.ip6.arpa.";
     check(
         records,
-        Asker { bridge: "br-dual", source: "fd12::99".parse().unwrap() },
+        Asker { bridge: "br-dual", gateway: "fd12::1".parse().unwrap(), source: "fd12::99".parse().unwrap() },
         &[
             ("A d1", "A 10.90.0.200"),
             ("AAAA d1", "AAAA fd12::99"),

@@ -1,13 +1,15 @@
 //! What would be answered, and why: the server's own answer in words, for a person and for CHECK.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use domain::base::Name;
 use domain::base::iana::Rtype;
 
 use super::control::Explained;
 use crate::answer::{Answer, Asker, Question, Reason, explain as explain_answer};
-use crate::zone::Zones;
+use crate::serve::listen::PORT;
+use crate::serve::own_address;
+use crate::zone::{Listener, Zones};
 
 /// What `source`, or without one the host itself, is answered on each bridge where it is known.
 ///
@@ -26,7 +28,10 @@ pub(crate) fn explain(
     let name = Name::from_slice(name.as_slice()).map_err(|error| error.to_string())?;
     let mut explained: Vec<Explained> = Vec::new();
     for listener in zones.listeners() {
-        let asker = Asker { bridge: &listener.bridge, source: source.unwrap_or(listener.gateway) };
+        let Listener { bridge, gateway } = &listener;
+        // The host has more addresses than those that it is asked at.
+        let source = source.filter(|source| !own_address::is_on(bridge, SocketAddr::new(*source, PORT)));
+        let asker = Asker { bridge, gateway: *gateway, source: source.unwrap_or(*gateway) };
         if explained.iter().any(|other| other.bridge == asker.bridge && other.source == asker.source) {
             continue;
         }

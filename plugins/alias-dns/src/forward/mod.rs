@@ -59,11 +59,16 @@ pub(crate) enum Recipient {
 }
 
 impl Recipient {
+    /// The client.
+    pub(crate) fn peer(self) -> SocketAddr {
+        match self {
+            Self::Datagram { peer, .. } | Self::Connection { peer, .. } => peer,
+        }
+    }
+
     /// The client's address.
     pub(crate) fn source(self) -> IpAddr {
-        match self {
-            Self::Datagram { peer, .. } | Self::Connection { peer, .. } => peer.ip(),
-        }
+        self.peer().ip()
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod edns;
 pub mod listen;
+pub(crate) mod own_address;
 pub(crate) mod query;
 mod response;
 mod tcp;
@@ -63,7 +64,7 @@ pub struct Counters {
 /// The sockets of one gateway address.
 #[derive(Debug)]
 struct Gateway {
-    bridge: Rc<str>,
+    listener: Rc<Listener>,
     address: SocketAddr,
     sockets: Sockets,
     generation: u16,
@@ -144,7 +145,7 @@ impl Server {
         let address = SocketAddr::new(listener.gateway, port);
         self.desk.own.insert(address);
         entry.insert(Gateway {
-            bridge: listener.bridge.as_str().into(),
+            listener: Rc::new(listener.clone()),
             address,
             sockets,
             generation,
@@ -226,7 +227,7 @@ impl Server {
         };
         batch.serve(gateway.sockets.udp.as_fd(), &mut gateway.full_batches, |packet, peer, out| {
             let recipient = Recipient::Datagram { socket: token, peer };
-            desk.serve(poller, now, &gateway.bridge, recipient, packet, out);
+            desk.serve(poller, now, &gateway.listener, recipient, packet, out);
         });
     }
 
@@ -237,7 +238,7 @@ impl Server {
         else {
             return;
         };
-        if connections.accept(poller, gateway.sockets.tcp.as_fd(), &gateway.bridge, now).is_err() {
+        if connections.accept(poller, gateway.sockets.tcp.as_fd(), &gateway.listener, now).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
         }
@@ -252,8 +253,8 @@ impl Server {
 
     fn connection(&mut self, poller: &Poller, token: Token, now: Instant) {
         let Self { connections, desk, .. } = self;
-        connections.ready(poller, token, now, &mut |bridge, peer, connection, packet, out| {
-            desk.serve(poller, now, bridge, Recipient::Connection { connection, peer }, packet, out)
+        connections.ready(poller, token, now, &mut |listener, peer, connection, packet, out| {
+            desk.serve(poller, now, listener, Recipient::Connection { connection, peer }, packet, out)
         });
     }
 
@@ -271,14 +272,14 @@ impl Desk {
         &mut self,
         poller: &Poller,
         now: Instant,
-        bridge: &str,
+        listener: &Listener,
         recipient: Recipient,
         packet: &[u8],
         out: &mut Vec<u8>,
     ) -> Made {
         self.counters.received += 1;
         let made =
-            catch_unwind(AssertUnwindSafe(|| self.respond(poller, now, bridge, recipient, packet, out)));
+            catch_unwind(AssertUnwindSafe(|| self.respond(poller, now, listener, recipient, packet, out)));
         made.unwrap_or_else(|_| {
             self.counters.panicked += 1;
             out.clear();
@@ -293,7 +294,7 @@ impl Desk {
         &mut self,
         poller: &Poller,
         now: Instant,
-        bridge: &str,
+        listener: &Listener,
         recipient: Recipient,
         packet: &[u8],
         out: &mut Vec<u8>,
@@ -313,9 +314,13 @@ impl Desk {
         let limit = limit(recipient, query.edns);
         let Self { zones, forwarder, counters, own, rotation } = self;
         *rotation = rotation.wrapping_add(1);
-        let asker = Asker { bridge, source: recipient.source() };
+        let gateway = listener.gateway;
+        let asker = Asker { bridge: &listener.bridge, gateway, source: recipient.source() };
         let question = Question { name: query.asked.name, rtype: query.asked.rtype };
-        let answer = answer::answer(zones, asker, question, *rotation);
+        let mut answer = answer::answer(zones, asker, question, *rotation);
+        if matches!(answer, Answer::Refused) && own_address::is_on(&listener.bridge, recipient.peer()) {
+            answer = answer::answer(zones, Asker { source: gateway, ..asker }, question, *rotation);
+        }
         match &answer {
             Answer::Addresses(_) | Answer::Pointer(_) | Answer::Soa(_) | Answer::Ns(_) => {
                 counters.answered += 1;

@@ -17,6 +17,7 @@ use nix::sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername
 use slab::Slab;
 
 use crate::poller::{Interest, Kind, Poller, Token};
+use crate::zone::Listener;
 
 /// How long a client may be silent, or not take what it asked for (RFC 7766, section 6.2.3: "a few seconds").
 const IDLE: Duration = Duration::from_secs(5);
@@ -55,7 +56,7 @@ pub(crate) struct Connections {
 struct Connection {
     socket: OwnedFd,
     peer: SocketAddr,
-    bridge: Rc<str>,
+    listener: Rc<Listener>,
     token: Token,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -76,7 +77,7 @@ pub(crate) enum Made {
 }
 
 /// Answers one query: who asks, on which connection, the query, and where the response goes.
-pub(crate) type Respond<'r> = &'r mut dyn FnMut(&Rc<str>, SocketAddr, Token, &[u8], &mut Vec<u8>) -> Made;
+pub(crate) type Respond<'r> = &'r mut dyn FnMut(&Listener, SocketAddr, Token, &[u8], &mut Vec<u8>) -> Made;
 
 /// Whether a connection lives on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,20 +87,19 @@ enum Life {
 }
 
 impl Connections {
-    /// Takes what waits at `listener`, whose device is `bridge`.
+    /// Takes what waits at `socket`, which `listener` stands for.
     ///
     /// # Errors
     /// When the process or the system has no descriptor or memory left: then to be called later, and not at once.
     pub(crate) fn accept(
         &mut self,
         poller: &Poller,
-        listener: BorrowedFd<'_>,
-        bridge: &Rc<str>,
+        socket: BorrowedFd<'_>,
+        listener: &Rc<Listener>,
         now: Instant,
     ) -> std::io::Result<()> {
         for _ in 0..ACCEPTED {
-            let socket = match accept4(listener.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC)
-            {
+            let socket = match accept4(socket.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
                 // SAFETY: accept4 has just made this descriptor, so nobody else owns it.
                 #[allow(unsafe_code, reason = "nix returns accepted descriptors raw")]
                 Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
@@ -130,7 +130,7 @@ impl Connections {
             entry.insert(Connection {
                 socket,
                 peer,
-                bridge: Rc::clone(bridge),
+                listener: Rc::clone(listener),
                 token,
                 incoming: Vec::new(),
                 outgoing: Vec::new(),
@@ -226,7 +226,7 @@ impl Connection {
             let Ok(len) = query else { return Life::Over };
             let query = &self.incoming[PREFIX_LEN..PREFIX_LEN + len];
             let mut response = Vec::new();
-            if respond(&self.bridge, self.peer, self.token, query, &mut response) == Made::Awaited {
+            if respond(&self.listener, self.peer, self.token, query, &mut response) == Made::Awaited {
                 self.awaited += 1;
             }
             self.incoming.drain(..PREFIX_LEN + len);

@@ -57,8 +57,12 @@ fn query(name: &str, rtype: Rtype, payload: Option<u16>) -> Vec<u8> {
 
 fn respond(server: &mut Server, recipient: Recipient, packet: &[u8]) -> Vec<u8> {
     let poller = Poller::new().unwrap();
+    let listener = Listener { bridge: BRIDGE.to_owned(), gateway: "172.20.0.1".parse().unwrap() };
     let mut out = Vec::new();
-    assert_eq!(server.desk.serve(&poller, Instant::now(), BRIDGE, recipient, packet, &mut out), Made::Done);
+    assert_eq!(
+        server.desk.serve(&poller, Instant::now(), &listener, recipient, packet, &mut out),
+        Made::Done
+    );
     out
 }
 

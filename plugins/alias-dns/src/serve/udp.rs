@@ -151,7 +151,8 @@ const EMPTY_HEADER: libc::mmsghdr = {
     }
 };
 
-fn peer_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+/// An address of the Internet.
+pub(super) fn peer_of(address: &SockaddrStorage) -> Option<SocketAddr> {
     match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
         (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),

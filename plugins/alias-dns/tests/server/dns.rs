@@ -1,12 +1,14 @@
 //! A small DNS client: one question, the answer as text.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use domain::base::iana::{Class, Rtype};
 use domain::base::{Message, MessageBuilder, Name};
 use domain::rdata::AllRecordData;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +72,26 @@ pub(crate) fn ask_once(server: &str, name: &str, patience: Duration) -> bool {
     socket.send(&query(7, name, Rtype::A, None)).unwrap();
     let mut buffer = [0; 512];
     socket.recv(&mut buffer).is_ok_and(|len| read(&buffer[..len]).rcode == "NOERROR")
+}
+
+/// Asks `server` from the address `source`, over UDP and TCP; `None` when nothing comes back.
+pub(crate) fn ask_from(source: &str, server: &str, name: &str) -> [Option<Response>; 2] {
+    let (source, server): (IpAddr, IpAddr) = (source.parse().unwrap(), server.parse().unwrap());
+    let packet = query(7, name, Rtype::A, None);
+    let datagrams = UdpSocket::bind((source, 0)).unwrap();
+    datagrams.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    datagrams.send_to(&packet, (server, 53)).unwrap();
+    let mut buffer = [0; 4096];
+    let datagram = datagrams.recv(&mut buffer).ok().map(|len| read(&buffer[..len]));
+    let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let stream = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0))).unwrap();
+    nix::sys::socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, 53)))
+        .unwrap();
+    let mut stream = TcpStream::from(stream);
+    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    send(&mut stream, &packet);
+    [datagram, receive(&mut stream)]
 }
 
 /// Sends `packet` to `server`, and reads what comes back within two seconds.

@@ -1,5 +1,6 @@
 //! What is answered to whom.
 
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use domain::base::iana::Rtype;
@@ -7,12 +8,13 @@ use domain::base::iana::Rtype;
 use crate::Test;
 use nix::sys::signal::Signal;
 
-use crate::dns::{ask, ask_once, connect, exchange, query, receive, send};
+use crate::dns::{Response, ask, ask_from, ask_once, connect, exchange, query, receive, send};
 use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, signal, state};
 
 pub(crate) const TESTS: &[Test] = &[
     ("containers_and_the_host_are_answered_over_every_transport_and_family", every_way),
     ("strangers_and_other_bridges_get_nothing", strangers),
+    ("the_host_is_answered_whichever_address_of_the_bridge_it_asks_from", own_addresses),
     ("what_does_not_fit_comes_over_tcp", truncation),
     ("many_queries_on_one_connection_are_answered", pipelining),
     ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
@@ -59,6 +61,44 @@ fn strangers() {
          ip -n far addr add 172.21.0.2/16 dev eth0 && ip -n far link set eth0 up && \
          ip -n far route add default via 172.21.0.1 && sysctl -qw net.ipv4.ip_forward=1");
     assert_eq!(inside("far", || ask(GATEWAY, "centos-1", Rtype::A)), None);
+}
+
+fn own_addresses() {
+    host();
+    // An address before the gateway's in the same subnet is what the host asks from by itself.
+    run(&format!(
+        "ip addr flush dev br0 scope global && ip addr add 172.20.0.254/16 dev br0 && \
+         ip addr add {GATEWAY}/16 dev br0 && ip addr add 10.77.0.1/24 dev br0 && \
+         ip addr add fd00:20::fe/64 dev br0 nodad && ip addr add {GATEWAY_V6}/64 dev br0 nodad && \
+         sysctl -qw net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1"
+    ));
+    put("c1", "172.20.0.2", "centos-1");
+    let answer = |response: Option<Response>| response.expect("a response").answer;
+    assert_eq!(answer(ask(GATEWAY, "centos-1", Rtype::A)), ["A 172.20.0.2"]);
+    for (source, server) in [("172.20.0.254", GATEWAY), ("10.77.0.1", GATEWAY), ("fd00:20::fe", GATEWAY_V6)] {
+        for response in ask_from(source, server, "centos-1") {
+            assert_eq!(answer(response), ["A 172.20.0.2"], "{source}");
+        }
+    }
+    for (server, source) in [(GATEWAY, "172.20.0.3"), (GATEWAY_V6, "fd00:20::3")] {
+        let responses = inside("c2", move || ask_from(source, server, "centos-1"));
+        assert_eq!(responses.map(|response| response.unwrap().rcode), ["REFUSED", "REFUSED"], "{source}");
+    }
+    // A packet from the bridge with an address of the host is dropped, or its answer goes to the host.
+    run("ip netns exec c2 ip addr add 10.77.0.1/32 dev eth0 && \
+         ip netns exec c2 ip addr add fd00:20::fe/128 dev eth0 nodad");
+    for (server, source) in [(GATEWAY, "10.77.0.1"), (GATEWAY_V6, "fd00:20::fe")] {
+        assert!(!inside("c2", move || is_answered(source, server)), "{source}");
+    }
+}
+
+/// Whether anything comes back over UDP within a moment.
+fn is_answered(source: &str, server: &str) -> bool {
+    let source: IpAddr = source.parse().unwrap();
+    let socket = UdpSocket::bind((source, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    socket.send_to(&query(7, "centos-1", Rtype::A, None), (server, 53)).unwrap();
+    socket.recv(&mut [0; 512]).is_ok()
 }
 
 fn truncation() {
