@@ -59,15 +59,16 @@ pub(super) fn open(listener: &Listener) -> Result<(Sockets, u16), Error> {
     Ok((sockets, port))
 }
 
-/// Whoever has the very address is waited for a moment: most likely an earlier server, killed, of which the kernel
-/// closes one descriptor after another.
+/// Whoever has the address on this bridge alone is waited for a moment: most likely an earlier server, killed, of which
+/// the kernel closes one descriptor after another. Anybody else stays.
 fn open_at_dns_port(listener: &Listener) -> Result<Sockets, Error> {
-    let place = Opened { listener: listener.clone(), port: PORT };
     let deadline = Instant::now() + CLOSING;
     loop {
         match listen::open(listener, PORT) {
             Err(error)
-                if error.kind() == ErrorKind::AddrInUse && place.is_served() && Instant::now() < deadline =>
+                if error.kind() == ErrorKind::AddrInUse
+                    && !listen::is_taken_on_every_device(listener, PORT)
+                    && Instant::now() < deadline =>
             {
                 let _ = poll(&mut [], PollTimeout::from(CLOSING_AGAIN));
             }

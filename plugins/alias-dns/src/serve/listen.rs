@@ -26,6 +26,9 @@ const MAX_ATTEMPTS: usize = 16;
 /// Receive buffer, in octets: what waits while a worker is replaced. The memory is only used while something waits.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
+/// A device that every network namespace has, and that is no bridge.
+const LOOPBACK: &str = "lo";
+
 /// The two sockets of a gateway address.
 #[derive(Debug)]
 pub struct Sockets {
@@ -60,6 +63,16 @@ pub(crate) fn open_anywhere(listener: &Listener) -> Result<(Sockets, u16)> {
             opened => return opened.map(|sockets| (sockets, port)),
         }
     }
+}
+
+/// Whether somebody has `port` of the gateway address on every device. Sockets that [`open`] has made never have: they
+/// are bound to the bridge, and so leave the address free on another device.
+pub fn is_taken_on_every_device(listener: &Listener, port: u16) -> bool {
+    // A link-local address is always that of one device.
+    let elsewhere = Listener { bridge: LOOPBACK.to_owned(), ..listener.clone() };
+    [SockType::Stream, SockType::Datagram]
+        .into_iter()
+        .any(|kind| bound(&elsewhere, port, kind).is_err_and(|error| error.kind() == ErrorKind::AddrInUse))
 }
 
 fn with_tcp(listener: &Listener, port: u16, tcp: OwnedFd) -> Result<Sockets> {

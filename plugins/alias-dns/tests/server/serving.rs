@@ -1,8 +1,11 @@
 //! What is answered to whom.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
+
 use std::time::{Duration, Instant};
 
+use alias_dns::serve::listen;
+use alias_dns::zone::Listener;
 use domain::base::iana::Rtype;
 
 use crate::Test;
@@ -19,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many_queries_on_one_connection_are_answered", pipelining),
     ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
     ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
+    ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
@@ -226,6 +230,30 @@ fn taken_port() {
     both_transports_of_c2();
     remove("c2");
     assert_eq!(ruleset(), "");
+}
+
+fn other_server() {
+    host();
+    for gateway in [GATEWAY, GATEWAY_V6] {
+        let listener = Listener { bridge: "br0".to_owned(), gateway: gateway.parse().unwrap() };
+        let is_other = || listen::is_taken_on_every_device(&listener, 53);
+        assert!(!is_other(), "{gateway} is free");
+        let own = listen::open(&listener, 53).unwrap();
+        assert!(!is_other(), "{gateway} is a server's of ours");
+        drop(own);
+        for (udp, tcp) in [((gateway, 53), (gateway, 54)), ((gateway, 54), (gateway, 53))] {
+            let _udp = UdpSocket::bind(udp).unwrap();
+            let _tcp = TcpListener::bind(tcp).unwrap();
+            assert!(is_other(), "{gateway} is somebody else's");
+        }
+    }
+    let _udp = UdpSocket::bind((GATEWAY, 53)).unwrap();
+    let _tcp = TcpListener::bind((GATEWAY, 53)).unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    both_transports_of_the_host();
 }
 
 /// Which is answered under each gateway address, and not by whoever has the port.
