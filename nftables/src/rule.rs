@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use crate::object::{End, Family};
+use crate::wire::LinkTest;
 use crate::{Verdict, wire};
 
 /// One rule of a chain.
@@ -320,10 +321,16 @@ impl Rule {
     pub(crate) fn accepts_link(&self, link: &str) -> bool {
         let telling = self.telling();
         let Some((last, tests)) = telling.split_last() else { return false };
+        let tests: Option<Vec<LinkTest>> = tests
+            .chunks(2)
+            .map(|test| match test {
+                [load, compare] => wire::link_test(load, compare, link),
+                _ => None,
+            })
+            .collect();
+        // What only does not go back to where it comes from may come from the link all the same.
         wire::verdict_of(last) == Some(Verdict::Accept)
-            && tests
-                .chunks(2)
-                .all(|test| matches!(test, [load, compare] if wire::tests_link(load, compare, link)))
+            && tests.is_some_and(|tests| tests.is_empty() || tests.contains(&LinkTest::Of))
     }
 
     /// The expressions without counters and the like.

@@ -336,21 +336,32 @@ pub(crate) fn only_counts(expression: &Expression) -> bool {
     matches!(expression.name.as_ref(), "counter" | "log") || xtables::comment_of(expression).is_some()
 }
 
-/// Whether two expressions together test that the packet's interface is `link`, or starts like it.
-pub(crate) fn tests_link(load: &Expression, compare: &Expression, link: &str) -> bool {
-    let loads_name = load.name == "meta"
-        && find_u32(&load.data, META_KEY)
-            .is_some_and(|key| [MetaField::Iifname as u32, MetaField::Oifname as u32].contains(&key));
-    let compares = compare.name == "cmp" && find_u32(&compare.data, CMP_OP) == Some(Operator::Equal as u32);
-    let Some(value) = find(&compare.data, CMP_DATA).and_then(|data| find(data, DATA_VALUE)) else {
-        return false;
-    };
+/// What a test of an interface says of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkTest {
+    /// The packet comes from it or goes to it.
+    Of,
+    /// The packet does not go to it.
+    NotTo,
+}
+
+/// What two expressions together test, if it is the packet's interface, and it is `link` or starts like it.
+pub(crate) fn link_test(load: &Expression, compare: &Expression, link: &str) -> Option<LinkTest> {
+    let key = find_u32(&load.data, META_KEY).filter(|_| load.name == "meta")?;
+    let operator = find_u32(&compare.data, CMP_OP).filter(|_| compare.name == "cmp")?;
+    let value = find(&compare.data, CMP_DATA).and_then(|data| find(data, DATA_VALUE))?;
     // A name in full ends with a NUL; without one it is the start of a name.
     let is_link = match value.iter().position(|byte| *byte == 0) {
         Some(end) => &value[..end] == link.as_bytes(),
         None => link.as_bytes().starts_with(value),
     };
-    loads_name && compares && is_link
+    let (from, to) = (key == MetaField::Iifname as u32, key == MetaField::Oifname as u32);
+    let (equal, differs) = (operator == Operator::Equal as u32, operator == Operator::Differs as u32);
+    match is_link {
+        true if (from || to) && equal => Some(LinkTest::Of),
+        true if to && differs => Some(LinkTest::NotTo),
+        _ => None,
+    }
 }
 
 // Messages.

@@ -12,7 +12,7 @@ use crate::mac::Mac;
 use crate::names;
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
-use crate::nft::{self, Attached, IngressPolicy, Installed, Owner, Policy, Removed, Rules};
+use crate::nft::{self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Removed, Rules};
 use crate::plan::Plan;
 use crate::survey::{self, Found, FoundEnd};
 use crate::undo::Undo;
@@ -306,17 +306,15 @@ pub(crate) fn require_programs(settings: &Settings) -> Result<(), Error> {
 
 /// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
 fn tell_foreign_drops(rules: &mut Rules, gateway_link: &str) {
-    match rules.foreign_drops(gateway_link) {
-        Ok(drops) => {
-            for drop in drops {
-                log::warn!(
-                    "forwarded packets of {gateway_link} are dropped by {}: {}",
-                    drop.chain,
-                    drop.reason
-                );
+    for found in [rules.foreign_drops(gateway_link).map_err(failed), xtables::drops(gateway_link)] {
+        match found {
+            Ok(drops) => {
+                for ForeignDrop { chain, reason } in drops {
+                    log::warn!("forwarded packets of {gateway_link} are dropped by {chain}: {reason}");
+                }
             }
+            Err(error) => log::warn!("look for rules that drop what is forwarded: {error}"),
         }
-        Err(error) => log::warn!("look for rules that drop what is forwarded: {error}"),
     }
 }
 

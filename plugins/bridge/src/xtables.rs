@@ -1,5 +1,6 @@
 //! The forward chain of iptables as it was before nf_tables, whose rules nf_tables does not show: there the accept rules
-//! of `acceptForward` are written through the programs. Nothing is started where that table is not in use.
+//! of `acceptForward` are written through the programs, and without that key a chain that drops is looked for. Nothing is
+//! started or read where that table is not in use.
 //!
 //! The same rules in the same places as [`crate::nft`] writes into its chains, found again by the same comment.
 
@@ -11,6 +12,10 @@ use nft_netlink::End;
 use crate::iptables::{Tool, comment_of, quoted};
 use crate::nft::{self, Fate, IngressPolicy};
 use crate::plan::Family;
+
+mod forward;
+
+pub(crate) use forward::drops;
 
 const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";
@@ -81,13 +86,17 @@ pub(crate) fn remove(is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
 
 /// The programs, where the table is in use.
 fn tool(family: Family) -> Result<Option<Tool>, Error> {
+    in_use(family).then(|| Tool::legacy(family, TABLE)).transpose()
+}
+
+/// Whether the table is in use in this network namespace.
+fn in_use(family: Family) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     // A kernel without these tables has no such file.
-    let in_use = std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == TABLE));
-    in_use.then(|| Tool::legacy(family, TABLE)).transpose()
+    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == TABLE))
 }
 
 /// A rule that is not there.

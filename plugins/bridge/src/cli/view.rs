@@ -11,6 +11,7 @@ use crate::netlink::link::{Kind, Link};
 use crate::netns::{self, Netns};
 use crate::nft::{IngressPolicy, Policy, Rules};
 use crate::survey::{self, Found};
+use crate::xtables;
 
 use super::names;
 
@@ -117,7 +118,11 @@ impl View {
             let bridge = bridge.and_then(|index| bridges.get(&index));
             let bridge = bridge.map(|link| bridge_view(&mut host, link)).transpose()?;
             let obstacles = match &bridge {
-                Some(bridge) => rules.foreign_drops(&bridge.name)?,
+                Some(bridge) => {
+                    let mut drops = rules.foreign_drops(&bridge.name)?;
+                    drops.extend(xtables::drops(&bridge.name)?);
+                    drops
+                }
                 None => Vec::new(),
             };
             let obstacles =

@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Policy, Socket, Table};
 
 use super::routed;
-use super::undecided::{self, Fate};
+use super::undecided;
 
 /// A base chain that drops what our containers forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ForeignDrop {
-    /// As `nft` writes it: `ip filter FORWARD`.
+    /// As `nft` writes it: `ip filter FORWARD`; behind the program that shows it where that is another.
     pub(crate) chain: String,
     /// How it drops: `policy drop`, or the rule that does.
     pub(crate) reason: String,
@@ -58,16 +58,8 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
         let Some(table) = forwards(&chain) else { continue };
         let mut ends = |name: &str| Ok(ends(&socket.rules(table, name)?));
         let undecided = undecided::follow(&chain.name, &mut ends)?;
-        let reason = match undecided.fate {
-            Fate::Dropped { chain: name, reason } if name == chain.name => {
-                format!("its last rule is {reason}")
-            }
-            Fate::Dropped { chain: name, reason } => format!("the last rule of its chain {name} is {reason}"),
-            Fate::GoesOn if chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop) => {
-                "policy drop".to_owned()
-            }
-            Fate::GoesOn | Fate::Passes => continue,
-        };
+        let policy_drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop);
+        let Some(reason) = undecided.fate.drops(&chain.name, policy_drops) else { continue };
         barriers.push(Barrier {
             family: table.family,
             reason,

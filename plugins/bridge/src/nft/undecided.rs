@@ -25,6 +25,20 @@ pub(crate) enum Fate {
     Dropped { chain: String, reason: &'static str },
 }
 
+impl Fate {
+    /// How a base chain with this fate drops, if it does; `policy_drops` says what becomes of what goes on.
+    pub(crate) fn drops(self, base: &str, policy_drops: bool) -> Option<String> {
+        match self {
+            Self::Dropped { chain, reason } if chain == base => Some(format!("its last rule is {reason}")),
+            Self::Dropped { chain, reason } => {
+                Some(format!("the last rule of its chain {chain} is {reason}"))
+            }
+            Self::GoesOn => policy_drops.then(|| "policy drop".to_owned()),
+            Self::Passes => None,
+        }
+    }
+}
+
 /// Follows a packet that fails every test through `chain`; `ends` says what each rule of a chain does to every packet.
 pub(crate) fn follow<E>(
     chain: &str,

@@ -1,0 +1,403 @@
+//! The forward chain of iptables from before nf_tables as the kernel keeps it. Only looks.
+//!
+//! Read as the programs read it, by two socket options, and without them: they wait for a lock that whoever changes the
+//! rules may hold for long, and need not be installed. Layouts: `linux/netfilter_ipv4/ip_tables.h`,
+//! `linux/netfilter_ipv6/ip6_tables.h`, `linux/netfilter/x_tables.h`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use cni_types::Error;
+use nft_netlink::End;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::nft::{self, ForeignDrop};
+use crate::plan::Family;
+
+use super::{FORWARD, TABLE};
+
+/// `IPT_SO_GET_INFO`, and `IP6T_SO_GET_INFO`.
+const GET_INFO: i32 = 64;
+
+/// `IPT_SO_GET_ENTRIES`, and `IP6T_SO_GET_ENTRIES`.
+const GET_ENTRIES: i32 = 65;
+
+/// Bytes of the name of a table (`XT_TABLE_MAXNAMELEN`).
+const TABLE_NAME: usize = 32;
+
+/// Bytes of `struct ipt_getinfo`: name, valid hooks, where each hook begins, where its policy is, entries, their size.
+const INFO: usize = TABLE_NAME + 4 + 20 + 20 + 4 + 4;
+
+/// Bytes of `struct ipt_get_entries` before the entries.
+const ENTRIES_HEADER: usize = 40;
+
+/// The forward hook among the five (`NF_INET_FORWARD`).
+const HOOK_FORWARD: usize = 2;
+const HOOKS: usize = 5;
+
+/// Bytes of an interface's name with its NUL.
+const IFNAME: usize = 16;
+
+/// Bytes of the head of a match or a target: size, name, revision.
+const HEAD: usize = 32;
+
+/// How often a table is read that others change meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// Chains that drop what is forwarded, and that have no rule which accepts what comes from or goes to `link`.
+///
+/// # Errors
+/// Code 999 when a table cannot be read.
+pub(crate) fn drops(link: &str) -> Result<Vec<ForeignDrop>, Error> {
+    let mut drops = Vec::new();
+    for (family, program) in [(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")] {
+        if !super::in_use(family) {
+            continue;
+        }
+        let chain = format!("{program} {TABLE} {FORWARD}");
+        let failed = |why: String| Error::internal(format!("read {chain}: {why}"));
+        let layout = Layout::of(family);
+        let Some((info, entries)) = read(&layout).map_err(|errno| failed(errno.desc().to_lowercase()))?
+        else {
+            continue;
+        };
+        let table =
+            Table::parse(&layout, &info, &entries).ok_or_else(|| failed("unknown layout".to_owned()))?;
+        if let Some(reason) = table.drops()
+            && !table.accepts(link)
+        {
+            drops.push(ForeignDrop { chain, reason });
+        }
+    }
+    Ok(drops)
+}
+
+/// Where the parts of an entry are, in bytes from its start.
+#[derive(Debug)]
+struct Layout {
+    address_family: AddressFamily,
+    level: i32,
+    /// Name of the interface that the packet came in by; behind it that of the one it goes out by, and the masks of both.
+    interfaces: usize,
+    flags: usize,
+    /// The flag of a target that is gone to, not jumped to.
+    flag_goto: u8,
+    inverted: usize,
+    /// Length of what is tested without matches.
+    tests: usize,
+    target_offset: usize,
+    next_offset: usize,
+    /// Where the matches begin.
+    matches: usize,
+}
+
+impl Layout {
+    fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self {
+                address_family: AddressFamily::Inet,
+                level: libc::SOL_IP,
+                interfaces: 16,
+                flags: 82,
+                flag_goto: 0x02,
+                inverted: 83,
+                tests: 84,
+                target_offset: 88,
+                next_offset: 90,
+                matches: 112,
+            },
+            Family::V6 => Self {
+                address_family: AddressFamily::Inet6,
+                level: libc::SOL_IPV6,
+                interfaces: 64,
+                flags: 131,
+                flag_goto: 0x04,
+                inverted: 132,
+                tests: 136,
+                target_offset: 140,
+                next_offset: 142,
+                matches: 168,
+            },
+        }
+    }
+}
+
+/// What the kernel says of a table, and its entries.
+type Raw = (Vec<u8>, Vec<u8>);
+
+/// What the kernel says of the table, and its entries; `None` when it has gone meanwhile.
+fn read(layout: &Layout) -> Result<Option<Raw>, Errno> {
+    let socket = socket(layout.address_family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    for _ in 0..ATTEMPTS {
+        let mut info = vec![0; INFO];
+        info[..TABLE.len()].copy_from_slice(TABLE.as_bytes());
+        match get(&socket, layout.level, GET_INFO, &mut info) {
+            Err(Errno::ENOENT) => return Ok(None),
+            asked => asked?,
+        }
+        let size = u32_at(&info, INFO - 4).unwrap_or_default();
+        let mut entries = vec![0; ENTRIES_HEADER + size as usize];
+        entries[..TABLE.len()].copy_from_slice(TABLE.as_bytes());
+        entries[TABLE_NAME..TABLE_NAME + 4].copy_from_slice(&size.to_ne_bytes());
+        match get(&socket, layout.level, GET_ENTRIES, &mut entries) {
+            // It has another size by now.
+            Err(Errno::EAGAIN) => {}
+            Err(Errno::ENOENT) => return Ok(None),
+            asked => {
+                asked?;
+                entries.drain(..ENTRIES_HEADER);
+                return Ok(Some((info, entries)));
+            }
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Asks for a socket option by what `buffer` begins with; the kernel fills all of it.
+fn get(socket: &impl AsFd, level: i32, option: i32, buffer: &mut [u8]) -> Result<(), Errno> {
+    let mut len = libc::socklen_t::try_from(buffer.len()).map_err(|_| Errno::E2BIG)?;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads and writes no more than `len` bytes of `buffer`, which are ours alone meanwhile.
+    #[allow(unsafe_code, reason = "nix knows socket options by their types, and has none for these")]
+    let answer = unsafe { libc::getsockopt(fd, level, option, buffer.as_mut_ptr().cast(), &mut len) };
+    Errno::result(answer).map(drop)
+}
+
+/// A table.
+#[derive(Debug, Default)]
+struct Table<'a> {
+    /// The rules of each chain, without the policy of the forward chain.
+    chains: BTreeMap<&'a str, Vec<Rule<'a>>>,
+    policy_drops: bool,
+}
+
+/// A rule.
+#[derive(Debug)]
+struct Rule<'a> {
+    interfaces: [Interface<'a>; 2],
+    /// Whether nothing but interfaces is tested.
+    nothing_else: bool,
+    target: Option<End>,
+}
+
+/// The test of an interface.
+#[derive(Debug, Clone, Copy)]
+struct Interface<'a> {
+    name: &'a [u8],
+    mask: &'a [u8],
+    inverted: bool,
+}
+
+impl<'a> Table<'a> {
+    /// `None` when this is no table.
+    fn parse(layout: &Layout, info: &[u8], entries: &'a [u8]) -> Option<Self> {
+        let hook = |index: usize| u32_at(info, TABLE_NAME + 4 + 4 * index).map(|at| at as usize);
+        let valid = u32_at(info, TABLE_NAME)?;
+        let begins: Vec<usize> =
+            (0..HOOKS).filter(|index| valid & (1 << index) != 0).map(hook).collect::<Option<_>>()?;
+        let forward = hook(HOOK_FORWARD)?;
+        let policy = u32_at(info, TABLE_NAME + 24 + 4 * HOOK_FORWARD)? as usize;
+
+        let mut places = Vec::new();
+        let mut at = 0;
+        while at < entries.len() {
+            let entry = entries.get(at..)?;
+            let len = usize::from(u16_at(entry, layout.next_offset)?);
+            // An entry is never empty.
+            let entry = entry.get(..len).filter(|_| len > layout.matches)?;
+            let target = entry.get(usize::from(u16_at(entry, layout.target_offset)?)..)?;
+            places.push((at, entry, Target::parse(target)?));
+            at += len;
+        }
+        // What jumps lead to: the entry behind a chain's name.
+        let names: BTreeMap<usize, &str> = places
+            .iter()
+            .filter_map(|(at, entry, target)| match target {
+                Target::Named("ERROR", data) => Some((at + entry.len(), text(data))),
+                _ => None,
+            })
+            .collect();
+
+        let mut table = Self::default();
+        table.chains.insert(FORWARD, Vec::new());
+        let mut chain = None;
+        for (at, entry, target) in &places {
+            if begins.contains(at) {
+                chain = (*at == forward).then_some(FORWARD);
+            }
+            if let Some(name) = names.get(&(at + entry.len())) {
+                chain = Some(*name);
+                table.chains.entry(name).or_default();
+                continue;
+            }
+            let rule = Rule::parse(layout, entry, *at, target, &names)?;
+            if *at == policy {
+                table.policy_drops = rule.target == Some(End::Drop);
+                chain = None;
+            }
+            if let Some(rules) = chain.and_then(|chain| table.chains.get_mut(chain)) {
+                rules.push(rule);
+            }
+        }
+        Some(table)
+    }
+
+    /// How the forward chain drops what no test picks out, if it does.
+    fn drops(&self) -> Option<String> {
+        let mut ends = |name: &str| {
+            let rules = self.chains.get(name).into_iter().flatten();
+            Ok::<_, std::convert::Infallible>((1..).zip(rules.map(Rule::end)).collect())
+        };
+        let Ok(undecided) = nft::follow(FORWARD, &mut ends);
+        undecided.fate.drops(FORWARD, self.policy_drops)
+    }
+
+    /// Whether the forward chain, or one that it leads to, has a rule that accepts packets for no other reason than
+    /// that they come from or go to `link`.
+    fn accepts(&self, link: &str) -> bool {
+        let mut seen = HashSet::new();
+        let mut open = vec![FORWARD];
+        while let Some(name) = open.pop() {
+            let Some(rules) = self.chains.get(name).filter(|_| seen.insert(name)) else { continue };
+            if rules.iter().any(|rule| rule.accepts_link(link)) {
+                return true;
+            }
+            open.extend(rules.iter().filter_map(|rule| match &rule.target {
+                Some(End::Jump(chain) | End::Goto(chain)) => Some(chain.as_str()),
+                _ => None,
+            }));
+        }
+        false
+    }
+}
+
+/// What an entry ends with.
+#[derive(Debug, Clone, Copy)]
+enum Target<'a> {
+    /// An extension, with its data.
+    Named(&'a str, &'a [u8]),
+    /// The standard target: a verdict when negative, or where to go on.
+    Standard(i32),
+}
+
+impl<'a> Target<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (head, data) = bytes.split_at_checked(HEAD)?;
+        Some(match text(&head[2..HEAD - 1]) {
+            "" => Self::Standard(i32::from_ne_bytes(*data.first_chunk()?)),
+            name => Self::Named(name, data),
+        })
+    }
+
+    /// What it does; `None` when packets go on with the next rule, as far as is known here.
+    fn end(self, entry_end: usize, goes: bool, names: &BTreeMap<usize, &str>) -> Option<End> {
+        // A verdict stands as its negative number less one (`NF_DROP`, `NF_ACCEPT`, `XT_RETURN`).
+        match self {
+            Self::Named("REJECT", _) => Some(End::Reject),
+            Self::Named(..) => None,
+            Self::Standard(-1) => Some(End::Drop),
+            Self::Standard(-2) => Some(End::Accept),
+            Self::Standard(-5) => Some(End::Return),
+            Self::Standard(to) => {
+                // A rule without a target leads to the one behind it.
+                let to = usize::try_from(to).ok().filter(|to| *to != entry_end)?;
+                let chain = (*names.get(&to)?).to_owned();
+                Some(if goes { End::Goto(chain) } else { End::Jump(chain) })
+            }
+        }
+    }
+}
+
+impl<'a> Rule<'a> {
+    fn parse(
+        layout: &Layout,
+        entry: &'a [u8],
+        at: usize,
+        target: &Target<'_>,
+        names: &BTreeMap<usize, &str>,
+    ) -> Option<Self> {
+        let (flags, inverted) = (*entry.get(layout.flags)?, *entry.get(layout.inverted)?);
+        let interface = |index: usize| {
+            let name = layout.interfaces + index * IFNAME;
+            let mask = name + 2 * IFNAME;
+            Some(Interface {
+                name: entry.get(name..name + IFNAME)?,
+                mask: entry.get(mask..mask + IFNAME)?,
+                inverted: inverted & (1 << index) != 0,
+            })
+        };
+        // Everything that is tested is other than zero, but for what is looked at here.
+        let others = entry.get(..layout.tests)?.iter().enumerate().filter(|(place, _)| {
+            let interfaces = layout.interfaces..layout.interfaces + 4 * IFNAME;
+            !interfaces.contains(place) && *place != layout.flags && *place != layout.inverted
+        });
+        let nothing_else = others.map(|(_, byte)| *byte).all(|byte| byte == 0)
+            && flags & !layout.flag_goto == 0
+            && inverted & !0b11 == 0
+            && only_comments(entry.get(layout.matches..usize::from(u16_at(entry, layout.target_offset)?))?)?;
+        Some(Self {
+            interfaces: [interface(0)?, interface(1)?],
+            nothing_else,
+            target: target.end(at + entry.len(), flags & layout.flag_goto != 0, names),
+        })
+    }
+
+    /// What it does to every packet; `None` when it tests anything, or only counts.
+    fn end(&self) -> Option<End> {
+        let tests_nothing = self.nothing_else && self.interfaces.iter().all(Interface::is_any);
+        self.target.clone().filter(|_| tests_nothing)
+    }
+
+    fn accepts_link(&self, link: &str) -> bool {
+        let [from, to] = self.interfaces;
+        // What only does not go back to where it comes from may come from `link` all the same.
+        let way_back = !from.is_any() && to.inverted && to.is(link);
+        self.target == Some(End::Accept)
+            && self.nothing_else
+            && (from.is_any() || !from.inverted && from.is(link))
+            && (to.is_any() || way_back || !to.inverted && to.is(link))
+    }
+}
+
+impl Interface<'_> {
+    fn is_any(&self) -> bool {
+        self.mask.iter().all(|byte| *byte == 0)
+    }
+
+    /// Whether `link` is one of those that are named, whatever they are named for.
+    fn is(&self, link: &str) -> bool {
+        let link = link.bytes().chain(std::iter::repeat(0));
+        self.name.iter().zip(self.mask).zip(link).all(|((name, mask), byte)| (name ^ byte) & mask == 0)
+    }
+}
+
+/// Whether all matches are comments; `None` when these are no matches.
+fn only_comments(mut matches: &[u8]) -> Option<bool> {
+    while !matches.is_empty() {
+        let len = usize::from(u16_at(matches, 0)?);
+        let (found, rest) = matches.split_at_checked(len).filter(|_| len >= HEAD)?;
+        if text(&found[2..HEAD - 1]) != "comment" {
+            return Some(false);
+        }
+        matches = rest;
+    }
+    Some(true)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+/// The text up to its NUL; one that is no text is the name of nothing that is known here.
+fn text(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    str::from_utf8(&bytes[..end]).unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests;
