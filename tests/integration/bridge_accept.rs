@@ -431,6 +431,7 @@ fn parallel_first_attachments_write_the_rules_once() {
 }
 
 /// Whether this kernel has the tables of iptables from before nf_tables; says so when it has not.
+#[expect(clippy::print_stderr, reason = "the reason for a test that is skipped")]
 fn has_legacy_tables() -> bool {
     let world = World::new();
     let missing = ["iptables-legacy -S", "ip6tables-legacy -S"]
@@ -438,7 +439,7 @@ fn has_legacy_tables() -> bool {
         .map(|command| world.host().run(command))
         .find(|listed| listed.status != 0);
     if let Some(listed) = &missing {
-        println!("skipped: this kernel has no tables of iptables from before nf_tables: {listed}");
+        eprintln!("skipped: this kernel has no tables of iptables from before nf_tables: {listed}");
     }
     missing.is_none()
 }
