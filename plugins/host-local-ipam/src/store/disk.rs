@@ -4,9 +4,9 @@
 //! In `<data directory>/<network>/`, as the reference has it: `<address>` (mode 0600) holds
 //! `<container id>\r\n<ifname>`, `last_reserved_ip.N` the address leased last from range set N, `lock` is locked with
 //! `flock(2)` during every call. What is our own is beside it, in `<data directory>/.host-local-ipam/`, where the
-//! reference never looks: the index, the sticky names, and a file that is a lease before it is moved to its place, or after.
+//! reference never looks: the index, the sticky names, and for a moment the lease that is being written.
 //!
-//! A lease file is written there and then moved to its place, so it is whole or absent (see [`spare`]). A kill between any two system
+//! A lease file is written there and then moved to its place, so it is whole or absent. A kill between any two system
 //! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
 //! Files that name nobody are free. Nothing is synced to the disk: a power loss ends every container too.
 
@@ -19,26 +19,31 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cni_types::Attachment;
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, Stat, fstat, openat, renameat_with};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::boot::{self, BootId};
 use super::index::{Broken, Changed, Entry, Index, Location, Stamp, hash};
 use super::lock::Lock;
 use super::names::Names;
 use super::scan::{self, FileText, Found};
-use super::spare::{self, Rewritable};
 use super::{Era, Held, Holder, Place, Reservation, StickyName, Store, StoreError, content_of};
 use crate::span::{Point, Span};
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
 
-/// Our own files that are written and then moved to where they belong: a lease, which may have been one before, and an
-/// index.
+/// Our own files that are written and then moved to where they belong: a lease, and an index.
 const NEW_LEASE: &str = "lease";
 const NEW_INDEX: &str = "index.new";
+const UNFINISHED: [&str; 2] = [NEW_LEASE, NEW_INDEX];
 
 /// A lease that is written where the leases are, since our own directory cannot be used.
 const NEW_LEASE_BESIDE: &str = "lease.new";
+
+/// Type and permissions of a lease file.
+const LEASE_MODE: u32 = libc::S_IFREG | 0o600;
 
 /// Longer than any address in writing.
 const MAX_ADDRESS: usize = 64;
@@ -78,6 +83,14 @@ pub(crate) struct DiskStore {
 struct Cursor {
     set: usize,
     file: Rewritable,
+}
+
+/// A file whose content will be replaced.
+#[derive(Debug)]
+struct Rewritable {
+    file: File,
+    /// Of the content, in bytes, or as much of it as was looked at.
+    length: usize,
 }
 
 /// What has happened since the store was opened.
@@ -245,12 +258,7 @@ impl DiskStore {
 
     /// Removes what a call that was killed had written and not moved into place. Nobody is at it while we hold the lock.
     pub(crate) fn remove_unfinished(&self) -> Result<(), StoreError> {
-        let lease = self.place.own_file(NEW_LEASE);
-        // One that names nobody waits for the next lease.
-        if spare::names_somebody(&lease) {
-            remove_file(&lease)?;
-        }
-        remove_file(&self.place.own_file(NEW_INDEX))?;
+        UNFINISHED.into_iter().try_for_each(|kind| remove_file(&self.place.own_file(kind)))?;
         remove_file(&self.directory.join(NEW_LEASE_BESIDE))
     }
 
@@ -412,9 +420,9 @@ impl DiskStore {
     fn write_lease(&self, path: &Path, content: &str) -> io::Result<Changed> {
         let own = self.place.own_directory();
         let aside = self.place.own_file(NEW_LEASE);
-        let written = match spare::move_in(&aside, path, content) {
+        let written = match move_in(&aside, path, content) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_directory(&own).and_then(|()| spare::move_in(&aside, path, content))
+                make_directory(&own).and_then(|()| move_in(&aside, path, content))
             }
             other => other,
         };
@@ -426,7 +434,7 @@ impl DiskStore {
                     ErrorKind::PermissionDenied | ErrorKind::CrossesDevices | ErrorKind::IsADirectory
                 ) =>
             {
-                spare::move_in(&self.directory.join(NEW_LEASE_BESIDE), path, content)
+                move_in(&self.directory.join(NEW_LEASE_BESIDE), path, content)
             }
             other => other,
         }
@@ -578,10 +586,7 @@ impl Store for DiskStore {
     fn release(&mut self, address: Point) -> Result<(), StoreError> {
         let path = self.path_of(address);
         let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
-        let aside = self.place.own_file(NEW_LEASE);
-        if holder.is_none() || !spare::move_out(&path, &aside) {
-            remove_file(&path)?;
-        }
+        remove_file(&path)?;
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
             None => index.mark_free(address),
@@ -631,9 +636,70 @@ impl Store for DiskStore {
     }
 }
 
+impl Rewritable {
+    /// In place and without emptying it first: a kill in between leaves some address, not none, and file systems make a
+    /// point of writing out at once what is emptied and written again.
+    fn write(&self, text: &str) -> io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        if self.length > text.len() { self.file.set_len(text.len() as u64) } else { Ok(()) }
+    }
+}
+
 fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     let inside = entry.address.is_some_and(|address| within.iter().any(|span| span.contains(address)));
     entry.era == Era::EarlierBoot && inside
+}
+
+/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
+fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
+    let make = || -> io::Result<_> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(aside)?;
+        Ok(Rewritable { file, length: 0 })
+    };
+    let file = match make() {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => reopen(aside)?.map_or_else(make, Ok)?,
+        made => made?,
+    };
+    let moved = file.write(content).and_then(|()| rename_to_free(aside, path));
+    if moved.is_err()
+        && let Err(error) = std::fs::remove_file(aside)
+    {
+        log::warn!("remove {}: {error}", aside.display());
+    }
+    moved.map(|()| fstat(&file.file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
+}
+
+/// Opens the file of a lease that a killed call never finished, to be written anew; `None` if there is none.
+fn reopen(aside: &Path) -> io::Result<Option<Rewritable>> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = openat(CWD, aside, flags, Mode::empty()).and_then(|file| Ok((fstat(&file)?, file)));
+    match opened {
+        Ok((stat, file)) if could_be_made_by_us(&stat) => {
+            Ok(Some(Rewritable { file: file.into(), length: stat.st_size.try_into().unwrap_or(usize::MAX) }))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        // What has another name as well, where a file system cannot rename, may be a lease by now.
+        _ => std::fs::remove_file(aside).map(|()| None),
+    }
+}
+
+fn could_be_made_by_us(stat: &Stat) -> bool {
+    stat.st_mode == LEASE_MODE && stat.st_nlink == 1 && stat.st_uid == geteuid().as_raw()
+}
+
+/// Renames `from` to `to`; `AlreadyExists` when there is such a file.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems, NFS among them, cannot do that in one step.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            if let Err(error) = std::fs::remove_file(from) {
+                log::warn!("remove {}: {error}", from.display());
+            }
+            Ok(())
+        }
+        other => Ok(other?),
+    }
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {

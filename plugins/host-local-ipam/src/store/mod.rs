@@ -10,7 +10,6 @@ mod index;
 mod lock;
 mod names;
 mod scan;
-mod spare;
 
 use std::path::{Path, PathBuf};
 

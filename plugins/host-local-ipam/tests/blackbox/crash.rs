@@ -2,8 +2,6 @@
 //! ADD go on as if nothing had been.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -72,15 +70,12 @@ fn check_recovery(network: &Network, moment: &str, step: usize) {
         network.ask("DEL", id).ok();
     }
     assert_eq!(network.leases().len(), 2, "{moment}");
-    let own_directory = network.data_dir().join(".host-local-ipam");
-    let own: Vec<_> = std::fs::read_dir(&own_directory)
+    let own: Vec<_> = std::fs::read_dir(network.data_dir().join(".host-local-ipam"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "net1.index" && name != "net1.names" && name != "net1.lease")
+        .filter(|name| name != "net1.index" && name != "net1.names")
         .collect();
     assert!(own.is_empty(), "{moment}: {own:?} left");
-    let waiting = std::fs::read_to_string(own_directory.join("net1.lease")).unwrap_or_default();
-    assert_eq!(waiting.trim(), "", "{moment}");
 }
 
 fn kill_everywhere(verb: &str, ready: impl Fn() -> Network) {
@@ -165,45 +160,6 @@ fn a_file_system_that_cannot_rename_to_a_free_name_links_instead() {
         network.ask("ADD", "next").ok();
         assert_eq!(network.leases().len(), 3);
     }
-}
-
-#[test]
-fn the_file_of_a_lease_that_was_given_back_is_the_next_ones() {
-    let network = Network::new("10.8.0.0/24");
-    let waiting = network.data_dir().join(".host-local-ipam/net1.lease");
-    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
-    let lease = |address: &str| network.leases_dir().join(address);
-    network.ask("ADD", "a-long-name").ok();
-    network.call(&reference(), "ADD", "theirs").ok();
-    let file = inode(&lease("10.8.0.2"));
-    network.ask("DEL", "a-long-name").ok();
-    network.ask("DEL", "a-long-name").ok();
-    network.gc(&["theirs"]).ok();
-    assert_eq!(inode(&waiting), file);
-    assert_eq!(std::fs::read(&waiting).unwrap(), b"\n".repeat(content("a-long-name").len()));
-    network.ask("ADD", "b").ok();
-    assert_eq!(inode(&lease("10.8.0.4")), file);
-    assert_eq!(network.leases()["10.8.0.4"], content("b"));
-    assert!(!waiting.exists());
-    // The reference's file is as good.
-    let file = inode(&lease("10.8.0.3"));
-    network.ask("DEL", "theirs").ok();
-    network.ask("DEL", "b").ok();
-    network.ask("ADD", "c").ok();
-    assert_eq!(inode(&lease("10.8.0.5")), file);
-    assert_eq!(network.leases().len(), 1);
-}
-
-#[test]
-fn the_file_of_a_lease_that_somebody_has_elsewhere_too_stays_as_it_is() {
-    let network = Network::new("10.8.0.0/24");
-    network.ask("ADD", "c1").ok();
-    let elsewhere = network.data_dir().join("elsewhere");
-    std::fs::hard_link(network.leases_dir().join("10.8.0.2"), &elsewhere).unwrap();
-    network.ask("DEL", "c1").ok();
-    network.ask("ADD", "c2").ok();
-    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), content("c1"));
-    assert_eq!(network.leases().into_values().collect::<Vec<_>>(), [content("c2")]);
 }
 
 #[test]
