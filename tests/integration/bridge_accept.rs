@@ -432,7 +432,7 @@ fn parallel_first_attachments_write_the_rules_once() {
 
 /// Whether this kernel has the tables of iptables from before nf_tables; says so when it has not.
 #[expect(clippy::print_stderr, reason = "the reason for a test that is skipped")]
-fn has_legacy_tables() -> bool {
+pub(crate) fn has_legacy_tables() -> bool {
     let world = World::new();
     let missing = ["iptables-legacy -S", "ip6tables-legacy -S"]
         .into_iter()

@@ -91,8 +91,8 @@ fn show_tells_policy_rules_and_names() {
     let shown = story.bridge(&["show", "net", "--json"]).json();
     assert_eq!(shown["ingressPolicy"], "same-bridge");
     let policy = json!({
-        "ipMasq": true, "ingressPolicy": "same-bridge", "acceptForward": false, "macspoofchk": false,
-        "raGuard": true,
+        "ipMasq": true, "ipMasqBackend": "nftables", "ingressPolicy": "same-bridge", "acceptForward": false,
+        "macspoofchk": false, "raGuard": true,
     });
     assert_eq!(shown["attachments"][0]["policy"], policy);
     assert_eq!(shown["attachments"][0]["names"], json!([]));

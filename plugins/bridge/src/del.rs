@@ -27,7 +27,10 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     log::debug!("done with the veth pair");
     // A repair may have brought them back as long as there was a link.
     failures.note(rules.and_then(rules::Removal::complete));
-    if config::uses_iptables(call.conf()) || made_by == Some(Maker::Reference) {
+    if config::uses_iptables(call.conf())
+        || made_by == Some(Maker::Reference)
+        || failures.note(rules::has_legacy_iptables(&identity)).unwrap_or_default()
+    {
         failures.note(iptables::remove(identity.jumps()));
         log::debug!("done with iptables");
     }

@@ -22,7 +22,7 @@ use crate::names;
 use crate::plan::Family;
 
 /// The table that translates addresses.
-const NAT: &str = "nat";
+pub(crate) const NAT: &str = "nat";
 
 /// Where the programs are looked for when the runtime has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -68,20 +68,45 @@ pub(crate) fn require() -> Result<(), Error> {
 /// # Errors
 /// Code 11 when the rules are locked for too long, 7 when the programs are missing, 999 when they fail.
 pub(crate) fn install(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<(), Error> {
-    for (family, wished) in by_family(jumps, addresses) {
+    repair(&[(jumps, addresses)]).map(drop)
+}
+
+/// Brings in the rules for the addresses of attachments, all of a family in one transaction; says which were missing.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn repair(attached: &[(Jumps<'_>, &[IpNetwork])]) -> Result<Vec<String>, Error> {
+    let mut words = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let of_family = |(jumps, addresses): &(Jumps<'_>, &[IpNetwork])| {
+            by_family(*jumps, addresses)
+                .into_iter()
+                .find(|(found, _)| *found == family)
+                .map(|(_, rules)| rules)
+        };
+        let wished: Vec<(String, Vec<String>)> =
+            attached.iter().filter_map(|attached| Some((chain(attached.0), of_family(attached)?))).collect();
+        if wished.is_empty() {
+            continue;
+        }
         let tool = Tool::find(family)?;
         let present = tool.list()?;
         let mut script = String::new();
-        let declaration = format!("-N {}", chain(jumps));
-        if !present.contains(&declaration) {
-            line(&mut script, format_args!(":{} - [0:0]", chain(jumps)));
-        }
-        for rule in wished.iter().filter(|rule| !present.contains(rule)) {
-            line(&mut script, format_args!("{rule}"));
+        let mut declared = HashSet::new();
+        let mut written = HashSet::new();
+        for (chain, rules) in &wished {
+            if !present.contains(&format!("-N {chain}")) && declared.insert(chain) {
+                line(&mut script, format_args!(":{chain} - [0:0]"));
+            }
+            // Two interfaces of a container share the chain.
+            for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {
+                line(&mut script, format_args!("{rule}"));
+                words.push(missing(rule));
+            }
         }
         tool.apply(&script)?;
     }
-    Ok(())
+    Ok(words)
 }
 
 /// Removes the rules of an attachment, and those that the reference left for its container. No error if there are
@@ -101,7 +126,7 @@ pub(crate) fn comments(jumps: Jumps<'_>) -> [String; 2] {
 
 /// Whether a comment is that of a jump of ours for `network`.
 pub(crate) fn is_of_network(comment: &str, network: &str) -> bool {
-    network_of(comment).is_some_and(|owner| owner == network || owner == names::network(network))
+    Told::by(comment).is_some_and(|told| names::network(told.network) == names::network(network))
 }
 
 /// Removes the rules of the network's attachments but of those that are `valid`.
@@ -119,17 +144,24 @@ pub(crate) fn collect(network: &str, valid: &[Attachment]) -> Result<(), Error> 
 /// # Errors
 /// As [`install`].
 pub(crate) fn verify(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<Vec<String>, Error> {
-    let mut missing = Vec::new();
+    let mut words = Vec::new();
     for (family, wished) in by_family(jumps, addresses) {
         let present = Tool::find(family)?.list()?;
-        missing.extend(
-            wished
-                .into_iter()
-                .filter(|rule| !present.contains(rule))
-                .map(|rule| format!("iptables rule is missing in table nat: {rule}")),
-        );
+        words.extend(wished.iter().filter(|rule| !present.contains(rule)).map(|rule| missing(rule)));
     }
-    Ok(missing)
+    Ok(words)
+}
+
+fn missing(rule: &str) -> String {
+    format!("iptables rule is missing in table {NAT}: {rule}")
+}
+
+/// Removes the jumps whose comment `is_meant` and is one of ours.
+///
+/// # Errors
+/// As [`install`].
+pub(crate) fn remove_gone(is_meant: impl Fn(&Told<'_>) -> bool) -> Result<(), Error> {
+    remove_where(None, |comment| Told::by(comment).is_some_and(|told| is_meant(&told)))
 }
 
 /// Removes the jumps whose comment `is_meant`, and of their chains and `own` those that nothing jumps to any more.
@@ -223,10 +255,29 @@ fn comment(jumps: Jumps<'_>) -> String {
     format!("{container} if: \"{}\"", jumps.attachment.ifname())
 }
 
-/// The network of a comment of ours.
-fn network_of(comment: &str) -> Option<&str> {
-    let (network, rest) = comment.strip_prefix("name: \"")?.split_once("\" id: \"")?;
-    rest.contains("\" if: \"").then_some(network)
+/// Whose a jump of ours is, as its comment tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Told<'a> {
+    pub(crate) network: &'a str,
+    pub(crate) container_id: &'a str,
+    pub(crate) ifname: &'a str,
+}
+
+impl<'a> Told<'a> {
+    /// `None` when it is no comment of ours.
+    pub(crate) fn by(comment: &'a str) -> Option<Self> {
+        let (network, rest) = comment.strip_prefix("name: \"")?.split_once("\" id: \"")?;
+        let (container_id, ifname) = rest.split_once("\" if: \"")?;
+        Some(Self { network, container_id, ifname: ifname.strip_suffix('"')? })
+    }
+
+    /// Whether it is of this attachment, however much of the names either of them spells out.
+    pub(crate) fn is(&self, jumps: Jumps<'_>) -> bool {
+        let Self { network, container_id, ifname } = *self;
+        names::network(network) == names::network(jumps.network)
+            && names::container_id(container_id) == names::container_id(jumps.attachment.container_id())
+            && ifname == jumps.attachment.ifname()
+    }
 }
 
 /// The comment in a listed rule.
@@ -413,12 +464,30 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_is_told_from_others_however_long_the_names_are() {
+        for (network, id) in [(3, 3), (300, 3), (3, 300), (100, 112), (130, 80)] {
+            let (attachment, network) =
+                (Attachment::new(&"i".repeat(id), "eth0").unwrap(), "n".repeat(network));
+            let jumps = Jumps { network: &network, attachment: &attachment };
+            let comment = comment(jumps);
+            let told = Told::by(&comment).unwrap();
+            assert!(told.is(jumps), "{comment}");
+            // As the mark of the host veth spells it.
+            let marked = Attachment::new(&names::container_id(attachment.container_id()), "eth0").unwrap();
+            assert!(told.is(Jumps { network: &names::network(&network), attachment: &marked }), "{comment}");
+            let other = Attachment::new(attachment.container_id(), "eth1").unwrap();
+            assert!(!told.is(Jumps { network: &network, attachment: &other }), "{comment}");
+            assert!(!told.is(Jumps { network: "other", attachment: &attachment }), "{comment}");
+        }
+    }
+
+    #[test]
     fn a_comment_says_whose_it_is() {
         let rules = listed(&["10.1.2.3/24"], "eth0");
         let comment = comment_of(&rules[2]).unwrap();
         assert_eq!(comment, r#"name: "n1" id: "abc" if: "eth0""#);
-        assert_eq!(network_of(&comment), Some("n1"));
-        assert_eq!(network_of(&comment_of(&rules[0]).unwrap()), None);
+        assert_eq!(Told::by(&comment), Some(Told { network: "n1", container_id: "abc", ifname: "eth0" }));
+        assert_eq!(Told::by(&comment_of(&rules[0]).unwrap()), None);
         assert_eq!(comment_of("-A POSTROUTING -j ACCEPT"), None);
     }
 }

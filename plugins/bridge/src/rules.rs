@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
-use crate::iptables;
+use crate::iptables::{self, Jumps, Told};
 use crate::mac::Mac;
 use crate::names;
 use crate::netlink::link::{Link, PortSetup};
@@ -39,6 +39,8 @@ pub(crate) struct Subject {
     addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
     policy: Policy,
+    /// Whether iptables masquerades.
+    by_iptables: bool,
 }
 
 impl Subject {
@@ -55,6 +57,7 @@ impl Subject {
             addresses: plan.networks(),
             gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
             policy: policy(settings),
+            by_iptables: settings.masquerade == Some(MasqueradeBackend::Iptables),
         }
     }
 
@@ -62,13 +65,17 @@ impl Subject {
     /// is not ready: its own ADD looks again when it is.
     pub(crate) fn of_found(settings: &Settings, gateways: &[IpNetwork], found: Found) -> Option<Self> {
         let end = found.container.filter(|end| is_ready(end, settings))?;
+        // The mark may have been cut. iptables has to be given the whole names.
+        let whole = Identity::new(&settings.network, found.identity.attachment());
+        let is_whole = whole.host_veth() == found.identity.host_veth();
         Some(Self {
-            identity: found.identity,
+            identity: if is_whole { whole } else { found.identity },
             gateway_link: settings.gateway_link(),
             mac: end.mac?,
             addresses: end.addresses,
             gateways: gateways.iter().map(IpNetwork::ip).collect(),
             policy: policy(settings),
+            by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
         })
     }
 
@@ -83,6 +90,7 @@ impl Subject {
             addresses: end.addresses,
             gateways: self.gateways.clone(),
             policy: self.policy,
+            by_iptables: self.by_iptables,
         })
     }
 
@@ -137,7 +145,7 @@ pub(crate) fn install<'a>(
     undo: &mut Undo<'a>,
 ) -> Result<Option<InstalledRules>, Error> {
     let subject = Subject::new(settings, identity, plan, mac);
-    if settings.masquerade == Some(MasqueradeBackend::Iptables) {
+    if subject.by_iptables {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         iptables::install(identity.jumps(), &subject.addresses)?;
     }
@@ -263,8 +271,7 @@ pub(crate) fn remove_of_gone(
     identities: &[Identity],
 ) -> Result<(), Error> {
     for identity in identities {
-        let link = host.link_by_name(identity.host_veth()).map_err(Error::internal)?;
-        if !link.is_some_and(|link| veth::is_of(&link, identity)) {
+        if is_gone(host, identity)? {
             let removed = rules.remove_again(&identity.owner()).map_err(failed)?;
             forget_accepted(removed, identity.owner().network)?;
         }
@@ -272,8 +279,17 @@ pub(crate) fn remove_of_gone(
     Ok(())
 }
 
-/// Mends the rules of attachments in one transaction; says what was wrong.
-pub(crate) fn repair(rules: &mut Rules, subjects: Vec<Subject>) -> Result<Vec<String>, Error> {
+fn is_gone(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
+    let link = host.link_by_name(identity.host_veth()).map_err(Error::internal)?;
+    Ok(!link.is_some_and(|link| veth::is_of(&link, identity)))
+}
+
+/// Mends the rules of attachments, those in nf_tables in one transaction; says what was wrong.
+pub(crate) fn repair(
+    rules: &mut Rules,
+    host: &mut Netlink,
+    subjects: &[Subject],
+) -> Result<Vec<String>, Error> {
     let attached: Vec<Attached<'_>> = subjects.iter().map(Subject::attached).collect();
     if attached.is_empty() {
         return Ok(Vec::new());
@@ -281,6 +297,19 @@ pub(crate) fn repair(rules: &mut Rules, subjects: Vec<Subject>) -> Result<Vec<St
     let mut wrong = rules.repair(&attached).map_err(failed)?;
     for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
         wrong.extend(xtables::accept(subject.traffic())?);
+    }
+    let by_iptables: Vec<(Jumps<'_>, &[IpNetwork])> = subjects
+        .iter()
+        .filter(|subject| subject.by_iptables)
+        .map(|subject| (subject.identity.jumps(), subject.addresses.as_slice()))
+        .collect();
+    wrong.extend(iptables::repair(&by_iptables)?);
+    let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity.clone()).collect();
+    remove_of_gone(rules, host, &identities)?;
+    for subject in subjects.iter().filter(|subject| subject.by_iptables) {
+        if is_gone(host, &subject.identity)? {
+            iptables::remove(subject.identity.jumps())?;
+        }
     }
     Ok(wrong)
 }
@@ -400,9 +429,25 @@ pub(crate) fn collect(
     remove_orphans(&mut rules, host)
 }
 
-/// Whether there are masquerade rules of the network through `iptables-nft`, whatever its configuration says by now.
+/// The comments of what both kinds of iptables have behind routing: our masquerade rules through them are among it,
+/// whatever the configuration says by now. Starts no process.
+pub(crate) fn iptables_comments(rules: &mut Rules) -> Result<Vec<String>, Error> {
+    let mut comments = rules.iptables_comments().map_err(failed)?;
+    comments.extend(xtables::comments(iptables::NAT)?);
+    Ok(comments)
+}
+
+/// Whether there are masquerade rules of the network through iptables.
 pub(crate) fn has_iptables(network: &str) -> Result<bool, Error> {
-    Rules::open().and_then(|mut rules| rules.has_iptables(network)).map_err(failed)
+    let comments = iptables_comments(&mut Rules::open().map_err(failed)?)?;
+    Ok(comments.iter().any(|comment| iptables::is_of_network(comment, network)))
+}
+
+/// Whether there are masquerade rules of the attachment through iptables as it was before nf_tables: those through
+/// `iptables-nft` go with the others.
+pub(crate) fn has_legacy_iptables(identity: &Identity) -> Result<bool, Error> {
+    let comments = xtables::comments(iptables::NAT)?;
+    Ok(comments.iter().filter_map(|comment| Told::by(comment)).any(|told| told.is(identity.jumps())))
 }
 
 /// Whether the rules that the settings ask for could be written.

@@ -47,7 +47,12 @@ pub(crate) fn attachments(host: &mut Netlink, links: Vec<Link>) -> Result<Vec<Fo
 
 /// The networks that somebody is attached to by one of `links`.
 pub(crate) fn networks(links: &[Link]) -> BTreeSet<String> {
-    links.iter().filter_map(identity_of).map(|identity| identity.network().into_owned()).collect()
+    identities(links).map(|identity| identity.network().into_owned()).collect()
+}
+
+/// Who is attached by one of `links`.
+pub(crate) fn identities(links: &[Link]) -> impl Iterator<Item = Identity> {
+    links.iter().filter_map(identity_of)
 }
 
 /// Whose host veth a link is.

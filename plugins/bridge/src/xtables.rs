@@ -13,9 +13,9 @@ use crate::iptables::{Tool, comment_of, quoted};
 use crate::nft::{self, Fate, IngressPolicy};
 use crate::plan::Family;
 
-mod forward;
+mod tables;
 
-pub(crate) use forward::drops;
+pub(crate) use tables::{comments, drops};
 
 const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";
@@ -86,17 +86,17 @@ pub(crate) fn remove(is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
 
 /// The programs, where the table is in use.
 fn tool(family: Family) -> Result<Option<Tool>, Error> {
-    in_use(family).then(|| Tool::legacy(family, TABLE)).transpose()
+    in_use(family, TABLE).then(|| Tool::legacy(family, TABLE)).transpose()
 }
 
-/// Whether the table is in use in this network namespace.
-fn in_use(family: Family) -> bool {
+/// Whether a table is in use in this network namespace.
+fn in_use(family: Family, table: &str) -> bool {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
     // A kernel without these tables has no such file.
-    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == TABLE))
+    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
 /// A rule that is not there.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
-use crate::attachment::is_marked;
+use crate::attachment::{Identity, is_marked};
+use crate::iptables::{self, Told};
 use crate::netlink::Netlink;
-use crate::netlink::link::Kind;
+use crate::netlink::link::{Kind, Link};
 use crate::netns::Netns;
 use crate::nft::{self, Record, Rules};
 use crate::{rules, survey, xtables};
@@ -43,9 +44,27 @@ pub(super) fn prune() -> anyhow::Result<String> {
         let Record { network, container_id, ifname, .. } = record;
         removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
     }
+    removed += &prune_iptables(&mut rules, &links)?;
     rules::remove_orphans(&mut rules, &mut host)?;
     let kept: BTreeSet<String> =
         survey::networks(&links).iter().map(|network| nft::accept_comment(network)).collect();
     xtables::remove(|comment| nft::is_accept_comment(comment) && !kept.contains(comment))?;
     Ok(removed)
+}
+
+/// Removes masquerade rules through iptables of attachments that are gone; says whose. Nothing is started where there
+/// are none.
+fn prune_iptables(rules: &mut Rules, links: &[Link]) -> anyhow::Result<String> {
+    let alive: Vec<Identity> = survey::identities(links).collect();
+    let is_gone = |told: &Told<'_>| !alive.iter().any(|identity| told.is(identity.jumps()));
+    let comments = rules::iptables_comments(rules)?;
+    let gone: BTreeSet<Told<'_>> =
+        comments.iter().filter_map(|comment| Told::by(comment)).filter(|told| is_gone(told)).collect();
+    if !gone.is_empty() {
+        iptables::remove_gone(is_gone)?;
+    }
+    let words = |Told { network, container_id, ifname }| {
+        format!("removed iptables rules of {network}/{container_id}/{ifname}\n")
+    };
+    Ok(gone.into_iter().map(words).collect())
 }

@@ -9,7 +9,6 @@ use cni_types::{CniArgs, Command, Delegate, Environment, NetConf};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::names;
 use crate::netlink::Netlink;
@@ -48,10 +47,7 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         wrong.extend(rules::restore_isolation(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
-    let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity().clone()).collect();
-    let mut rules = Rules::open()?;
-    wrong.extend(rules::repair(&mut rules, subjects)?);
-    rules::remove_of_gone(&mut rules, &mut host, &identities)?;
+    wrong.extend(rules::repair(&mut Rules::open()?, &mut host, &subjects)?);
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
 }
 

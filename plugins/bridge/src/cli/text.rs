@@ -70,10 +70,12 @@ fn details(attachment: &AttachmentView) -> Vec<String> {
 
 /// What the rules of an attachment do, by the keys that ask for it.
 fn rules(policy: PolicyView) -> String {
-    let PolicyView { ip_masq, ingress_policy, accept_forward, macspoofchk, ra_guard } = policy;
+    let PolicyView { ip_masq, ip_masq_backend, ingress_policy, accept_forward, macspoofchk, ra_guard } =
+        policy;
+    let masquerade = if ip_masq_backend == Some("iptables") { "ipMasq by iptables" } else { "ipMasq" };
     let ingress = format!("ingressPolicy {ingress_policy}");
     let words = [
-        (ip_masq, "ipMasq"),
+        (ip_masq, masquerade),
         (ingress_policy != "open", ingress.as_str()),
         (accept_forward, "acceptForward"),
         (macspoofchk, "macspoofchk"),
@@ -142,6 +144,7 @@ mod tests {
                 rules: true,
                 policy: Some(PolicyView {
                     ip_masq: true,
+                    ip_masq_backend: Some("nftables"),
                     ingress_policy: "same-bridge",
                     accept_forward: false,
                     macspoofchk: false,

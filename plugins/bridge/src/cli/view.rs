@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use crate::iptables::Told;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netns::{self, Netns};
 use crate::nft::{IngressPolicy, Policy, Rules};
 use crate::survey::{self, Found};
-use crate::xtables;
+use crate::{rules, xtables};
 
 use super::names;
 
@@ -70,22 +71,35 @@ pub(super) struct AttachmentView {
 #[serde(rename_all = "camelCase")]
 pub(super) struct PolicyView {
     pub(super) ip_masq: bool,
+    /// Who masquerades, as the configuration calls it.
+    pub(super) ip_masq_backend: Option<&'static str>,
     pub(super) ingress_policy: &'static str,
     pub(super) accept_forward: bool,
     pub(super) macspoofchk: bool,
     pub(super) ra_guard: bool,
 }
 
-impl From<Policy> for PolicyView {
-    fn from(policy: Policy) -> Self {
-        let Policy { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } = policy;
-        Self {
-            ip_masq: masquerade,
+impl PolicyView {
+    /// What the rules in nf_tables do, if there are any, and masquerade by iptables; `None` when there are no rules.
+    fn of(policy: Option<Policy>, by_iptables: bool) -> Option<Self> {
+        if policy.is_none() && !by_iptables {
+            return None;
+        }
+        let Policy { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } =
+            policy.unwrap_or(Policy::NONE);
+        let ip_masq_backend = match (masquerade, by_iptables) {
+            (true, _) => Some("nftables"),
+            (false, true) => Some("iptables"),
+            (false, false) => None,
+        };
+        Some(Self {
+            ip_masq: ip_masq_backend.is_some(),
+            ip_masq_backend,
             ingress_policy: ingress.name(),
             accept_forward,
             macspoofchk: mac_spoof_check,
             ra_guard,
-        }
+        })
     }
 }
 
@@ -101,6 +115,8 @@ impl View {
             .collect();
         let mut rules = Rules::open()?;
         let netns_paths = netns_paths(&mut host)?;
+        let comments = rules::iptables_comments(&mut rules)?;
+        let by_iptables: Vec<Told<'_>> = comments.iter().filter_map(|comment| Told::by(comment)).collect();
 
         let mut networks: BTreeMap<String, (Option<u32>, Vec<AttachmentView>)> = BTreeMap::new();
         for bridge in bridges.values() {
@@ -111,7 +127,8 @@ impl View {
         for found in survey::attachments(&mut host, links).context("list attachments")? {
             let network = networks.entry(found.identity.network().into_owned()).or_default();
             network.0 = found.host.controller.or(network.0);
-            let policy = rules.policy_of(&found.host.name)?;
+            let masquerades = by_iptables.iter().any(|told| told.is(found.identity.jumps()));
+            let policy = PolicyView::of(rules.policy_of(&found.host.name)?, masquerades);
             network.1.push(attachment_view(&found, policy, &netns_paths));
         }
         let networks = networks.into_iter().map(|(name, (bridge, attachments))| {
@@ -166,7 +183,7 @@ fn bridge_view(host: &mut Netlink, link: &Link) -> anyhow::Result<BridgeView> {
 
 fn attachment_view(
     found: &Found,
-    policy: Option<Policy>,
+    policy: Option<PolicyView>,
     netns_paths: &BTreeMap<i32, PathBuf>,
 ) -> AttachmentView {
     let (host, end) = (&found.host, found.container.as_ref());
@@ -186,7 +203,7 @@ fn attachment_view(
         addresses: end.map(|end| end.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         state,
         rules: policy.is_some(),
-        policy: policy.map(PolicyView::from),
+        policy,
         names: end.map(|end| names::of(&found.identity, end)).unwrap_or_default(),
     }
 }

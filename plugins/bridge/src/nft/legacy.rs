@@ -49,15 +49,14 @@ pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) 
     Ok(())
 }
 
-/// Whether there are jumps of ours through `iptables-nft` for `network`.
-pub(super) fn has_jumps(socket: &mut Socket, network: &str) -> Result<bool, Error> {
+/// The comments of what the tables of `iptables-nft` have behind routing, where our jumps through it are.
+pub(super) fn comments(socket: &mut Socket) -> Result<Vec<String>, Error> {
+    let mut comments = Vec::new();
     for table in IPTABLES {
         let rules = socket.rules(table, IPTABLES_BASE)?;
-        if rules.iter().filter_map(FoundRule::comment).any(|text| iptables::is_of_network(text, network)) {
-            return Ok(true);
-        }
+        comments.extend(rules.iter().filter_map(FoundRule::comment).map(str::to_owned));
     }
-    Ok(false)
+    Ok(comments)
 }
 
 /// Removes from `base` the rules that lead to `chain` and that `is_meant` picks, and the chain when no other does.

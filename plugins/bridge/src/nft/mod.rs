@@ -90,6 +90,15 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
+    /// That of a network which asks for nothing.
+    pub(crate) const NONE: Self = Self {
+        masquerade: false,
+        ingress: IngressPolicy::Open,
+        ra_guard: false,
+        mac_spoof_check: false,
+        accept_forward: false,
+    };
+
     /// Whether it takes any rule.
     pub(crate) fn needs_rules(self) -> bool {
         let Self { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } = self;
@@ -216,9 +225,9 @@ impl Rules {
         })?)
     }
 
-    /// Whether there are masquerade rules of ours through `iptables-nft` for `network`.
-    pub(crate) fn has_iptables(&mut self, network: &str) -> Result<bool, Error> {
-        Ok(legacy::has_jumps(&mut self.socket, network)?)
+    /// The comments of what `iptables-nft` has behind routing, where masquerade rules of ours through it are.
+    pub(crate) fn iptables_comments(&mut self) -> Result<Vec<String>, Error> {
+        Ok(legacy::comments(&mut self.socket)?)
     }
 
     /// Removes every element of the attachment that a record is of, with the last one of a network or a table that too.

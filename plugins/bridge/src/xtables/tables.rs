@@ -1,4 +1,4 @@
-//! The forward chain of iptables from before nf_tables as the kernel keeps it. Only looks.
+//! The tables of iptables from before nf_tables as the kernel keeps them. Only looks.
 //!
 //! Read as the programs read it, by two socket options, and without them: they wait for a lock that whoever changes the
 //! rules may hold for long, and need not be installed. Layouts: `linux/netfilter_ipv4/ip_tables.h`,
@@ -39,6 +39,9 @@ const HOOKS: usize = 5;
 /// Bytes of an interface's name with its NUL.
 const IFNAME: usize = 16;
 
+/// Bytes of the text in a match that is a comment (`XT_MAX_COMMENT_LEN`).
+const COMMENT: usize = 256;
+
 /// Bytes of the head of a match or a target: size, name, revision.
 const HEAD: usize = 32;
 
@@ -52,18 +55,11 @@ const ATTEMPTS: usize = 8;
 pub(crate) fn drops(link: &str) -> Result<Vec<ForeignDrop>, Error> {
     let mut drops = Vec::new();
     for (family, program) in [(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")] {
-        if !super::in_use(family) {
-            continue;
-        }
         let chain = format!("{program} {TABLE} {FORWARD}");
-        let failed = |why: String| Error::internal(format!("read {chain}: {why}"));
         let layout = Layout::of(family);
-        let Some((info, entries)) = read(&layout).map_err(|errno| failed(errno.desc().to_lowercase()))?
-        else {
-            continue;
-        };
-        let table =
-            Table::parse(&layout, &info, &entries).ok_or_else(|| failed("unknown layout".to_owned()))?;
+        let Some((info, entries)) = read(family, &layout, TABLE)? else { continue };
+        let unknown = || Error::internal(format!("read {chain}: unknown layout"));
+        let table = Table::parse(&layout, &info, &entries).ok_or_else(unknown)?;
         if let Some(reason) = table.drops()
             && !table.accepts(link)
         {
@@ -71,6 +67,28 @@ pub(crate) fn drops(link: &str) -> Result<Vec<ForeignDrop>, Error> {
         }
     }
     Ok(drops)
+}
+
+/// The comments of all rules of a table, of both families.
+///
+/// # Errors
+/// Code 999 when the table cannot be read.
+pub(crate) fn comments(table: &str) -> Result<Vec<String>, Error> {
+    let mut comments = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let layout = Layout::of(family);
+        let Some((_, entries)) = read(family, &layout, table)? else { continue };
+        let unknown = || Error::internal(format!("read table {table} of iptables: unknown layout"));
+        for entry in Entry::all(&layout, &entries).ok_or_else(unknown)? {
+            comments.extend(entry.matches().ok_or_else(unknown)?.into_iter().filter_map(comment_in));
+        }
+    }
+    Ok(comments)
+}
+
+/// The text of a match that is a comment.
+fn comment_in((name, content): (&str, &[u8])) -> Option<String> {
+    (name == "comment").then(|| text(content.get(..COMMENT).unwrap_or(content)).to_owned())
 }
 
 /// Where the parts of an entry are, in bytes from its start.
@@ -126,28 +144,39 @@ impl Layout {
 /// What the kernel says of a table, and its entries.
 type Raw = (Vec<u8>, Vec<u8>);
 
-/// What the kernel says of the table, and its entries; `None` when it has gone meanwhile.
-fn read(layout: &Layout) -> Result<Option<Raw>, Errno> {
+/// What the kernel says of a table, and its entries; `None` when it is not in use.
+fn read(family: Family, layout: &Layout, table: &str) -> Result<Option<Raw>, Error> {
+    if !super::in_use(family, table) {
+        return Ok(None);
+    }
+    match read_in_use(layout, table) {
+        Ok(raw) => Ok(Some(raw)),
+        // It has gone meanwhile.
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => {
+            let why = errno.desc().to_lowercase();
+            Err(Error::internal(format!("read table {table} of iptables-legacy: {why}")))
+        }
+    }
+}
+
+fn read_in_use(layout: &Layout, table: &str) -> Result<Raw, Errno> {
     let socket = socket(layout.address_family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     for _ in 0..ATTEMPTS {
         let mut info = vec![0; INFO];
-        info[..TABLE.len()].copy_from_slice(TABLE.as_bytes());
-        match get(&socket, layout.level, GET_INFO, &mut info) {
-            Err(Errno::ENOENT) => return Ok(None),
-            asked => asked?,
-        }
+        info[..table.len()].copy_from_slice(table.as_bytes());
+        get(&socket, layout.level, GET_INFO, &mut info)?;
         let size = u32_at(&info, INFO - 4).unwrap_or_default();
         let mut entries = vec![0; ENTRIES_HEADER + size as usize];
-        entries[..TABLE.len()].copy_from_slice(TABLE.as_bytes());
+        entries[..table.len()].copy_from_slice(table.as_bytes());
         entries[TABLE_NAME..TABLE_NAME + 4].copy_from_slice(&size.to_ne_bytes());
         match get(&socket, layout.level, GET_ENTRIES, &mut entries) {
             // It has another size by now.
             Err(Errno::EAGAIN) => {}
-            Err(Errno::ENOENT) => return Ok(None),
             asked => {
                 asked?;
                 entries.drain(..ENTRIES_HEADER);
-                return Ok(Some((info, entries)));
+                return Ok((info, entries));
             }
         }
     }
@@ -162,6 +191,53 @@ fn get(socket: &impl AsFd, level: i32, option: i32, buffer: &mut [u8]) -> Result
     #[allow(unsafe_code, reason = "nix knows socket options by their types, and has none for these")]
     let answer = unsafe { libc::getsockopt(fd, level, option, buffer.as_mut_ptr().cast(), &mut len) };
     Errno::result(answer).map(drop)
+}
+
+/// An entry of a table: a rule, or what a chain begins with.
+#[derive(Debug)]
+struct Entry<'a> {
+    /// Where it begins.
+    at: usize,
+    bytes: &'a [u8],
+    matches: &'a [u8],
+    target: Target<'a>,
+}
+
+impl<'a> Entry<'a> {
+    /// All of them; `None` when these are none.
+    fn all(layout: &Layout, entries: &'a [u8]) -> Option<Vec<Self>> {
+        let mut all = Vec::new();
+        let mut at = 0;
+        while at < entries.len() {
+            let bytes = entries.get(at..)?;
+            let len = usize::from(u16_at(bytes, layout.next_offset)?);
+            // An entry is never empty.
+            let bytes = bytes.get(..len).filter(|_| len > layout.matches)?;
+            let target = usize::from(u16_at(bytes, layout.target_offset)?);
+            let matches = bytes.get(layout.matches..target)?;
+            all.push(Self { at, bytes, matches, target: Target::parse(bytes.get(target..)?)? });
+            at += len;
+        }
+        Some(all)
+    }
+
+    /// Where the next begins.
+    fn end(&self) -> usize {
+        self.at + self.bytes.len()
+    }
+
+    /// Its matches, each with its name; `None` when these are none.
+    fn matches(&self) -> Option<Vec<(&'a str, &'a [u8])>> {
+        let mut matches = Vec::new();
+        let mut rest = self.matches;
+        while !rest.is_empty() {
+            let len = usize::from(u16_at(rest, 0)?);
+            let (found, others) = rest.split_at_checked(len).filter(|_| len >= HEAD)?;
+            matches.push((text(&found[2..HEAD - 1]), &found[HEAD..]));
+            rest = others;
+        }
+        Some(matches)
+    }
 }
 
 /// A table.
@@ -199,22 +275,12 @@ impl<'a> Table<'a> {
         let forward = hook(HOOK_FORWARD)?;
         let policy = u32_at(info, TABLE_NAME + 24 + 4 * HOOK_FORWARD)? as usize;
 
-        let mut places = Vec::new();
-        let mut at = 0;
-        while at < entries.len() {
-            let entry = entries.get(at..)?;
-            let len = usize::from(u16_at(entry, layout.next_offset)?);
-            // An entry is never empty.
-            let entry = entry.get(..len).filter(|_| len > layout.matches)?;
-            let target = entry.get(usize::from(u16_at(entry, layout.target_offset)?)..)?;
-            places.push((at, entry, Target::parse(target)?));
-            at += len;
-        }
+        let places = Entry::all(layout, entries)?;
         // What jumps lead to: the entry behind a chain's name.
         let names: BTreeMap<usize, &str> = places
             .iter()
-            .filter_map(|(at, entry, target)| match target {
-                Target::Named("ERROR", data) => Some((at + entry.len(), text(data))),
+            .filter_map(|entry| match entry.target {
+                Target::Named("ERROR", data) => Some((entry.end(), text(data))),
                 _ => None,
             })
             .collect();
@@ -222,17 +288,17 @@ impl<'a> Table<'a> {
         let mut table = Self::default();
         table.chains.insert(FORWARD, Vec::new());
         let mut chain = None;
-        for (at, entry, target) in &places {
-            if begins.contains(at) {
-                chain = (*at == forward).then_some(FORWARD);
+        for entry in &places {
+            if begins.contains(&entry.at) {
+                chain = (entry.at == forward).then_some(FORWARD);
             }
-            if let Some(name) = names.get(&(at + entry.len())) {
+            if let Some(name) = names.get(&entry.end()) {
                 chain = Some(*name);
                 table.chains.entry(name).or_default();
                 continue;
             }
-            let rule = Rule::parse(layout, entry, *at, target, &names)?;
-            if *at == policy {
+            let rule = Rule::parse(layout, entry, &names)?;
+            if entry.at == policy {
                 table.policy_drops = rule.target == Some(End::Drop);
                 chain = None;
             }
@@ -310,36 +376,31 @@ impl<'a> Target<'a> {
 }
 
 impl<'a> Rule<'a> {
-    fn parse(
-        layout: &Layout,
-        entry: &'a [u8],
-        at: usize,
-        target: &Target<'_>,
-        names: &BTreeMap<usize, &str>,
-    ) -> Option<Self> {
-        let (flags, inverted) = (*entry.get(layout.flags)?, *entry.get(layout.inverted)?);
+    fn parse(layout: &Layout, entry: &Entry<'a>, names: &BTreeMap<usize, &str>) -> Option<Self> {
+        let bytes = entry.bytes;
+        let (flags, inverted) = (*bytes.get(layout.flags)?, *bytes.get(layout.inverted)?);
         let interface = |index: usize| {
             let name = layout.interfaces + index * IFNAME;
             let mask = name + 2 * IFNAME;
             Some(Interface {
-                name: entry.get(name..name + IFNAME)?,
-                mask: entry.get(mask..mask + IFNAME)?,
+                name: bytes.get(name..name + IFNAME)?,
+                mask: bytes.get(mask..mask + IFNAME)?,
                 inverted: inverted & (1 << index) != 0,
             })
         };
         // Everything that is tested is other than zero, but for what is looked at here.
-        let others = entry.get(..layout.tests)?.iter().enumerate().filter(|(place, _)| {
+        let others = bytes.get(..layout.tests)?.iter().enumerate().filter(|(place, _)| {
             let interfaces = layout.interfaces..layout.interfaces + 4 * IFNAME;
             !interfaces.contains(place) && *place != layout.flags && *place != layout.inverted
         });
         let nothing_else = others.map(|(_, byte)| *byte).all(|byte| byte == 0)
             && flags & !layout.flag_goto == 0
             && inverted & !0b11 == 0
-            && only_comments(entry.get(layout.matches..usize::from(u16_at(entry, layout.target_offset)?))?)?;
+            && entry.matches()?.into_iter().all(|(name, _)| name == "comment");
         Some(Self {
             interfaces: [interface(0)?, interface(1)?],
             nothing_else,
-            target: target.end(at + entry.len(), flags & layout.flag_goto != 0, names),
+            target: entry.target.end(entry.end(), flags & layout.flag_goto != 0, names),
         })
     }
 
@@ -370,19 +431,6 @@ impl Interface<'_> {
         let link = link.bytes().chain(std::iter::repeat(0));
         self.name.iter().zip(self.mask).zip(link).all(|((name, mask), byte)| (name ^ byte) & mask == 0)
     }
-}
-
-/// Whether all matches are comments; `None` when these are no matches.
-fn only_comments(mut matches: &[u8]) -> Option<bool> {
-    while !matches.is_empty() {
-        let len = usize::from(u16_at(matches, 0)?);
-        let (found, rest) = matches.split_at_checked(len).filter(|_| len >= HEAD)?;
-        if text(&found[2..HEAD - 1]) != "comment" {
-            return Some(false);
-        }
-        matches = rest;
-    }
-    Some(true)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -1,0 +1,158 @@
+//! Masquerade by the iptables programs as a person sees it: `bridge show` tells of it, `repair` brings it back and
+//! `prune` takes away what is left of the dead, whichever iptables the host has.
+
+use integration_tests::{Container, Output, PluginCall, Suite, World};
+use serde_json::{Value, json};
+
+/// Where the programs are called as the plugin calls them.
+const PROGRAMS: &str = "/run/iptables";
+
+/// A host with one kind of iptables, and two containers on the network `net`.
+struct Story {
+    world: World,
+    path: String,
+    containers: Vec<Container>,
+}
+
+fn config() -> Value {
+    json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "br-net", "ipMasq": true,
+        "ipMasqBackend": "iptables",
+        "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "fd00:1::/64" }]] },
+    })
+}
+
+impl Story {
+    #[track_caller]
+    fn new(kind: &str) -> Self {
+        let world = World::new();
+        let path = world.install_plugins();
+        world.write("/run/net.d/net.conf", config().to_string());
+        world.host().run(&format!("mkdir {PROGRAMS}")).success();
+        for name in ["iptables", "iptables-restore", "ip6tables", "ip6tables-restore"] {
+            world.host().run(&format!("ln -s /usr/sbin/xtables-{kind}-multi {PROGRAMS}/{name}")).success();
+        }
+        let containers: Vec<Container> = ["one", "two"].map(|name| world.container(name)).into();
+        let story = Self { world, path, containers };
+        for container in &story.containers {
+            story.call("ADD", container, &config()).run().success();
+        }
+        story
+    }
+
+    fn call(&self, verb: &str, container: &Container, config: &Value) -> PluginCall {
+        let call = self.world.plugin("bridge").verb(verb).container(container).env("CNI_PATH", &self.path);
+        call.env("PATH", PROGRAMS).config(config)
+    }
+
+    fn bridge(&self, arguments: &[&str]) -> Output {
+        let program = Suite::Ours.binary("bridge").display().to_string();
+        let command =
+            self.world.host().command(std::iter::once(program.as_str()).chain(arguments.iter().copied()));
+        let command = command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path);
+        command.env("PATH", PROGRAMS).run()
+    }
+
+    fn masquerade_of(&self, index: usize) -> Value {
+        let shown = self.bridge(&["show", "net", "--json"]).json();
+        let attachment = &shown["attachments"][index];
+        let policy = &attachment["policy"];
+        json!([attachment["rules"], policy["ipMasq"], policy["ipMasqBackend"]])
+    }
+
+    /// The jumps and chains of the plugin in both families.
+    fn ours(&self) -> Vec<String> {
+        let listed = |name: &str| {
+            let listed = self.world.host().run(&format!("{PROGRAMS}/{name} -t nat -S"));
+            listed.success().lines().filter(|line| line.contains("CNI-")).map(str::to_owned).collect()
+        };
+        let families: [Vec<String>; 2] = [listed("iptables"), listed("ip6tables")];
+        families.concat()
+    }
+}
+
+/// The kinds of iptables that this kernel has.
+fn kinds() -> Vec<&'static str> {
+    match crate::bridge_accept::has_legacy_tables() {
+        true => vec!["nft", "legacy"],
+        false => vec!["nft"],
+    }
+}
+
+#[test]
+fn show_tells_of_masquerade_by_iptables() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        assert_eq!(story.masquerade_of(0), json!([true, true, "iptables"]), "{kind}");
+        let text = story.bridge(&["show", "net"]).success().to_owned();
+        assert_eq!(text.matches("rules: ipMasq by iptables\n").count(), 2, "{kind}: {text}");
+
+        story.call("DEL", &story.containers[0], &config()).run().success();
+        assert_eq!(story.masquerade_of(0), json!([true, true, "iptables"]), "{kind}: the other one's");
+        for program in ["iptables", "ip6tables"] {
+            story.world.host().run(&format!("{PROGRAMS}/{program} -t nat -F")).success();
+        }
+        assert_eq!(story.masquerade_of(0), json!([false, null, null]), "{kind}");
+        assert!(story.bridge(&["show", "net"]).success().contains("rules: none\n"), "{kind}");
+    }
+}
+
+#[test]
+fn repair_brings_back_what_was_flushed() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        assert_eq!(before.len(), 16, "{before:?}");
+        for command in ["iptables -t nat -F", "ip6tables -t nat -F POSTROUTING", "iptables -t nat -X"] {
+            story.world.host().run(&format!("{PROGRAMS}/{command}")).success();
+        }
+        let told = story.bridge(&["repair", "net"]).success().to_owned();
+        assert_eq!(
+            told.matches("repaired: iptables rule is missing in table nat: ").count(),
+            8,
+            "{kind}: {told}"
+        );
+        assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}");
+        let sorted = |mut lines: Vec<String>| {
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(story.ours()), sorted(before), "{kind}");
+        for container in &story.containers {
+            story.call("DEL", container, &config()).run().success();
+        }
+        assert_eq!(story.ours(), [""; 0], "{kind}");
+    }
+}
+
+#[test]
+fn prune_removes_the_rules_of_the_dead_alone() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        story.world.remove_netns("one");
+        integration_tests::wait_until("the pair is gone", || {
+            let links = story.world.host().run("ip -o link show master br-net");
+            (links.stdout.lines().count() == 1).then_some(())
+        });
+        assert_eq!(story.bridge(&["prune"]).success(), "removed iptables rules of net/one/eth0\n", "{kind}");
+        assert_eq!(story.bridge(&["prune"]).success(), "", "{kind}");
+        assert_eq!(story.ours().len(), 8, "{kind}");
+        assert!(story.ours().iter().all(|line| !line.contains("\\\"one\\\"")), "{kind}: {:?}", story.ours());
+    }
+}
+
+#[test]
+fn rules_go_when_the_configuration_has_forgotten_them() {
+    for kind in kinds() {
+        let mut forgotten = config();
+        forgotten["ipMasqBackend"] = json!("nftables");
+        let story = Story::new(kind);
+        story.call("DEL", &story.containers[0], &forgotten).run().success();
+        assert_eq!(story.ours().len(), 8, "{kind}: the other one's stay: {:?}", story.ours());
+        forgotten["cniVersion"] = json!("1.1.0");
+        forgotten["cni.dev/valid-attachments"] = json!([]);
+        let gc = story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path).env("PATH", PROGRAMS);
+        gc.config(&forgotten).run().success();
+        assert_eq!(story.ours(), [""; 0], "{kind}");
+    }
+}
