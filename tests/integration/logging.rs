@@ -215,8 +215,13 @@ fn the_server_of_names_goes_on_in_the_file_of_the_call_that_started_it() {
     world.host().run("pkill -KILL --full ^alias-dns.serve").success();
     wait_until("another worker says that it serves", || (said(" serves 1 records") == 2).then_some(()));
     world.host().run("pkill -KILL --full ^alias-dns").success();
-    wait_until("another server says that it serves", || (said(" serves 1 records") == 3).then_some(()));
-    assert_eq!(said(" guard INFO: the server is gone, and there are records"), 1, "{}", world.read(LOG));
+    // A worker that was killed before its supervisor may have had a successor for a moment.
+    let after_the_guard = || {
+        let log = world.read(LOG);
+        let (_, after) = log.split_once(" guard INFO: the server is gone, and there are records")?;
+        after.contains(" serves 1 records").then_some(())
+    };
+    wait_until("another server says that it serves", after_the_guard);
     network.detach(&container);
     wait_until("the guard says that it has ended", || {
         (said(" guard INFO: the server has ended") == 1).then_some(())
