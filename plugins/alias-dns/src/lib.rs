@@ -19,6 +19,7 @@ mod netns;
 mod plugin;
 mod poller;
 pub mod records;
+mod regular_file;
 pub mod serve;
 pub mod state_dir;
 mod status;

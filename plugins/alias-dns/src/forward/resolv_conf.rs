@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use crate::regular_file;
 use crate::serve::listen::PORT;
 
 /// As many servers as the C libraries ask (resolv.conf(5), MAXNS).
@@ -60,7 +61,7 @@ impl ResolvConf {
         if self.seen == Some(version) {
             return false;
         }
-        let Ok(text) = std::fs::read(&self.path) else { return false };
+        let Ok(text) = regular_file::read(&self.path) else { return false };
         self.seen = Some(version);
         let servers = parse(&String::from_utf8_lossy(&text));
         let changed = servers != self.servers;

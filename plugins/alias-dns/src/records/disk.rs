@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use cni_types::Attachment;
 
 use super::{Record, RecordKey};
+use crate::regular_file;
 use crate::state_dir::{StateDir, create_private};
 
 /// In front of the name of a file that is still being written; no container id begins with a dot. The name tells whose
@@ -143,7 +144,7 @@ impl Store {
     /// When its file cannot be read, or is not its record.
     pub fn read(&self, key: &RecordKey) -> Result<Option<Record>, Unreadable> {
         let path = self.path(key);
-        match fs::read(&path) {
+        match regular_file::read(&path) {
             Ok(text) => parse(&text, key).map(Some).map_err(|reason| Unreadable { path, reason }),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
                 Ok(None)

@@ -89,6 +89,7 @@ pub(crate) struct Desk {
     pub(crate) zones: Zones,
     pub(crate) forwarder: Forwarder,
     counters: Counters,
+    /// Where a question would come back to this server.
     own: HashSet<SocketAddr>,
     rotation: u32,
 }
@@ -143,7 +144,7 @@ impl Server {
         poller.add(&sockets.udp, token(Kind::Datagrams, slot, generation), Interest::Read)?;
         poller.add(&sockets.tcp, token(Kind::Connections, slot, generation), Interest::Read)?;
         let address = SocketAddr::new(listener.gateway, port);
-        self.desk.own.insert(address);
+        self.desk.own.extend(places(address));
         entry.insert(Gateway {
             listener: Rc::new(listener.clone()),
             address,
@@ -162,9 +163,7 @@ impl Server {
         // The sockets may live on with the supervisor, so that closing them would not take them out.
         let _ = poller.remove(&gateway.sockets.udp);
         let _ = poller.remove(&gateway.sockets.tcp);
-        if !self.gateways.iter().any(|(_, other)| other.address == gateway.address) {
-            self.desk.own.remove(&gateway.address);
-        }
+        self.desk.own = self.gateways.iter().flat_map(|(_, other)| places(other.address)).collect();
     }
 
     /// The sockets of `listener`.
@@ -351,6 +350,12 @@ impl Desk {
         response::answer(out, &query, &answer, limit);
         Made::Done
     }
+}
+
+/// Where the one that listens at `address` is asked: there, and at the DNS port, which is redirected where that is not
+/// the same.
+fn places(address: SocketAddr) -> [SocketAddr; 2] {
+    [address, SocketAddr::new(address.ip(), listen::PORT)]
 }
 
 /// Octets that a response may have.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use std::time::{Duration, Instant};
 
+use alias_dns::daemon::Client;
 use alias_dns::serve::listen;
 use alias_dns::zone::Listener;
 use domain::base::iana::Rtype;
@@ -224,6 +225,12 @@ fn taken_port() {
     both_transports(GATEWAY);
     both_transports(GATEWAY_V6);
     both_transports_of_the_host();
+    // Its own address among the host's name servers is not asked, which would be silence until the client gives up.
+    run("mkdir /run/etc && mount --bind /run/etc /etc");
+    std::fs::write("/etc/resolv.conf", format!("nameserver {GATEWAY}\nnameserver {GATEWAY_V6}\n")).unwrap();
+    assert_eq!(ask(GATEWAY, "elsewhere.example.org", Rtype::A).unwrap().rcode, "SERVFAIL");
+    let asked = Client::connect_existing(&state()).unwrap().unwrap().status().unwrap().upstreams;
+    assert!(asked.is_empty(), "{asked:?}");
     signal("serve", Signal::SIGKILL);
     both_transports(GATEWAY);
     remove("c1");
