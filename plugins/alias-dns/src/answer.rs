@@ -6,7 +6,7 @@
 //! A name `a.b.c` is tried whole on every network of the asker, then as `a.b` in domain `c`, then as `a` in domain
 //! `b.c`. Each time the links of the asker come first, and the network that it joined first wins. What is below a
 //! domain of ours, or in the reverse zone of a subnet of ours, is answered here for good, also when it does not exist;
-//! single labels are never asked for elsewhere.
+//! single labels are never asked for elsewhere, nor is what ends in `localhost`, which is the asker itself.
 //!
 //! A zone is described as RFC 6303 does for empty ones: it is its own name server. Negative answers may not be kept,
 //! for the name may belong to a container that starts the next moment.
@@ -14,11 +14,11 @@
 mod reverse;
 mod split;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use domain::base::iana::Rtype;
 use domain::base::{Name, RelativeName};
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use self::reverse::{Reverse, Shape};
 use self::split::Split;
@@ -29,6 +29,18 @@ use crate::zone::{RecordIx, Seat, Terms, Zones};
 const GATEWAY: &RelativeName<[u8]> = match RelativeName::from_slice(b"\x08_gateway") {
     Ok(name) => name,
     Err(_) => panic!("not a name"),
+};
+
+/// What every host calls itself, also below any name; no name server elsewhere is asked for it (RFC 6761, section 6.3).
+const LOCALHOST: &[u8] = b"localhost";
+
+/// The addresses behind [`LOCALHOST`].
+static LOOPBACK: [IpNetwork; 2] = match (
+    Ipv4Network::new_checked(Ipv4Addr::LOCALHOST, 8),
+    Ipv6Network::new_checked(Ipv6Addr::LOCALHOST, 128),
+) {
+    (Some(v4), Some(v6)) => [IpNetwork::V4(v4), IpNetwork::V6(v6)],
+    _ => panic!("not prefixes"),
 };
 
 /// Who asks.
@@ -107,6 +119,8 @@ pub enum Reason<'z> {
         /// Whose it is.
         container_id: &'z str,
     },
+    /// The asker itself.
+    Localhost,
     /// Within a domain or a subnet of ours, and nothing there has that name.
     OurZone,
     /// A single label that no container has; these are not asked for elsewhere.
@@ -130,7 +144,7 @@ pub struct AddressSet<'z> {
 #[derive(Debug, Clone, Copy)]
 enum Source<'z> {
     Records(&'z Zones, &'z [RecordIx]),
-    Gateways(&'z [IpNetwork]),
+    Fixed(&'z [IpNetwork]),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +240,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
                 return Some((answer, Reason::Name { network }));
             }
             if !suffix.is_empty() && relative.eq_ignore_ascii_case(GATEWAY.as_slice()) {
-                let answer = self.addresses(Source::Gateways(&seat.terms.gateways), apex);
+                let answer = self.addresses(Source::Fixed(&seat.terms.gateways), apex);
                 return Some((answer, Reason::Gateway { network }));
             }
         }
@@ -241,6 +255,14 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
         }
         let reason = match name.labels() {
             _ if apex != name.root() => Reason::OurZone,
+            labels @ 1.. if name.label(labels - 1).eq_ignore_ascii_case(LOCALHOST) => {
+                let zone = Apex(name.offset(labels - 1));
+                let answer = match self.addresses(Source::Fixed(&LOOPBACK), zone) {
+                    Answer::NoData(zone) if zone == Apex(0) => self.at_apex(zone),
+                    answer => answer,
+                };
+                return (answer, Reason::Localhost);
+            }
             1 => Reason::SingleLabel,
             _ => return self.elsewhere(name),
         };
@@ -384,13 +406,13 @@ impl<'z> AddressSet<'z> {
 
 impl<'z> Source<'z> {
     fn addresses(self) -> impl Iterator<Item = IpAddr> + 'z {
-        let (zones, records, gateways) = match self {
+        let (zones, records, fixed) = match self {
             Self::Records(zones, records) => (Some(zones), records, &[][..]),
-            Self::Gateways(gateways) => (None, &[][..], gateways),
+            Self::Fixed(fixed) => (None, &[][..], fixed),
         };
         let of_records =
             zones.into_iter().flat_map(|zones| records.iter().flat_map(|record| zones.addresses_of(*record)));
-        of_records.chain(gateways.iter().map(IpNetwork::ip))
+        of_records.chain(fixed.iter().map(IpNetwork::ip))
     }
 
     /// One set has one TTL (RFC 2181, section 5.2): the shortest.
@@ -399,7 +421,7 @@ impl<'z> Source<'z> {
             Self::Records(zones, records) => {
                 records.iter().map(|record| zones.terms(*record).ttl).min().unwrap_or(0)
             }
-            Self::Gateways(_) => 0,
+            Self::Fixed(_) => 0,
         }
     }
 }

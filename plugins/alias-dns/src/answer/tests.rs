@@ -372,6 +372,27 @@ fn the_host_sees_the_network_that_it_asks_by_whatever_gateway_address_it_asks() 
 }
 
 #[test]
+fn localhost_is_whoever_asks_and_never_asked_for_elsewhere() {
+    check(
+        docker(),
+        FROM_N2,
+        &[
+            ("A localhost", "A 127.0.0.1"),
+            ("AAAA LocalHost", "AAAA ::1"),
+            ("A x.localhost", "A 127.0.0.1"),
+            ("ANY localhost", "A 127.0.0.1"),
+            ("TXT x.localhost", "NODATA localhost."),
+            ("TXT localhost", "NODATA localhost."),
+            ("SOA localhost", "SOA localhost."),
+            ("A localhost.testnet", "NXDOMAIN testnet."),
+            ("A localhost.example", "FORWARD []"),
+        ],
+    );
+    let named = vec![record("testnet", N1, "172.20.0.2", &["localhost"])];
+    check(named, FROM_N1, &[("A localhost", "A 172.20.0.2")]);
+}
+
+#[test]
 fn a_stranger_is_refused_whatever_it_asks() {
     for stranger in [
         asker("br-testnet", [172, 20, 0, 99]),

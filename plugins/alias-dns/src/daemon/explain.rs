@@ -83,6 +83,7 @@ fn in_words(reason: Reason<'_>) -> String {
         Reason::Address { network, container_id } => {
             format!("an address of container {container_id} on network {network}")
         }
+        Reason::Localhost => "whoever asks, itself".to_owned(),
         Reason::OurZone => "nothing has this name in a zone of ours".to_owned(),
         Reason::SingleLabel => {
             "no container has this name, and single labels are asked nowhere else".to_owned()

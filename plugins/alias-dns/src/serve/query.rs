@@ -2,6 +2,7 @@
 //! panic.
 
 use domain::base::iana::{Class, Opcode, OptRcode, Rtype};
+use domain::base::opt::Opt;
 use domain::base::{Header, Message, Name};
 
 use super::edns::Edns;
@@ -115,6 +116,8 @@ fn read_edns(message: &Message<&[u8]>) -> Result<Option<Edns>, domain::base::wir
         if edns.is_some() || !record.owner().is_root() {
             return Err(domain::base::wire::ParseError::form_error("more than one OPT record"));
         }
+        // No option changes an answer, but one that is longer than its record says that the query came in broken.
+        record.to_record::<Opt<_>>()?;
         // RFC 6891, section 6.1.3: the TTL holds extended RCODE, version and flags.
         let [_, version, flags, _] = record.ttl().as_secs().to_be_bytes();
         edns = Some(Edns { payload: record.class().to_int(), version, dnssec_ok: flags & 0x80 != 0 });
@@ -167,6 +170,15 @@ mod tests {
         let Received::Query(query) = read(&packet) else { panic!("{packet:?}") };
         assert_eq!(query.edns, Some(Edns { payload: 4096, version: 0, dnssec_ok: true }));
         assert_eq!(rcode(&with_opt(4096, 1)), Some(OptRcode::BADVERS));
+        // A cookie of eight octets, and the same cut off in the middle of the option and of its header.
+        for (len, rcode_expected) in [(12, None), (11, Some(OptRcode::FORMERR)), (3, Some(OptRcode::FORMERR))]
+        {
+            let mut with_option = with_opt(4096, 0);
+            let at = with_option.len() - 1;
+            with_option[at] = len;
+            with_option.extend(&[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8][..len.into()]);
+            assert_eq!(rcode(&with_option), rcode_expected, "{len}");
+        }
         let mut twice = with_opt(4096, 0);
         twice[11] = 2;
         twice.extend([0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 0]);
