@@ -288,7 +288,10 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
         let forwarding =
             || (self.seats)().filter(|seat| seat.terms.forward).map(|seat| &*seat.terms.upstreams);
         let Some(first) = forwarding().next() else {
-            return (Answer::NxDomain(name.root()), Reason::NoForwarding);
+            // Without anything else there still is a root.
+            let answer =
+                if name.labels() == 0 { self.at_apex(name.root()) } else { Answer::NxDomain(name.root()) };
+            return (answer, Reason::NoForwarding);
         };
         let upstreams = forwarding().find(|upstreams| !upstreams.is_empty()).unwrap_or(first);
         (Answer::Forward(upstreams), Reason::Elsewhere)

@@ -35,7 +35,7 @@ fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Resul
         return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
     };
     compare_addresses(&record, result)?;
-    if host.answers(&state, &key)? {
+    if host.answers(&state, &record)? {
         log::debug!("the server answers by it");
         return Ok(());
     }

@@ -37,8 +37,9 @@ pub(crate) trait Host {
     /// Clears away what a server has left, provided that there is neither a server nor a record.
     fn clear(&self, state: &StateDir) -> Result<(), Error>;
 
-    /// Whether the server answers by the record of `key`, which is on disk; starts it when there is none.
-    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error>;
+    /// Whether the server answers by `record`, which is on disk, from its gateway addresses; starts it when there is
+    /// none, and opens what can be opened.
+    fn answers(&self, state: &StateDir, record: &Record) -> Result<bool, Error>;
 }
 
 /// Who was told that a record is gone.

@@ -62,11 +62,7 @@ impl Host for ThisHost {
     }
 
     fn publish(&self, state: &StateDir, record: &Record) -> Result<Vec<RecordKey>, Error> {
-        let listeners: Vec<Listener> = record
-            .gateways
-            .iter()
-            .map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
-            .collect();
+        let listeners: Vec<Listener> = listeners_of(record).collect();
         Ok(Client::ensure(state)?.apply(&record.key, &listeners)?)
     }
 
@@ -91,7 +87,17 @@ impl Host for ThisHost {
         Ok(())
     }
 
-    fn answers(&self, state: &StateDir, key: &RecordKey) -> Result<bool, Error> {
-        Ok(Client::ensure(state)?.contains(key)?)
+    fn answers(&self, state: &StateDir, record: &Record) -> Result<bool, Error> {
+        let mut server = Client::ensure(state)?;
+        if !server.contains(&record.key)? {
+            return Ok(false);
+        }
+        let closed = server.open_closed()?;
+        Ok(!listeners_of(record).any(|listener| closed.contains(&listener)))
     }
+}
+
+/// Where `record` is answered by.
+fn listeners_of(record: &Record) -> impl Iterator<Item = Listener> {
+    record.gateways.iter().map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
 }

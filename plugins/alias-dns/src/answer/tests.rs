@@ -332,7 +332,12 @@ fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
     check(
         records.clone(),
         FROM_N2,
-        &[("A example.com", "NXDOMAIN ."), ("PTR 1.2.0.192.in-addr.arpa", "NXDOMAIN .")],
+        &[
+            ("A example.com", "NXDOMAIN ."),
+            ("PTR 1.2.0.192.in-addr.arpa", "NXDOMAIN ."),
+            ("NS .", "NS ."),
+            ("A .", "NODATA ."),
+        ],
     );
     records[3].forward = true;
     check(records, FROM_N2, &[("A example.com", "FORWARD [9.9.9.9:53]")]);

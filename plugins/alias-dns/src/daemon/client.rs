@@ -205,6 +205,34 @@ impl Client {
         }
     }
 
+    /// Opens the gateway addresses that records name and nobody listens on, and tells which cannot be opened: records
+    /// that somebody puts back, after the last one of a network was gone, come to a server that has no right to open
+    /// them again.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn open_closed(&mut self) -> Result<Vec<Listener>, ClientError> {
+        if self.closed()?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _opening = lock(&self.state, self.deadline)?;
+        let closed = self.closed()?;
+        let cannot_be_opened = |listener: &Listener| {
+            let opened = wanted(listener)
+                .map_err(|source| cannot_listen(listener, source))
+                .and_then(|wanted| self.open(&wanted));
+            // Its bridge may be gone, which whoever attaches a container to it is told.
+            opened.inspect_err(|error| log::debug!("{error}")).is_err()
+        };
+        Ok(closed.into_iter().filter(cannot_be_opened).collect())
+    }
+
+    fn closed(&mut self) -> Result<Vec<Listener>, ClientError> {
+        let listeners = self.status()?.listeners.into_iter();
+        let closed = listeners.filter(|listener| listener.port.is_none());
+        Ok(closed.map(|closed| Listener { bridge: closed.bridge, gateway: closed.gateway }).collect())
+    }
+
     /// What `source`, or without one the host itself, would be answered to `name` and `rtype`, and why.
     ///
     /// # Errors

@@ -82,15 +82,15 @@ pub fn guard() -> anyhow::Result<()> {
     Ok(guard::run(&channel::Channel::from(server), &state)?)
 }
 
-/// Has the server of `state` run if there are records, and nothing of it left over if there are none.
+/// Has the server of `state` run, and listen, if there are records, and nothing of it left over if there are none.
 ///
 /// # Errors
 /// When there are records and no server can be started, or something cannot be cleared away.
 pub fn tend(state: &StateDir) -> Result<(), ClientError> {
     if let Some(mut server) = Client::connect_existing(state)? {
-        match server.greet() {
+        match server.greet().and_then(|()| server.open_closed()) {
             Err(ClientError::Lost(_)) => {}
-            greeted => return greeted,
+            tended => return tended.map(drop),
         }
     }
     match clear(state)? {

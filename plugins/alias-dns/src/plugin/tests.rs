@@ -109,9 +109,9 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn answers(&self, _state: &StateDir, key: &RecordKey) -> Result<bool, Error> {
+    fn answers(&self, _state: &StateDir, record: &Record) -> Result<bool, Error> {
         self.answer()?;
-        Ok(self.served.borrow().contains(key))
+        Ok(self.served.borrow().contains(&record.key))
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_acknowledged_holds_for_every_later_query", read_your_writes),
     ("ten_thousand_names_come_back_in_time_and_changes_count_at_once", ten_thousand),
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
+    ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
@@ -228,6 +229,37 @@ fn hand_edits() {
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().rcode, "NXDOMAIN");
     std::fs::write(&path, text).unwrap();
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn put_back() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    let network = state().records().join("testnet");
+    let away = || {
+        let server = || Client::connect_existing(&state()).unwrap().expect("a server").status().unwrap();
+        std::fs::rename(&network, "/run/away").unwrap();
+        eventually("nobody listens", || server().listeners.is_empty());
+        std::fs::rename("/run/away", &network).unwrap();
+        eventually("the records are back", || server().records == 2);
+    };
+    away();
+    // What CHECK does.
+    let mut server = Client::ensure(&state()).unwrap();
+    assert_eq!(server.open_closed().unwrap(), []);
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    drop(server);
+    away();
+    // What STATUS does.
+    alias_dns::daemon::tend(&state()).unwrap();
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    // One on a bridge that is not there stays closed, and is told.
+    let strange = record("c3", "172.20.0.4", "centos-3");
+    Store::new(&state()).write(&Record { bridge: "br9".to_owned(), ..strange }).unwrap();
+    eventually("the record is there", || Client::ensure(&state()).unwrap().contains(&key("c3")).unwrap());
+    let closed = Client::ensure(&state()).unwrap().open_closed().unwrap();
+    assert_eq!(closed.iter().map(|listener| listener.bridge.as_str()).collect::<Vec<_>>(), ["br9"; 2]);
+    alias_dns::daemon::tend(&state()).unwrap();
 }
 
 fn hanging_server() {
