@@ -1,9 +1,12 @@
 //! The server of names against dnsmasq and aardvark-dns, with the same names and the same client.
 //!
-//! Loads and single questions take turns server by server and round by round. A change is an ADD for ours and an edit
+//! Loads and single questions take turns server by server and round by round. Where a single question is asked from the
+//! CPU that its server runs on, and where from another, which has to be woken, are two measurements: left to itself the
+//! kernel keeps to either for minutes. A change is an ADD for ours and an edit
 //! of the file with SIGHUP, as their plugins do it, for theirs.
 
 mod client;
+mod placement;
 mod server;
 
 use std::net::Ipv4Addr;
@@ -14,6 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use netns_rs::NetNs;
 
 use self::client::{Client, IMPATIENCE, Kind, PATIENCE};
+use self::placement::Placement;
 use self::server::{Aardvark, Dnsmasq, Ours, Server, await_start, cpu, memory};
 use crate::table::quantile;
 
@@ -29,7 +33,7 @@ const LATE: Ipv4Addr = Ipv4Addr::new(10, 90, 254, 1);
 /// Containers with one name each.
 const SIZES: [u32; 2] = [1_000, 10_000];
 
-/// Single questions in a round.
+/// Single questions in a round, for each placement.
 const QUESTIONS: u32 = 1_000;
 
 /// Changes that are timed, and those that memory is looked at after: the latter by ours alone, for with the peers' way
@@ -43,7 +47,8 @@ struct Seen {
     queries: [u64; 3],
     cpu: [Duration; 3],
     per_second: [Vec<f64>; 3],
-    latency: [Vec<Duration>; 3],
+    /// By kind of question and by placement.
+    latency: [[Vec<Duration>; 2]; 3],
     change: Vec<Duration>,
     change_cpu: Vec<Duration>,
     plugin: Vec<Duration>,
@@ -138,11 +143,14 @@ fn ask(
     seen.cpu[place] += cpu(server)?.saturating_sub(before);
     seen.queries[place] += load.queries;
     seen.per_second[place].push(load.per_second);
-    for name in names.iter().cycle().step_by(7).take(QUESTIONS as usize) {
-        let begin = Instant::now();
-        let good = client.ask(server.address(), kind, name, PATIENCE)?;
-        ensure!(good, "{} does not answer {} {name} as it should", server.title(), kind.title());
-        seen.latency[place].push(begin.elapsed());
+    for (placement, latency) in Placement::ALL.into_iter().zip(&mut seen.latency[place]) {
+        let _pinned = placement.pin(server)?;
+        for name in names.iter().cycle().step_by(7).take(QUESTIONS as usize) {
+            let begin = Instant::now();
+            let good = client.ask(server.address(), kind, name, PATIENCE)?;
+            ensure!(good, "{} does not answer {} {name} as it should", server.title(), kind.title());
+            latency.push(begin.elapsed());
+        }
     }
     Ok(())
 }
@@ -175,11 +183,13 @@ fn print(size: u32, seen: &[Seen; 3]) {
             &format!("{title}: CPU us a query"),
             seen.each_ref().map(|seen| micros(seen.cpu[place]) / seen.queries[place] as f64),
         );
-        row(
-            size,
-            &format!("{title}: p50 us"),
-            seen.each_ref().map(|seen| micros(quantile(&seen.latency[place], 50))),
-        );
+        for (number, placement) in Placement::ALL.into_iter().enumerate() {
+            row(
+                size,
+                &format!("{title}: p50 us, {}", placement.title()),
+                seen.each_ref().map(|seen| micros(quantile(&seen.latency[place][number], 50))),
+            );
+        }
         row(
             size,
             &format!("{title}: us a query, loaded"),
