@@ -281,6 +281,12 @@ impl Rule {
         self.then(wire::masquerade())
     }
 
+    /// Connection tracking leaves the packet alone.
+    #[must_use]
+    pub fn notrack(self) -> Self {
+        self.then(wire::notrack())
+    }
+
     /// Translates the destination of the packet.
     #[must_use]
     pub fn dnat_to(self, destination: SocketAddr) -> Self {

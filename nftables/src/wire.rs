@@ -246,6 +246,10 @@ pub(crate) fn masquerade() -> Expression {
     expression("masq", |_| {})
 }
 
+pub(crate) fn notrack() -> Expression {
+    expression("notrack", |_| {})
+}
+
 /// To the address in [`REG_ADDRESS`] and the port in [`REG_PORT`].
 pub(crate) fn destination_nat(family: Family) -> Expression {
     expression("nat", |data| {

@@ -1,7 +1,7 @@
 //! The rules on this kernel: they can be installed, do their work, can be listed and removed.
 
-use integration_tests::Outside;
-use serde_json::json;
+use integration_tests::{Container, Outside, Suite};
+use serde_json::{Value, json};
 
 use crate::{Story, address, host_veth, routed};
 
@@ -38,4 +38,78 @@ fn masquerade_and_isolation_work_and_go() {
         del.env("CNI_PATH", &story.path).config(&config(number)).run().success();
     }
     assert_eq!(story.host("nft list ruleset"), before);
+}
+
+/// A network with a policy in VLAN `number`.
+fn in_vlan(number: u8, policy: &str, keys: &Value) -> Value {
+    let mut config = routed(&json!({
+        "name": format!("n{number}"), "vlan": number, "isDefaultGateway": true, "ipMasq": true, "ingressPolicy": policy,
+    }));
+    config["ipam"]["ranges"] = json!([
+        [{ "subnet": format!("10.2.{number}.0/24") }], [{ "subnet": format!("fd00:{number}::/64") }],
+    ]);
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    config
+}
+
+#[track_caller]
+fn check(from: &Container, to: &str, expected: bool, why: &str) {
+    assert_eq!(from.reaches(to), expected, "{} reaches {to}: {why}", from.name());
+}
+
+/// Frames on their way to the gateway's port are bridged, and those between containers are too.
+fn a_vlan_is_wired(bridge_calls_iptables: u8, firewall: bool) {
+    for policy in ["", "same-bridge", "isolated"] {
+        let why = format!("{policy:?}, bridge-nf-call-iptables {bridge_calls_iptables}, firewall {firewall}");
+        let story = Story::new();
+        for family in ["ip", "ip6"] {
+            story.host(&format!(
+                "sysctl -q -w net.bridge.bridge-nf-call-{family}tables={bridge_calls_iptables}"
+            ));
+        }
+        let outside = story.world.outside();
+        outside.route("10.2.0.0/16");
+        outside.route("fd00:5::/64");
+        if firewall {
+            story.host("nft add table inet firewall");
+            story.host(
+                "nft add chain inet firewall through { type filter hook forward priority 10; policy drop; }",
+            );
+        }
+        let before = story.host("nft list ruleset");
+        let config = |number| in_vlan(number, policy, &json!({ "acceptForward": firewall }));
+        let (first, result) = story.attach("c1", &config(5));
+        let (second, same) = story.attach("c2", &config(5));
+        let (third, other) = story.attach("c3", &config(6));
+        let open = policy.is_empty();
+        for target in [Outside::ADDRESS, Outside::ADDRESS6, "10.2.5.1", "fd00:5::1"] {
+            check(&first, target, true, &why);
+        }
+        check(&second, address(&result), policy != "isolated", &why);
+        check(&third, address(&result), open, &why);
+        check(&first, address(&other), open, &why);
+        assert_eq!(outside.space().reaches(address(&same)), open, "{why}");
+        assert_eq!(story.found(&first, &config(5), &result), "", "{why}");
+        let program = Suite::Ours.binary("bridge").display().to_string();
+        let shown = story.world.host().command([program.as_str(), "show", "n5"]).run();
+        assert!(!shown.success().contains("dropped by"), "{why}: {shown}");
+        for (container, number) in [(&first, 5), (&second, 5), (&third, 6)] {
+            story.call("DEL", container, &config(number)).run().success();
+        }
+        assert_eq!(story.host("nft list ruleset"), before, "{why}");
+    }
+}
+
+#[test]
+fn a_vlan_is_wired_whether_bridged_frames_pass_iptables() {
+    for bridge_calls_iptables in [0, 1] {
+        a_vlan_is_wired(bridge_calls_iptables, false);
+    }
+}
+
+#[test]
+fn a_vlan_is_let_through_a_firewall_whether_bridged_frames_pass_iptables() {
+    for bridge_calls_iptables in [0, 1] {
+        a_vlan_is_wired(bridge_calls_iptables, true);
+    }
 }

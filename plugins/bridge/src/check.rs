@@ -107,7 +107,7 @@ impl Comparison<'_> {
             log::debug!("compared the container's switches");
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
-            self.differences.extend(rules::verify(self.settings, self.identity, self.plan, mac)?);
+            self.differences.extend(rules::verify(&mut host, self.settings, self.identity, self.plan, mac)?);
             log::debug!("compared the rules");
         }
         Ok(())

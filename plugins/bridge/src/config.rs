@@ -284,7 +284,12 @@ pub(crate) fn bridge_of(conf: &NetConf) -> Option<String> {
 
 /// The link that is the gateway of the port's VLAN on `bridge`, if it is in one.
 fn vlan_gateway(bridge: &str, vlans: Option<&Vlans>) -> Option<String> {
-    vlans?.untagged.map(|id| format!("{bridge}.{id}"))
+    vlans?.untagged.map(|id| gateway_of_vlan(bridge, id))
+}
+
+/// The name of the gateway interface of VLAN `id` on `bridge`.
+pub(crate) fn gateway_of_vlan(bridge: &str, id: u16) -> String {
+    format!("{bridge}.{id}")
 }
 
 fn gateway_role(document: &Document) -> GatewayRole {

@@ -12,7 +12,9 @@ use crate::mac::Mac;
 use crate::names;
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
-use crate::nft::{self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Removed, Rules};
+use crate::nft::{
+    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Removed, Rules, VlanGateway,
+};
 use crate::plan::Plan;
 use crate::survey::{self, Found, FoundEnd};
 use crate::undo::Undo;
@@ -38,9 +40,36 @@ pub(crate) struct Subject {
     mac: Mac,
     addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
+    gateway: Option<FoundGateway>,
     policy: Policy,
     /// Whether iptables masquerades.
     by_iptables: bool,
+}
+
+/// The gateway interface of a VLAN, owning what [`VlanGateway`] borrows.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundGateway {
+    bridge: String,
+    port: String,
+    mac: Mac,
+}
+
+impl FoundGateway {
+    /// The one that the settings ask for; `None` when the bridge itself is the gateway, or nothing is.
+    pub(crate) fn find(host: &mut Netlink, settings: &Settings) -> Result<Option<Self>, Error> {
+        let name = settings.gateway_link();
+        if !settings.is_gateway() || name == settings.bridge {
+            return Ok(None);
+        }
+        let failed = |failure: Failure| {
+            Error::internal(failure).context(format_args!("look for gateway interface \"{name}\""))
+        };
+        let Some(link) = host.link_by_name(&name).map_err(failed)? else { return Ok(None) };
+        let Some(index) = link.peer else { return Ok(None) };
+        let port = host.link_by_index(index).map_err(failed)?;
+        let bridge = settings.bridge.clone();
+        Ok(port.zip(link.mac).map(|(port, mac)| Self { bridge, port: port.name, mac }))
+    }
 }
 
 impl Subject {
@@ -49,13 +78,20 @@ impl Subject {
         &self.identity
     }
 
-    fn new(settings: &Settings, identity: &Identity, plan: &Plan, mac: Mac) -> Self {
+    fn new(
+        settings: &Settings,
+        identity: &Identity,
+        plan: &Plan,
+        mac: Mac,
+        gateway: Option<FoundGateway>,
+    ) -> Self {
         Self {
             identity: identity.clone(),
             gateway_link: settings.gateway_link(),
             mac,
             addresses: plan.networks(),
             gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
+            gateway,
             policy: policy(settings),
             by_iptables: settings.masquerade == Some(MasqueradeBackend::Iptables),
         }
@@ -63,7 +99,12 @@ impl Subject {
 
     /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked, or
     /// is not ready: its own ADD looks again when it is.
-    pub(crate) fn of_found(settings: &Settings, gateways: &[IpNetwork], found: Found) -> Option<Self> {
+    pub(crate) fn of_found(
+        settings: &Settings,
+        gateway: Option<FoundGateway>,
+        gateways: &[IpNetwork],
+        found: Found,
+    ) -> Option<Self> {
         let end = found.container.filter(|end| is_ready(end, settings))?;
         // The mark may have been cut. iptables has to be given the whole names.
         let whole = Identity::new(&settings.network, found.identity.attachment());
@@ -74,6 +115,7 @@ impl Subject {
             mac: end.mac?,
             addresses: end.addresses,
             gateways: gateways.iter().map(IpNetwork::ip).collect(),
+            gateway,
             policy: policy(settings),
             by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
         })
@@ -89,6 +131,7 @@ impl Subject {
             mac: end.mac?,
             addresses: end.addresses,
             gateways: self.gateways.clone(),
+            gateway: self.gateway.clone(),
             policy: self.policy,
             by_iptables: self.by_iptables,
         })
@@ -96,7 +139,8 @@ impl Subject {
 
     fn traffic(&self) -> Traffic<'_> {
         let (network, link) = (self.identity.owner().network, self.gateway_link.as_str());
-        Traffic { network, link, ingress: self.policy.ingress }
+        let bridged = self.gateway.as_ref().map(|gateway| gateway.bridge.as_str());
+        Traffic { network, link, bridged, ingress: self.policy.ingress }
     }
 
     pub(crate) fn attached(&self) -> Attached<'_> {
@@ -106,6 +150,11 @@ impl Subject {
             mac: self.mac.octets(),
             addresses: &self.addresses,
             gateways: &self.gateways,
+            vlan_gateway: self.gateway.as_ref().map(|gateway| VlanGateway {
+                bridge: &gateway.bridge,
+                port: &gateway.port,
+                mac: gateway.mac.octets(),
+            }),
             policy: self.policy,
         }
     }
@@ -144,7 +193,7 @@ pub(crate) fn install<'a>(
     mac: Mac,
     undo: &mut Undo<'a>,
 ) -> Result<Option<InstalledRules>, Error> {
-    let subject = Subject::new(settings, identity, plan, mac);
+    let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
     if subject.by_iptables {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         iptables::install(identity.jumps(), &subject.addresses)?;
@@ -160,6 +209,7 @@ pub(crate) fn install<'a>(
         // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
         log::warn!("router advertisements are not guarded against: {error}");
         installed.subject.policy.ra_guard = false;
+        installed.subject.gateway = None;
         if installed.subject.policy.needs_rules() {
             installed.bring_in(host, bridge, settings)?;
         }
@@ -393,12 +443,13 @@ pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<()
 
 /// Each difference between the rules of an attachment and the kernel's, in words.
 pub(crate) fn verify(
+    host: &mut Netlink,
     settings: &Settings,
     identity: &Identity,
     plan: &Plan,
     mac: Mac,
 ) -> Result<Vec<String>, Error> {
-    let subject = Subject::new(settings, identity, plan, mac);
+    let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
     let mut differences = match subject.policy.needs_rules() {
         true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed)?,
         false => Vec::new(),

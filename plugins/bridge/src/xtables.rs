@@ -26,6 +26,8 @@ const DOCKER_USER: &str = "DOCKER-USER";
 pub(crate) struct Traffic<'a> {
     pub(crate) network: &'a str,
     pub(crate) link: &'a str,
+    /// The bridge, where `link` is the gateway interface of a VLAN on it.
+    pub(crate) bridged: Option<&'a str>,
     pub(crate) ingress: IngressPolicy,
 }
 
@@ -100,7 +102,7 @@ fn in_use(family: Family, table: &str) -> bool {
 }
 
 /// A rule that is not there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Missing {
     chain: &'static str,
     /// Where in the chain, from 1; `None` at its end.
@@ -124,7 +126,7 @@ fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
     if !drops {
         return Vec::new();
     }
-    let Traffic { network, link, ingress } = traffic;
+    let Traffic { network, link, bridged, ingress } = traffic;
     let comment = quoted(&nft::accept_comment(network));
     let rule = |tests: String| format!("{tests} -m comment --comment {comment} -j ACCEPT");
     let leads_to_docker_user = present
@@ -154,7 +156,8 @@ fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
             }),
         ),
     ];
-    let wished = wished.into_iter().map(|(chain, at, body)| Missing { chain, at, body });
+    let bridged = bridged.map(|bridge| (FORWARD, forward.at, rule(format!("-i {bridge} -o {bridge}"))));
+    let wished = wished.into_iter().chain(bridged).map(|(chain, at, body)| Missing { chain, at, body });
     wished.filter(|wish| !present.contains(&format!("-A {} {}", wish.chain, wish.body))).collect()
 }
 
@@ -197,7 +200,7 @@ mod tests {
 
     fn check(present: &str, ingress: IngressPolicy, wished: &[(&'static str, Option<u64>, &str)]) {
         let present: Vec<String> = present.lines().map(|line| line.trim().to_owned()).collect();
-        let traffic = Traffic { network: "n", link: "br0", ingress };
+        let traffic = Traffic { network: "n", link: "br0", bridged: None, ingress };
         let wished: Vec<Missing> = wished
             .iter()
             .map(|(chain, at, tests)| Missing {
@@ -231,6 +234,17 @@ mod tests {
             IngressPolicy::Open,
             &[("DOCKER-USER", Some(1), "-o br0"), ("FORWARD", None, "-i br0")],
         );
+    }
+
+    #[test]
+    fn what_is_bridged_passes_too_where_a_vlan_has_its_gateway_on_the_bridge() {
+        let present = ["-P FORWARD DROP".to_owned()];
+        let traffic =
+            |bridged| Traffic { network: "n", link: "br0.5", bridged, ingress: IngressPolicy::Isolated };
+        let of_vlan = missing(&present, traffic(Some("br0")));
+        let rule = "-i br0 -o br0 -m comment --comment \"cni-bridge accept-forward-n\" -j ACCEPT";
+        let bridged = Missing { chain: FORWARD, at: None, body: rule.to_owned() };
+        assert_eq!(of_vlan, [missing(&present, traffic(None)), vec![bridged]].concat());
     }
 
     #[test]

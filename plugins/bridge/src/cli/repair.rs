@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::names;
 use crate::netlink::Netlink;
 use crate::nft::Rules;
-use crate::rules::{self, Subject};
+use crate::rules::{self, FoundGateway, Subject};
 use crate::survey::{self, Found};
 
 /// Where networks are configured, unless `NETCONFPATH` says otherwise.
@@ -59,7 +59,7 @@ fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Res
     };
     let gateways: Vec<IpNetwork> =
         addresses.into_iter().filter(|address| address.global).map(|address| address.network).collect();
-    Ok(Subject::of_found(settings, &gateways, found))
+    Ok(Subject::of_found(settings, FoundGateway::find(host, settings)?, &gateways, found))
 }
 
 /// The settings of a network, from its configuration file.

@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::iptables::Told;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
+use crate::netlink::vlan::Tagging;
 use crate::netns::{self, Netns};
 use crate::nft::{IngressPolicy, Policy, Rules};
 use crate::survey::{self, Found};
-use crate::{rules, xtables};
+use crate::{config, rules, xtables};
 
 use super::names;
 
@@ -21,6 +22,9 @@ use super::names;
 pub(super) struct View {
     pub(super) networks: Vec<NetworkView>,
 }
+
+/// The state of an attachment that nothing is wrong with.
+const UP: &str = "up";
 
 /// A network.
 #[derive(Debug, Serialize)]
@@ -136,8 +140,9 @@ impl View {
             let bridge = bridge.map(|link| bridge_view(&mut host, link)).transpose()?;
             let obstacles = match &bridge {
                 Some(bridge) => {
-                    let mut drops = rules.foreign_drops(&bridge.name)?;
-                    drops.extend(xtables::drops(&bridge.name)?);
+                    let link = gateway_link(&mut host, &bridge.name, &attachments)?;
+                    let mut drops = rules.foreign_drops(&link)?;
+                    drops.extend(xtables::drops(&link)?);
                     drops
                 }
                 None => Vec::new(),
@@ -166,6 +171,19 @@ impl View {
     }
 }
 
+/// The link that a network is routed by: the bridge, or the gateway interface of the VLAN that its ports are in.
+fn gateway_link(host: &mut Netlink, bridge: &str, attachments: &[AttachmentView]) -> anyhow::Result<String> {
+    let port = attachments.iter().find(|attachment| attachment.state == UP);
+    let port = port.map(|port| host.link_by_name(&port.host_veth)).transpose().context("look for a port")?;
+    let Some(port) = port.flatten() else { return Ok(bridge.to_owned()) };
+    let vlans = host.vlans(port.index).context("list the VLANs of a port")?;
+    let untagged = vlans.into_iter().find(|(_, tagging)| *tagging == Some(Tagging::Untagged));
+    let Some((id, _)) = untagged else { return Ok(bridge.to_owned()) };
+    let name = config::gateway_of_vlan(bridge, id);
+    let exists = host.link_by_name(&name).context("look for the gateway's link")?.is_some();
+    Ok(if exists { name } else { bridge.to_owned() })
+}
+
 fn bridge_view(host: &mut Netlink, link: &Link) -> anyhow::Result<BridgeView> {
     let addresses = host.addresses(link.index).context("list addresses")?;
     Ok(BridgeView {
@@ -192,7 +210,7 @@ fn attachment_view(
         Some(_) if host.controller.is_none() => "not on a bridge",
         Some(_) if !host.up => "the host veth is down",
         Some(end) if !end.up => "the container's interface is down",
-        Some(_) => "up",
+        Some(_) => UP,
     };
     AttachmentView {
         container_id: found.identity.attachment().container_id().to_owned(),

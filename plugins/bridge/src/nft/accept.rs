@@ -71,6 +71,9 @@ enum Way {
     Out,
     /// To it.
     In,
+    /// From port to port of the bridge that a VLAN's gateway is on, where bridged frames pass iptables: also what is on
+    /// its way to that gateway.
+    Bridged,
 }
 
 /// The language that the rules of a chain are written in.
@@ -99,15 +102,18 @@ struct Missing {
     chain: String,
     before: Option<u64>,
     way: Way,
+    /// What the packets that it accepts come from or go to.
+    link: String,
     rule: Rule,
 }
 
 impl Missing {
-    fn words(&self, link: &str) -> String {
-        let Self { family, table, chain, .. } = self;
+    fn words(&self) -> String {
+        let Self { family, table, chain, link, .. } = self;
         let way = match self.way {
             Way::Out => "comes from",
             Way::In => "goes to",
+            Way::Bridged => "is bridged on",
         };
         format!(
             "nf_tables chain {} {table} {chain} lacks the rule that accepts what {way} {link}",
@@ -118,7 +124,7 @@ impl Missing {
 
 /// Each rule for the attachment's network that is missing, in words.
 pub(super) fn differences(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
-    Ok(missing(socket, attached)?.iter().map(|missing| missing.words(attached.gateway_link)).collect())
+    Ok(missing(socket, attached)?.iter().map(Missing::words).collect())
 }
 
 /// Brings in the rules for the attachment's network; says which were missing.
@@ -132,7 +138,7 @@ pub(super) fn install(socket: &mut Socket, attached: &Attached<'_>) -> Result<Ve
                 None => batch.add_rule(table, chain, rule),
             }
         }
-        Ok(missing.iter().map(|missing| missing.words(attached.gateway_link)).collect())
+        Ok(missing.iter().map(Missing::words).collect())
     })
 }
 
@@ -212,7 +218,8 @@ fn missing(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Missing>,
             }
             None => Place { way: Way::In, ..out },
         };
-        for place in [inward, out] {
+        let bridged = attached.vlan_gateway.map(|_| Place { way: Way::Bridged, ..out });
+        for place in [inward, out].into_iter().chain(bridged) {
             missing.extend(missing_at(&place, attached, &comment));
         }
     }
@@ -223,7 +230,11 @@ fn missing_at(place: &Place<'_>, attached: &Attached<'_>, comment: &str) -> Vec<
     let Place { table, chain, way, before, present } = place;
     let is_there =
         |rule: &Rule| present.iter().any(|found| found.comment() == Some(comment) && found.does(rule));
-    rules(*way, dialect(*table, chain), attached.gateway_link, attached.policy.ingress, comment)
+    let link = match (way, attached.vlan_gateway) {
+        (Way::Bridged, Some(gateway)) => gateway.bridge,
+        _ => attached.gateway_link,
+    };
+    rules(*way, dialect(*table, chain), link, attached.policy.ingress, comment)
         .into_iter()
         .filter(|rule| !is_there(rule))
         .map(|rule| Missing {
@@ -232,6 +243,7 @@ fn missing_at(place: &Place<'_>, attached: &Attached<'_>, comment: &str) -> Vec<
             chain: (*chain).to_owned(),
             before: *before,
             way: *way,
+            link: link.to_owned(),
             rule,
         })
         .collect()
@@ -270,6 +282,8 @@ fn rules(way: Way, dialect: Dialect, link: &str, ingress: IngressPolicy, comment
         (Way::Out, IngressPolicy::Isolated, _) => vec![from().is_not(nft_netlink::Field::Oifname, &name)],
         (Way::Out, IngressPolicy::Open | IngressPolicy::SameBridge, _) => vec![from()],
         (Way::In, IngressPolicy::Open, _) => vec![to()],
+        // Isolated ports are kept apart below.
+        (Way::Bridged, ..) => vec![from().is(nft_netlink::Field::Oifname, &name)],
         (Way::In, IngressPolicy::SameBridge | IngressPolicy::Isolated, Dialect::Nft) => {
             vec![to().ct_state(&[CtState::Established, CtState::Related]), to().ct_dnat()]
         }

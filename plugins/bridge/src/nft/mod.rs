@@ -34,6 +34,7 @@ mod record;
 mod routed;
 mod spoofcheck;
 mod undecided;
+mod untracked;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -73,7 +74,18 @@ pub(crate) struct Attached<'a> {
     pub(crate) addresses: &'a [IpNetwork],
     /// The network's addresses on `gateway_link`; empty when it is no gateway.
     pub(crate) gateways: &'a [IpAddr],
+    /// How `gateway_link` is connected with the bridge, if it is not the bridge.
+    pub(crate) vlan_gateway: Option<VlanGateway<'a>>,
     pub(crate) policy: Policy,
+}
+
+/// The gateway interface of a VLAN, seen from the bridge.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VlanGateway<'a> {
+    pub(crate) bridge: &'a str,
+    /// The bridge port that leads to it.
+    pub(crate) port: &'a str,
+    pub(crate) mac: [u8; 6],
 }
 
 /// What the network asks of its rules.

@@ -9,7 +9,7 @@ use nft_netlink::{
 };
 
 use super::content::{Content, Doomed, Member, Skeleton, SkeletonChain};
-use super::{Attached, guard, record, spoofcheck};
+use super::{Attached, guard, record, spoofcheck, untracked};
 
 const PORTS: &str = "ports";
 const PORT: &str = "port";
@@ -22,6 +22,7 @@ pub(super) static SKELETON: Skeleton = Skeleton {
         (guard::PORTS, "host veths that send no router advertisements"),
         (spoofcheck::PORTS, "host veths that send with their own MAC only"),
         (spoofcheck::SOURCES, "and these MACs"),
+        (untracked::WAYS, "ports and MACs between containers and the gateway of their VLAN"),
     ],
     chains,
     entry_maps: &[],
@@ -50,7 +51,7 @@ fn chains() -> Vec<SkeletonChain> {
                 priority: BEFORE_ALL,
                 policy: ChainPolicy::Accept,
             }),
-            rules: vec![guard::rule(), spoofcheck::rule()],
+            rules: vec![guard::rule(), spoofcheck::rule(), untracked::rule()],
         },
     ]
 }
@@ -58,7 +59,8 @@ fn chains() -> Vec<SkeletonChain> {
 /// What the attachments need here; nothing when no port of theirs is checked.
 pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     let mut content = Content::new(&SKELETON);
-    for Attached { owner, mac, policy, .. } in attached {
+    for attached in attached {
+        let Attached { owner, mac, policy, .. } = attached;
         let port = || Element::new(ifname_key(owner.host_veth));
         let identity = record::identity(owner);
         if policy.ra_guard {
@@ -69,8 +71,13 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
             let source = spoofcheck::source(&ifname_key(owner.host_veth), *mac).with_comment(&identity);
             content.element(spoofcheck::SOURCES.name, source);
         }
-        if policy.ra_guard || policy.mac_spoof_check {
-            let comment = record::with(owner, &[], policy.mac_spoof_check.then_some(*mac), None);
+        let ways = untracked::ways(attached);
+        if policy.ra_guard || policy.mac_spoof_check || !ways.is_empty() {
+            let link = (!ways.is_empty()).then_some(attached.gateway_link);
+            for way in ways {
+                content.element(untracked::WAYS.name, way.with_comment(&identity));
+            }
+            let comment = record::with(owner, &[], policy.mac_spoof_check.then_some(*mac), link);
             let record = port().with_verdict(Verdict::Goto(PORT.to_owned())).with_comment(&comment);
             content.element(PORTS, record);
         }
@@ -86,7 +93,7 @@ pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doom
     Doomed::with_records(socket, &Content::new(&SKELETON), vec![record]).map(Some)
 }
 
-/// The elements of the port that a record is of.
+/// The elements of the port that a record is of. The ways of a VLAN are searched for: the record does not spell them.
 fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> {
     let mut lookups =
         vec![(guard::PORTS.name, record.key.clone()), (spoofcheck::PORTS.name, record.key.clone())];
@@ -96,6 +103,14 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
     let mut members = Vec::new();
     for (set, key) in lookups {
         members.extend(socket.element(SKELETON.table, set, &key)?.map(|element| Member { set, element }));
+    }
+    let comment = record.comment.as_deref().unwrap_or_default();
+    if record::link(comment).is_some() || record::is_cut(comment) {
+        let set = untracked::WAYS.name;
+        let identity = record::identity_of(comment);
+        let own = socket.elements(SKELETON.table, set)?.into_iter();
+        let own = own.filter(|element| element.comment.as_deref() == Some(identity));
+        members.extend(own.map(|element| Member { set, element }));
     }
     Ok(members)
 }

@@ -16,6 +16,8 @@ struct Sample {
     mac: [u8; 6],
     addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
+    /// Whether the gateway is one of a VLAN.
+    vlan: bool,
     policy: Policy,
 }
 
@@ -51,6 +53,7 @@ impl Sample {
                 format!("fd00:20::{number}/64").parse().unwrap(),
             ],
             gateways: vec!["172.20.0.1".parse().unwrap(), "fd00:20::1".parse().unwrap()],
+            vlan: false,
             policy,
         }
     }
@@ -66,6 +69,11 @@ impl Sample {
             mac: self.mac,
             addresses: &self.addresses,
             gateways: &self.gateways,
+            vlan_gateway: self.vlan.then_some(VlanGateway {
+                bridge: "br-test",
+                port: "veth-gateway",
+                mac: [2, 0, 0, 0, 1, 0],
+            }),
             policy: self.policy,
         }
     }
@@ -121,6 +129,41 @@ fn ra_guard_reads_as_documented() {
 #[test]
 fn mac_spoof_check_reads_as_documented() {
     check_golden(Policy { mac_spoof_check: true, ..OPEN }, include_str!("golden/mac-spoof-check.nft"));
+}
+
+#[test]
+fn the_ways_to_and_from_the_gateway_of_a_vlan_come_and_go_with_each_container() {
+    let mut rules = namespace();
+    let of_vlan = |number| {
+        let sample = Sample { vlan: true, ..Sample::new(number, MASQUERADED) };
+        Sample { gateway_link: "br-test.5".to_owned(), ..sample }
+    };
+    let ways = || {
+        let listed = nft("list set bridge cni-bridge to-gateway");
+        let ways = listed.split("elements = {").nth(1).unwrap_or_default().matches("comment").count();
+        (
+            ways,
+            listed.contains("\"veth1\" . 02:00:00:00:01:00"),
+            listed.contains("\"veth-gateway\" . 02:00:00:00:00:01"),
+        )
+    };
+    let (one, two) = (of_vlan(1), of_vlan(2));
+    rules.install(&[one.attached()]).unwrap();
+    assert_eq!(ways(), (2, true, true));
+    rules.install(&[two.attached()]).unwrap();
+    assert_eq!(ways(), (4, true, true));
+    assert_eq!(rules.verify(&one.attached()).unwrap(), Vec::<String>::new());
+    nft("flush set bridge cni-bridge to-gateway");
+    let lacking = rules.verify(&one.attached()).unwrap();
+    assert_eq!(lacking.len(), 2, "{lacking:?}");
+    assert!(lacking[0].contains("to-gateway lacks the element of testnet/c1/eth0"), "{lacking:?}");
+    rules.repair(&[one.attached(), two.attached()]).unwrap();
+    assert_eq!(ways(), (4, true, true));
+    rules.remove(&one.owner()).unwrap();
+    assert_eq!(ways(), (2, false, false));
+    assert_eq!(rules.verify(&two.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&two.owner()).unwrap();
+    assert_eq!(ruleset(), "");
 }
 
 #[test]
