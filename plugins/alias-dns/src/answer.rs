@@ -164,6 +164,12 @@ pub struct Pointer<'z> {
     pub ttl: u32,
 }
 
+/// Whether `asker` is anybody: a container, or the host.
+pub fn knows(zones: &Zones, asker: Asker<'_>) -> bool {
+    zones.networks_of_gateway(asker.bridge, asker.source).next().is_some()
+        || zones.container_at(asker.bridge, asker.source).is_some()
+}
+
 /// The answer to `question`. `rotation` tells which of several addresses comes first: a number that grows by one from
 /// query to query takes turns.
 pub fn answer<'z>(zones: &'z Zones, asker: Asker<'_>, question: Question<'_>, rotation: u32) -> Answer<'z> {

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr};
+use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr, SndBufForce};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockname,
     listen, setsockopt, socket,
@@ -28,6 +28,10 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 
 /// A device that every network namespace has, and that is no bridge.
 const LOOPBACK: &str = "lo";
+
+/// Send buffer, in octets: what waits for containers that are known and do not answer (each up to `unres_qlen_bytes`,
+/// ip-sysctl), so that there is room for the others.
+const SEND_BUFFER: usize = 4 << 20;
 
 /// The two sockets of a gateway address.
 #[derive(Debug)]
@@ -80,6 +84,7 @@ fn with_tcp(listener: &Listener, port: u16, tcp: OwnedFd) -> Result<Sockets> {
     let udp = bound(listener, port, SockType::Datagram)?;
     // Only a privileged process may go above the system's limit; without it the default has to do.
     let _ = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER);
+    let _ = setsockopt(&udp, SndBufForce, &SEND_BUFFER);
     Ok(Sockets { udp, tcp })
 }
 

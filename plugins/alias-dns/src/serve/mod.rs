@@ -8,6 +8,7 @@ pub mod listen;
 pub(crate) mod own_address;
 pub(crate) mod query;
 mod response;
+mod strangers;
 mod tcp;
 mod udp;
 
@@ -24,6 +25,7 @@ use slab::Slab;
 
 use self::listen::Sockets;
 use self::query::Received;
+use self::strangers::Strangers;
 use self::tcp::{Connections, Made};
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
@@ -89,6 +91,7 @@ pub(crate) struct Desk {
     pub(crate) zones: Zones,
     pub(crate) forwarder: Forwarder,
     counters: Counters,
+    strangers: Strangers,
     /// Where a question would come back to this server.
     own: HashSet<SocketAddr>,
     rotation: u32,
@@ -108,6 +111,7 @@ impl Server {
                 zones,
                 forwarder: Forwarder::new(resolv_conf),
                 counters: Counters::default(),
+                strangers: Strangers::default(),
                 own: HashSet::new(),
                 rotation: 0,
             },
@@ -298,10 +302,15 @@ impl Desk {
         packet: &[u8],
         out: &mut Vec<u8>,
     ) -> Made {
+        let Listener { bridge, gateway } = listener;
+        let asker = Asker { bridge, gateway: *gateway, source: recipient.source() };
         let query = match query::read(packet) {
             Received::Query(query) => query,
             Received::Fault(fault) => {
                 self.counters.faulty += 1;
+                if !answer::knows(&self.zones, asker) && !self.strangers.may_be_told(recipient, now) {
+                    return Made::Done;
+                }
                 response::fault(out, &fault, limit(recipient, fault.edns));
                 return Made::Done;
             }
@@ -311,14 +320,12 @@ impl Desk {
             }
         };
         let limit = limit(recipient, query.edns);
-        let Self { zones, forwarder, counters, own, rotation } = self;
+        let Self { zones, forwarder, counters, strangers, own, rotation } = self;
         *rotation = rotation.wrapping_add(1);
-        let gateway = listener.gateway;
-        let asker = Asker { bridge: &listener.bridge, gateway, source: recipient.source() };
         let question = Question { name: query.asked.name, rtype: query.asked.rtype };
         let mut answer = answer::answer(zones, asker, question, *rotation);
-        if matches!(answer, Answer::Refused) && own_address::is_on(&listener.bridge, recipient.peer()) {
-            answer = answer::answer(zones, Asker { source: gateway, ..asker }, question, *rotation);
+        if matches!(answer, Answer::Refused) && own_address::is_on(bridge, recipient.peer()) {
+            answer = answer::answer(zones, Asker { source: *gateway, ..asker }, question, *rotation);
         }
         match &answer {
             Answer::Addresses(_) | Answer::Pointer(_) | Answer::Soa(_) | Answer::Ns(_) => {
@@ -326,7 +333,12 @@ impl Desk {
             }
             Answer::NoData(_) => counters.no_data += 1,
             Answer::NxDomain(_) => counters.nx_domain += 1,
-            Answer::Refused => counters.refused += 1,
+            Answer::Refused => {
+                counters.refused += 1;
+                if !strangers.may_be_told(recipient, now) {
+                    return Made::Done;
+                }
+            }
             Answer::Forward(upstreams) => {
                 let is_own = |server| own.contains(&server);
                 let to = (recipient, limit);

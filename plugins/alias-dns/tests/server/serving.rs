@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
+    ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
 ];
 
@@ -163,6 +164,26 @@ fn greedy_client() {
         let idle = began.elapsed();
         assert!(idle > Duration::from_secs(3) && idle < Duration::from_secs(7), "{idle:?}");
     });
+}
+
+fn unreachable_strangers() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    // What is sent to an address that nobody owns up to waits in the socket's send buffer for seconds.
+    run("sysctl -qw net.ipv4.neigh.br0.mcast_solicit=10 && \
+         ip netns exec c2 sysctl -qw net.ipv4.conf.all.arp_ignore=8 && \
+         for last in 7 8 9; do ip -n c2 addr add 172.20.7.$last/32 dev eth0; done");
+    for packet in [query(7, "centos-1", Rtype::A, None), vec![0; 12]] {
+        inside("c2", move || {
+            for source in ["172.20.7.7:0", "172.20.7.8:0", "172.20.7.9:0"] {
+                let socket = UdpSocket::bind(source).unwrap();
+                socket.connect((GATEWAY, 53)).unwrap();
+                (0..1000).for_each(|_| drop(socket.send(&packet)));
+            }
+        });
+        let response = inside("c1", || ask(GATEWAY, "centos-1", Rtype::A));
+        assert_eq!(response.expect("an answer").answer, ["A 172.20.0.2"]);
+    }
 }
 
 fn broken_packets() {
