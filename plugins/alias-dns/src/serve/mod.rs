@@ -235,13 +235,18 @@ impl Server {
     }
 
     fn accept(&mut self, poller: &Poller, token: Token, now: Instant) {
-        let Self { gateways, connections, .. } = self;
+        let Self { gateways, connections, desk, .. } = self;
         let Some(gateway) =
             gateways.get(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
         else {
             return;
         };
-        if connections.accept(poller, gateway.sockets.tcp.as_fd(), &gateway.listener, now).is_err() {
+        let listener = &gateway.listener;
+        let knows = |source| {
+            let asker = Asker { bridge: &listener.bridge, gateway: listener.gateway, source };
+            answer::knows(&desk.zones, asker)
+        };
+        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, now, knows).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
         }

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use crate::zone::Listener;
 /// How long a client may be silent, or not take what it asked for (RFC 7766, section 6.2.3: "a few seconds").
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Connections of one address.
+/// Connections of one address, and of all addresses together that nobody knows: whoever is on a bridge can take any
+/// number of those.
 const MAX_OF_SOURCE: u32 = 32;
 
 /// Connections altogether.
@@ -42,6 +43,9 @@ const ACCEPTED: usize = 16;
 
 const PREFIX_LEN: usize = 2;
 
+/// Stands for every address that nobody knows; no client has it.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// All connections.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
@@ -56,6 +60,8 @@ pub(crate) struct Connections {
 struct Connection {
     socket: OwnedFd,
     peer: SocketAddr,
+    /// As whose it is counted.
+    source: IpAddr,
     listener: Rc<Listener>,
     token: Token,
     incoming: Vec<u8>,
@@ -87,7 +93,7 @@ enum Life {
 }
 
 impl Connections {
-    /// Takes what waits at `socket`, which `listener` stands for.
+    /// Takes what waits at `socket`, which `listener` stands for; `knows` tells whether an address is anybody's.
     ///
     /// # Errors
     /// When the process or the system has no descriptor or memory left: then to be called later, and not at once.
@@ -97,6 +103,7 @@ impl Connections {
         socket: BorrowedFd<'_>,
         listener: &Rc<Listener>,
         now: Instant,
+        knows: impl Fn(IpAddr) -> bool,
     ) -> std::io::Result<()> {
         for _ in 0..ACCEPTED {
             let socket = match accept4(socket.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
@@ -111,10 +118,11 @@ impl Connections {
                 Err(_) => continue,
             };
             let Some(peer) = peer_of(&socket) else { continue };
-            let of_source = self.of_source.entry(peer.ip()).or_default();
+            let source = if knows(peer.ip()) { peer.ip() } else { STRANGER };
+            let of_source = self.of_source.entry(source).or_default();
             if *of_source >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS {
                 if *of_source == 0 {
-                    self.of_source.remove(&peer.ip());
+                    self.of_source.remove(&source);
                 }
                 continue;
             }
@@ -130,6 +138,7 @@ impl Connections {
             entry.insert(Connection {
                 socket,
                 peer,
+                source,
                 listener: Rc::clone(listener),
                 token,
                 incoming: Vec::new(),
@@ -207,10 +216,10 @@ impl Connections {
 
     fn close(&mut self, token: Token) {
         let connection = self.open.remove(token.slot as usize);
-        if let Some(count) = self.of_source.get_mut(&connection.peer.ip()) {
+        if let Some(count) = self.of_source.get_mut(&connection.source) {
             *count -= 1;
             if *count == 0 {
-                self.of_source.remove(&connection.peer.ip());
+                self.of_source.remove(&connection.source);
             }
         }
     }

@@ -83,15 +83,22 @@ pub(crate) fn ask_from(source: &str, server: &str, name: &str) -> [Option<Respon
     datagrams.send_to(&packet, (server, 53)).unwrap();
     let mut buffer = [0; 4096];
     let datagram = datagrams.recv(&mut buffer).ok().map(|len| read(&buffer[..len]));
+    let mut stream = connect_from(&source.to_string(), &server.to_string());
+    send(&mut stream, &packet);
+    [datagram, receive(&mut stream)]
+}
+
+/// A connection to `server` from the address `source`.
+pub(crate) fn connect_from(source: &str, server: &str) -> TcpStream {
+    let (source, server): (IpAddr, IpAddr) = (source.parse().unwrap(), server.parse().unwrap());
     let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let stream = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0))).unwrap();
     nix::sys::socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, 53)))
         .unwrap();
-    let mut stream = TcpStream::from(stream);
+    let stream = TcpStream::from(stream);
     stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
-    send(&mut stream, &packet);
-    [datagram, receive(&mut stream)]
+    stream
 }
 
 /// Sends `packet` to `server`, and reads what comes back within two seconds.

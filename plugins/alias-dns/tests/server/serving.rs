@@ -1,6 +1,7 @@
 //! What is answered to whom.
 
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::io::Write as _;
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use domain::base::iana::Rtype;
 use crate::Test;
 use nix::sys::signal::Signal;
 
-use crate::dns::{Response, ask, ask_from, ask_once, connect, exchange, query, receive, send};
+use crate::dns::{Response, ask, ask_from, ask_once, connect, connect_from, exchange, query, receive, send};
 use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, signal, state};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -27,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
+    ("strangers_have_as_many_connections_together_as_a_container", connections_of_strangers),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
 ];
 
@@ -184,6 +186,28 @@ fn unreachable_strangers() {
         let response = inside("c1", || ask(GATEWAY, "centos-1", Rtype::A));
         assert_eq!(response.expect("an answer").answer, ["A 172.20.0.2"]);
     }
+}
+
+fn connections_of_strangers() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    run("for last in $(seq 40); do ip -n c2 addr add 172.20.7.$last/16 dev eth0; done");
+    // Each is alive until all have been counted.
+    let answered = inside("c2", || {
+        let mut streams: Vec<_> =
+            (1..=40).map(|last| connect_from(&format!("172.20.7.{last}"), GATEWAY)).collect();
+        let answered = |stream: &mut TcpStream| {
+            // Fails where the server has closed the connection.
+            let packet = query(7, "centos-1", Rtype::A, None);
+            let framed = [&(packet.len() as u16).to_be_bytes()[..], &packet].concat();
+            stream.write_all(&framed).is_ok() && receive(stream).is_some()
+        };
+        streams.iter_mut().filter_map(|stream| answered(stream).then_some(())).count()
+    });
+    assert_eq!(answered, 32);
+    let mut stream = inside("c1", || connect(GATEWAY));
+    send(&mut stream, &query(7, "centos-1", Rtype::A, None));
+    assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
 }
 
 fn broken_packets() {
