@@ -129,9 +129,14 @@ impl NetConf {
     pub fn prev_result(&self) -> Result<Option<CniResult>, Error> {
         let Some(document) = &self.prev_result else { return Ok(None) };
         let result = CniResult::decode(document, self.version);
-        result
-            .map(Some)
-            .map_err(|error| Error::invalid_config(&format!("prevResult.{}", error.path), error.reason))
+        result.map(Some).map_err(|error| {
+            let key = match error.path.as_str() {
+                // All of it.
+                "." => "prevResult".to_owned(),
+                path => format!("prevResult.{path}"),
+            };
+            Error::invalid_config(&key, error.reason)
+        })
     }
 
     /// GC: the attachments that are still valid. `None` when the runtime did not say, which is not the same as an

@@ -33,7 +33,7 @@ pub fn decode<'de, T: Deserialize<'de>>(
     decoded.map_err(|error| {
         let path = error.path().to_string();
         let composite = at(value, error.path()).filter(|value| value.is_object() || value.is_array());
-        let reason = error.into_inner().to_string();
+        let reason = in_words(error.into_inner().to_string());
         match composite {
             // serde names a scalar, and says only "map" or "sequence" of anything else.
             Some(composite) if reason.starts_with("invalid type") => {
@@ -42,6 +42,23 @@ pub fn decode<'de, T: Deserialize<'de>>(
             _ => DecodeError { path, reason },
         }
     })
+}
+
+/// A reason with Rust's names of types replaced by what they hold.
+fn in_words(reason: String) -> String {
+    const NUMBERS: [(&str, &str); 5] = [
+        ("u16", "a whole number from 0 to 65535"),
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("u64", "a whole number from 0"),
+        ("usize", "a whole number from 0"),
+        ("i64", "a whole number"),
+    ];
+    let Some((said, expected)) = reason.rsplit_once("expected ") else { return reason };
+    let of_number = NUMBERS.iter().find(|(name, _)| *name == expected).map(|(_, words)| *words);
+    match of_number.or_else(|| expected.starts_with("struct ").then_some("an object")) {
+        Some(words) => format!("{said}expected {words}"),
+        None => reason,
+    }
 }
 
 /// The value at `path`, whose keys are spelled as the structs have them.
@@ -288,15 +305,27 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_with_its_path() {
         for (value, path, reason) in [
-            (json!({"mtu": "1500"}), "mtu", "invalid type: string \"1500\", expected u32"),
-            (json!({"mtu": 1400.0}), "mtu", "invalid type: floating point `1400.0`, expected u32"),
-            (json!({"mtu": -1}), "mtu", "invalid value: integer `-1`, expected u32"),
+            (
+                json!({"mtu": "1500"}),
+                "mtu",
+                "invalid type: string \"1500\", expected a whole number from 0 to 4294967295",
+            ),
+            (
+                json!({"mtu": 1400.0}),
+                "mtu",
+                "invalid type: floating point `1400.0`, expected a whole number from 0 to 4294967295",
+            ),
+            (
+                json!({"mtu": -1}),
+                "mtu",
+                "invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
+            ),
             (
                 json!({"ports": [{}, {"HostPort": 70000}]}),
                 "ports[1].hostPort",
-                "invalid value: integer `70000`, expected u16",
+                "invalid value: integer `70000`, expected a whole number from 0 to 65535",
             ),
-            (json!({"inner": []}), "inner", "invalid type: sequence, expected struct Port, not []"),
+            (json!({"inner": []}), "inner", "invalid type: sequence, expected an object, not []"),
             (
                 json!({"Ports": [{"HOSTIP": {"a": [1]}}]}),
                 "ports[0].hostIp",

@@ -82,6 +82,9 @@ fn bridge_names_the_wrong_key_and_value() {
         ("/isGateway", json!("true"), 7, ["isGateway", "true"]),
         ("/vlan", json!(5000), 7, ["vlan", "5000"]),
         ("/bridge", json!(7), 7, ["bridge", "7"]),
+        ("/bridge", json!("br%d"), 7, ["bridge", "br%d"]),
+        ("/bridge", json!("all"), 7, ["bridge", "all"]),
+        ("/mtu", json!("1500"), 7, ["mtu", "a whole number from 0"]),
         ("/bridge", json!("a-name-longer-than-fifteen"), 7, ["bridge", "a-name-longer-than-fifteen"]),
         ("/ingressPolicy", json!("closed"), 7, ["ingressPolicy", "closed"]),
         ("/ipMasqBackend", json!("ebtables"), 7, ["ipMasqBackend", "ebtables"]),
@@ -132,6 +135,11 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
     story.before.assert_unchanged(&story.world);
 
     story.refuses(call().env("CNI_NETNS", "/proc/self/ns/net"), 8, &["should not be the same"]);
+
+    // The kernel would make an `eth0` of the first, and the answer would be wrong.
+    for ifname in ["eth%d", "all", "default"] {
+        story.refuses(call().env("CNI_IFNAME", ifname), 4, &["CNI_IFNAME", ifname]);
+    }
 
     let taken = call().env("CNI_IFNAME", "lo").run();
     let msg = taken.json()["msg"].to_string();

@@ -94,9 +94,29 @@ fn damage_on_the_host_is_named() {
         ("bridge link set dev VETH hairpin off", "hairpin mode of host veth"),
         ("bridge link set dev VETH isolated on", "isolation of host veth"),
         ("ip link delete VETH", "is missing"),
+        ("ip link set VETH alias other", "mark of host veth"),
+        ("ip link set VETH alias cni:n/other/eth0", "mark of host veth"),
     ] {
         sees(false, damage, named);
     }
+}
+
+#[test]
+fn a_host_veth_that_was_renamed_is_named_and_removed() {
+    let story = Story::new(&json!({}));
+    let host = story.world.host();
+    for command in ["VETH down", "VETH name other", "other up"] {
+        host.run(&format!("ip link set {}", command.replace("VETH", story.host_veth()))).success();
+    }
+    let found = story.found();
+    assert!(found.contains("host veth of \"eth0\" is called \"other\", not"), "{found}");
+    // It is still known for ours: its rules are looked at.
+    host.run("nft flush ruleset").success();
+    let found = story.found();
+    assert!(found.contains("nf_tables"), "{found}");
+    let del = story.world.plugin("bridge").verb("DEL").container(&story.container);
+    del.env("CNI_PATH", &story.path).config(&story.config).run().success();
+    assert!(!host.run("ip -o link show").success().contains("other"), "the pair is left");
 }
 
 #[test]

@@ -70,6 +70,9 @@ fn the_previous_result_is_read_only_when_asked_for_and_its_faults_are_named() {
     let error = parse(Command::Del, &conf).unwrap().prev_result().unwrap_err();
     assert_eq!(error.to_string(), "prevResult.ips[0].address: invalid CIDR address: x");
     assert_eq!(error.code(), ErrorCode::INVALID_CONFIG);
+    let conf = json!({"name": "n", "cniVersion": "1.0.0", "prevResult": "x"});
+    let error = parse(Command::Del, &conf).unwrap().prev_result().unwrap_err();
+    assert_eq!(error.to_string(), "prevResult: invalid type: string \"x\", expected an object");
 
     let conf = json!({"name": "n", "cniVersion": "0.2.0", "prevResult": {"ip4": {"ip": "10.0.0.2/8"}}});
     let result = parse(Command::Add, &conf).unwrap().prev_result().unwrap().unwrap();

@@ -229,9 +229,9 @@ fn what_does_not_fit_is_named() {
         (json!({"ips": [{}]}), "ips[0]: missing field `address`"),
         (
             json!({"ips": [{"address": "10.0.0.2/8", "interface": -1}]}),
-            "ips[0].interface: invalid value: integer `-1`, expected usize",
+            "ips[0].interface: invalid value: integer `-1`, expected a whole number from 0",
         ),
-        (json!([]), ".: invalid type: sequence, expected struct Versioned, not []"),
+        (json!([]), ".: invalid type: sequence, expected an object, not []"),
     ] {
         let error = CniResult::decode(&document, SpecVersion::V1_0_0).unwrap_err();
         assert_eq!(error.to_string(), message);

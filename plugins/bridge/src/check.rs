@@ -262,6 +262,14 @@ impl Comparison<'_> {
         let (link, maker) = match ours {
             Some(link) => (link, Maker::Ours),
             None => match predecessor::peer_of(host, self.netns, ifname) {
+                Some(link) if link.name == self.identity.host_veth() => (link, Maker::Ours),
+                Some(link) if link.alias == self.identity.alias() => {
+                    let (name, wished) = (&link.name, self.identity.host_veth());
+                    self.differs(format_args!(
+                        "host veth of \"{ifname}\" is called \"{name}\", not \"{wished}\""
+                    ));
+                    (link, Maker::Ours)
+                }
                 Some(link) => (link, Maker::Reference),
                 None => {
                     let name = self.identity.host_veth();
@@ -271,6 +279,11 @@ impl Comparison<'_> {
             },
         };
         let name = link.name.clone();
+        if maker == Maker::Ours {
+            // Without it nobody but DEL knows whose the link is.
+            let (mark, wished) = (format!("{:?}", link.alias), format!("{:?}", self.identity.alias()));
+            self.compare(format_args!("mark of host veth \"{name}\""), mark, wished);
+        }
         if let Some(end) = end
             && (link.peer != Some(end.index) || link.peer_netns != host.netns_id(self.netns)?)
         {

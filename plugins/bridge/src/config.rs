@@ -7,6 +7,7 @@ use cni_types::{CniArgs, Delegate, Dns, Error, ErrorCode, MAX_IFNAME_LEN, NetCon
 use serde::Deserialize;
 
 use crate::mac::Mac;
+use crate::names;
 use crate::netlink::addr::Dad;
 use crate::nft::IngressPolicy;
 
@@ -311,10 +312,7 @@ fn bridge_name(name: Option<&str>) -> Result<String, Error> {
         "could not add \"\": the name cannot be empty".to_owned()
     } else if name.len() > MAX_IFNAME_LEN {
         format!("could not add \"{name}\": the name has more than {MAX_IFNAME_LEN} bytes")
-    } else if name == "."
-        || name == ".."
-        || name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
-    {
+    } else if !names::is_link_name(name) {
         format!("could not add \"{name}\": not the name of an interface")
     } else {
         return Ok(name.to_owned());

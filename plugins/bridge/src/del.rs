@@ -51,7 +51,7 @@ enum Maker {
     Reference,
 }
 
-/// Removes the attachment's veth pair: ours, or else the one that the reference plugin made.
+/// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
 fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
     if veth::remove(host, identity)? == Removed::Link {
         return Ok(Maker::Ours);
@@ -62,7 +62,10 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     let evidence =
         Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => host.delete_link(link.index).map(|()| Maker::Reference),
+        Some(link) => {
+            let maker = if link.alias == identity.alias() { Maker::Ours } else { Maker::Reference };
+            host.delete_link(link.index).map(|()| maker)
+        }
         None => Ok(Maker::Ours),
     }
 }

@@ -32,6 +32,13 @@ pub(crate) fn may_be_cut(network: &str, container_id: &str) -> bool {
     network.len() == MAX_NETWORK || container_id.len() == MAX_CONTAINER_ID
 }
 
+/// Whether a link that is asked for by `name` gets this very name. The kernel takes a `%` for the place of a number, and
+/// keeps two names for settings of all links.
+pub(crate) fn is_link_name(name: &str) -> bool {
+    let has_its_place = !matches!(name, "" | "." | ".." | "all" | "default");
+    has_its_place && !name.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace())
+}
+
 fn spelt(name: &str, max: usize) -> Cow<'_, str> {
     if name.len() <= max {
         return Cow::Borrowed(name);
@@ -45,6 +52,16 @@ fn spelt(name: &str, max: usize) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_links_do_not_get_are_known() {
+        for name in ["br0", "br-0.1_x", "a\\b", "alle"] {
+            assert!(is_link_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a:b", "a b", "a\u{a0}b", "br%d", "%", "all", "default"] {
+            assert!(!is_link_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn a_name_that_fits_is_spelt_out_and_a_longer_one_is_cut_and_told_from_others() {

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::mac::Mac;
+use crate::names;
 use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
@@ -39,9 +40,15 @@ pub(crate) struct Veth {
     mtu: u32,
 }
 
-/// Refuses a name that the container has already.
+/// Refuses a name that the container's interface would not get, or that the container has already.
 pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) -> Result<(), Error> {
     let ifname = identity.attachment().ifname();
+    if !names::is_link_name(ifname) {
+        return Err(Error::new(
+            ErrorCode::INVALID_ENVIRONMENT,
+            format!("CNI_IFNAME: \"{ifname}\" is not the name of an interface"),
+        ));
+    }
     match container.link_by_name(ifname) {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(taken(identity)),

@@ -104,7 +104,10 @@ fn the_bridge_has_a_name_that_a_link_can_have() {
 
 #[test]
 fn a_wrong_value_is_named_by_its_key() {
-    check_refused(json!({"mtu": "1500"}), "mtu: invalid type: string \"1500\", expected u32");
+    check_refused(
+        json!({"mtu": "1500"}),
+        "mtu: invalid type: string \"1500\", expected a whole number from 0 to 4294967295",
+    );
     check_refused(json!({"mtu": 67}), "mtu: 67 is not between 68 and 65535");
     check_refused(
         json!({"isGateway": "true"}),
