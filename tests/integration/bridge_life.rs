@@ -213,6 +213,25 @@ fn del_works_with_a_configuration_that_add_would_refuse() {
 }
 
 #[test]
+fn del_that_cannot_know_who_has_leased_something_says_so_and_removes_the_rest() {
+    let story = Story::new(&json!({}));
+    let container = story.world.container("c1");
+    let leases =
+        || story.world.host().run("find /var/lib/cni/networks -name 10.1.2.*").success().lines().count();
+    for broken in [json!("host-local"), json!({ "type": 7 })] {
+        story.call("ADD", &container).run().success();
+        let mut config = story.config.clone();
+        config["ipam"] = broken;
+        let output = story.call("DEL", &container).config(&config).run();
+        let msg = output.error(7);
+        assert!(msg.starts_with("ipam"), "{output}");
+        assert_eq!((story.host_veths(), leases()), (0, 1));
+        story.call("DEL", &container).run().success();
+        assert_eq!(leases(), 0);
+    }
+}
+
+#[test]
 fn gc_removes_what_is_not_valid_and_nothing_when_it_is_not_told() {
     for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
         let story = Story::new(&json!({}));

@@ -251,14 +251,17 @@ impl Settings {
 
 /// The IPAM plugin's type, whatever else the configuration says. DEL and GC have to work with a configuration that
 /// ADD would refuse.
-pub(crate) fn ipam_type(conf: &NetConf) -> Option<String> {
+///
+/// # Errors
+/// Code 7 when it cannot be read: nobody knows then who has leased something.
+pub(crate) fn ipam_type(conf: &NetConf) -> Result<Option<String>, Error> {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct OnlyIpam {
         ipam: Ipam,
     }
-    let document: OnlyIpam = conf.decode(OwnKeys::Unreported).ok()?;
-    Some(document.ipam.r#type).filter(|name| !name.is_empty())
+    let document: OnlyIpam = conf.decode(OwnKeys::Unreported)?;
+    Ok(Some(document.ipam.r#type).filter(|name| !name.is_empty()))
 }
 
 /// Whether the configuration, as far as it can be read, has its rules written by iptables.

@@ -34,7 +34,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
         failures.note(iptables::remove(identity.jumps()));
         log::debug!("done with iptables");
     }
-    if let Some(name) = config::ipam_type(call.conf()) {
+    if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
         let released =
             Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.del(call.network()));
         failures.note(released);

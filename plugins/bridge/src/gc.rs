@@ -46,7 +46,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         failures.note(rules::collect(&mut host, network, exists));
         log::debug!("done with the rules");
     }
-    if let Some(name) = config::ipam_type(call.conf()) {
+    if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
         let cleaned = Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.gc(call));
         failures.note(cleaned);
     }

@@ -199,8 +199,14 @@ fn what_remains_readable_of_a_broken_configuration_is_read() {
         |document: Value| NetConf::parse(Command::Del, serde_json::to_vec(&document).unwrap()).unwrap();
     let broken =
         conf(json!({"name": "n", "bridge": "br1", "mtu": "x", "ipam": {"type": "host-local", "subnet": 5}}));
-    assert_eq!(ipam_type(&broken).as_deref(), Some("host-local"));
+    assert_eq!(ipam_type(&broken).unwrap().as_deref(), Some("host-local"));
     assert_eq!(bridge_of(&broken).as_deref(), Some("br1"));
     let worse = conf(json!({"name": "n", "bridge": 5, "ipam": 7}));
-    assert_eq!((ipam_type(&worse), bridge_of(&worse)), (None, None));
+    assert_eq!(bridge_of(&worse), None);
+    let error = ipam_type(&worse).unwrap_err();
+    assert_eq!(
+        (error.code(), error.msg()),
+        (ErrorCode::INVALID_CONFIG, "ipam: invalid type: integer `7`, expected an object")
+    );
+    assert_eq!(ipam_type(&conf(json!({"name": "n"}))).unwrap(), None);
 }
