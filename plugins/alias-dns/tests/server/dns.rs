@@ -1,6 +1,6 @@
 //! A small DNS client: one question, the answer as text.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(crate) fn ask_once(server: &str, name: &str, patience: Duration) -> bool {
     socket.connect((server, 53)).unwrap();
     socket.send(&query(7, name, Rtype::A, None)).unwrap();
     let mut buffer = [0; 512];
-    socket.recv(&mut buffer).is_ok_and(|len| read(&buffer[..len]).rcode == "NOERROR")
+    receive_datagram(&socket, &mut buffer).is_ok_and(|len| read(&buffer[..len]).rcode == "NOERROR")
 }
 
 /// Asks `server` from the address `source`, over UDP and TCP; `None` when nothing comes back.
@@ -82,7 +82,7 @@ pub(crate) fn ask_from(source: &str, server: &str, name: &str) -> [Option<Respon
     datagrams.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
     datagrams.send_to(&packet, (server, 53)).unwrap();
     let mut buffer = [0; 4096];
-    let datagram = datagrams.recv(&mut buffer).ok().map(|len| read(&buffer[..len]));
+    let datagram = receive_datagram(&datagrams, &mut buffer).ok().map(|len| read(&buffer[..len]));
     let mut stream = connect_from(&source.to_string(), &server.to_string());
     send(&mut stream, &packet);
     [datagram, receive(&mut stream)]
@@ -109,8 +109,18 @@ pub(crate) fn exchange(server: &str, packet: &[u8]) -> Option<Response> {
     socket.connect(server).unwrap();
     socket.send(packet).ok()?;
     let mut buffer = [0; 4096];
-    let len = socket.recv(&mut buffer).ok()?;
+    let len = receive_datagram(&socket, &mut buffer).ok()?;
     Some(read(&buffer[..len]))
+}
+
+/// Receives a datagram. The end of a child interrupts a wait that has a limit, which is no answer yet.
+fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
 }
 
 /// A connection to `server`.

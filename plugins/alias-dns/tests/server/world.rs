@@ -45,7 +45,19 @@ pub(crate) fn host() {
              ip -n {name} addr add fd00:20::{number}/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
              ip -n {name} route add default via {GATEWAY}"
         ));
+        await_address(&format!("ip -n {name}"), &format!("fd00:20::{number}"));
     }
+    await_address("ip", GATEWAY_V6);
+}
+
+/// Waits until packets to an IPv6 address of one's own get there: the kernel makes the route for a new address in the
+/// background, and until then they leave by the link. `ip` is how that program is called for the namespace.
+pub(crate) fn await_address(ip: &str, address: &str) {
+    let line = format!("{ip} -6 route show table local {address}");
+    eventually(&format!("there is a route to {address}"), || {
+        let output = Command::new("sh").args(["-c", &line]).output().expect("sh");
+        output.status.success() && !output.stdout.is_empty()
+    });
 }
 
 /// What `f` returns when it is called in the network namespace `name`.
@@ -95,13 +107,18 @@ pub(crate) fn put(container: &str, address: &str, name: &str) {
 }
 
 pub(crate) fn put_record(record: &Record) {
+    try_put_record(record).expect("apply");
+}
+
+/// The same, which may fail as ADD may.
+pub(crate) fn try_put_record(record: &Record) -> Result<(), ClientError> {
     Store::new(&state()).write(record).expect("write the record");
     let listeners: Vec<Listener> = record
         .gateways
         .iter()
         .map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
         .collect();
-    Client::ensure(&state()).expect("server").apply(&record.key, &listeners).expect("apply");
+    Client::ensure(&state())?.apply(&record.key, &listeners).map(drop)
 }
 
 /// Does what DEL does.
@@ -123,9 +140,17 @@ pub(crate) const PARTS: [&str; 3] = ["serve", "supervise", "guard"];
 pub(crate) fn kill_all() {
     let all = || PARTS.into_iter().flat_map(processes);
     // Stopped first: none shall see another one's end.
-    all().for_each(|process| kill(process, Signal::SIGSTOP).expect("stop"));
-    all().for_each(|process| kill(process, Signal::SIGKILL).expect("kill"));
-    eventually("all are gone", || all().next().is_none());
+    all().for_each(|process| signal_if_there(process, Signal::SIGSTOP));
+    eventually("all are gone", || {
+        // One that was being started when the others were stopped has a name only now.
+        all().for_each(|process| signal_if_there(process, Signal::SIGKILL));
+        all().next().is_none()
+    });
+}
+
+/// A process that has just ended by itself needs no signal.
+pub(crate) fn signal_if_there(process: Pid, signal: Signal) {
+    let _ = kill(process, signal);
 }
 
 /// The processes that are that part of a server.
@@ -149,11 +174,11 @@ pub(crate) fn signal(part: &str, signal: Signal) {
     }
 }
 
-/// Waits until `holds`, for five seconds at most.
+/// Waits until `holds`, for a minute at most.
 pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
-        assert!(Instant::now() < deadline, "not so within five seconds: {what}");
+        assert!(Instant::now() < deadline, "not so within a minute: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
