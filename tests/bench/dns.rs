@@ -41,6 +41,9 @@ const QUESTIONS: u32 = 1_000;
 const CHANGES: u32 = 20;
 const MANY_CHANGES: u32 = 1_000;
 
+/// A server that needs no CPU for so long has done what it had to.
+const REST: Duration = Duration::from_millis(30);
+
 /// What one server did.
 #[derive(Default)]
 struct Seen {
@@ -155,7 +158,7 @@ fn ask(
     Ok(())
 }
 
-/// One container comes and goes.
+/// One container comes and goes. Whoever is still busy with it afterwards shall not be so in the next one's time.
 fn change(server: &mut dyn Server, client: &mut Client, seen: &mut Seen) -> Result<()> {
     let name = format!("{LATE_NAME}.{}", server.domain());
     let address = server.address();
@@ -172,7 +175,13 @@ fn change(server: &mut dyn Server, client: &mut Client, seen: &mut Seen) -> Resu
     seen.failed += failed;
     seen.plugin.extend(plugin.map(|timed| timed.wall));
     server.detach()?;
-    await_start(server.title(), || client.ask(address, Kind::Unknown, &name, IMPATIENCE))
+    await_start(server.title(), || client.ask(address, Kind::Unknown, &name, IMPATIENCE))?;
+    let mut before = cpu(server)?;
+    await_start(server.title(), || {
+        std::thread::sleep(REST);
+        let now = cpu(server)?;
+        Ok(std::mem::replace(&mut before, now) == now)
+    })
 }
 
 fn print(size: u32, seen: &[Seen; 3]) {
