@@ -101,6 +101,8 @@ impl Client {
                     return Ok(response[3] & 0x0f == rcode && has_answer == (kind != Kind::Unknown));
                 }
                 Ok(_) => {}
+                // By the end of a child.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error).context("receive an answer"),
             }

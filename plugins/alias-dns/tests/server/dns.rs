@@ -114,7 +114,7 @@ pub(crate) fn exchange(server: &str, packet: &[u8]) -> Option<Response> {
 }
 
 /// Receives a datagram. The end of a child interrupts a wait that has a limit, which is no answer yet.
-fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+pub(crate) fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match socket.recv(buffer) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
