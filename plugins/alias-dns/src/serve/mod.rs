@@ -4,6 +4,7 @@
 //! a file or knows who started the server. One thread does everything and never waits for anybody.
 
 pub(crate) mod edns;
+mod flood;
 pub mod listen;
 pub(crate) mod own_address;
 pub(crate) mod query;
@@ -23,6 +24,7 @@ use domain::base::iana::Rcode;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
+use self::flood::Flood;
 use self::listen::Sockets;
 use self::query::Received;
 use self::strangers::Strangers;
@@ -70,8 +72,7 @@ struct Gateway {
     address: SocketAddr,
     sockets: Sockets,
     generation: u16,
-    /// Batches that were full, one after the other.
-    full_batches: u32,
+    flood: Flood,
 }
 
 /// Everything that serves queries.
@@ -82,6 +83,8 @@ pub(crate) struct Server {
     batch: Batch,
     /// Listening sockets that are not looked at until then.
     resting: Option<Instant>,
+    /// When it is looked whether a flood is over.
+    flood_deadline: Option<Instant>,
     generation: u16,
     desk: Desk,
 }
@@ -106,6 +109,7 @@ impl Server {
             connections: Connections::default(),
             batch: Batch::new(),
             resting: None,
+            flood_deadline: None,
             generation: 0,
             desk: Desk {
                 zones,
@@ -145,6 +149,7 @@ impl Server {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.gateways.vacant_entry();
         let (slot, generation) = (entry.key(), self.generation);
+        flood::detach(sockets.udp.as_fd())?;
         poller.add(&sockets.udp, token(Kind::Datagrams, slot, generation), Interest::Read)?;
         poller.add(&sockets.tcp, token(Kind::Connections, slot, generation), Interest::Read)?;
         let address = SocketAddr::new(listener.gateway, port);
@@ -154,7 +159,7 @@ impl Server {
             address,
             sockets,
             generation,
-            full_batches: 0,
+            flood: Flood::default(),
         });
         self.slots.insert(listener, slot);
         Ok(())
@@ -211,27 +216,35 @@ impl Server {
             self.resting = None;
             self.look_at_listeners(poller, Interest::Read);
         }
+        if self.flood_deadline.is_some_and(|deadline| deadline <= now) {
+            self.flood_deadline = None;
+            for (_, Gateway { flood, sockets, .. }) in &mut self.gateways {
+                flood.expire(sockets.udp.as_fd(), now);
+                self.flood_deadline = earliest(self.flood_deadline, flood.deadline());
+            }
+        }
     }
 
     /// When [`expire`](Self::expire) has to be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.connections.deadline(), self.desk.forwarder.deadline(), self.resting]
+        [self.connections.deadline(), self.desk.forwarder.deadline(), self.resting, self.flood_deadline]
             .into_iter()
             .flatten()
             .min()
     }
 
     fn datagrams(&mut self, poller: &Poller, token: Token, now: Instant) {
-        let Self { gateways, batch, desk, .. } = self;
+        let Self { gateways, batch, desk, flood_deadline, .. } = self;
         let Some(gateway) =
             gateways.get_mut(token.slot as usize).filter(|gateway| gateway.generation == token.generation)
         else {
             return;
         };
-        batch.serve(gateway.sockets.udp.as_fd(), &mut gateway.full_batches, |packet, peer, out| {
+        batch.serve(gateway.sockets.udp.as_fd(), &mut gateway.flood, now, |packet, peer, out| {
             let recipient = Recipient::Datagram { socket: token, peer };
             desk.serve(poller, now, &gateway.listener, recipient, packet, out);
         });
+        *flood_deadline = earliest(*flood_deadline, gateway.flood.deadline());
     }
 
     fn accept(&mut self, poller: &Poller, token: Token, now: Instant) {
@@ -373,6 +386,10 @@ impl Desk {
 /// the same.
 fn places(address: SocketAddr) -> [SocketAddr; 2] {
     [address, SocketAddr::new(address.ip(), listen::PORT)]
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// Octets that a response may have.

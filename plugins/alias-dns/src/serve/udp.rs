@@ -2,20 +2,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrLike as _, SockaddrStorage, sendto};
 
+use super::flood::Flood;
+
 /// Datagrams in one batch at most.
 pub(crate) const BATCH: usize = 32;
-
-/// Batches that were full one after the other, from which on a socket counts as flooded: well-behaved clients have not
-/// as many questions open.
-const FLOODED: u32 = 64;
-
-/// Datagrams of one source that are answered in a batch of a flooded socket. The others only cost their reception, so
-/// that the server keeps up with the flood and the kernel has room for everybody else.
-const SHARE: usize = 2;
 
 /// Octets of a datagram that are looked at. A query that is longer has to come over TCP; cut off it cannot be read.
 const QUERY_LEN: usize = 1500;
@@ -40,34 +35,33 @@ impl Batch {
     }
 
     /// Receives what waits at `socket` and sends what `respond` makes of each datagram: nothing if it leaves the
-    /// response empty. `full` counts the full batches of this socket so far.
+    /// response empty. `flood` is what is known of the load of this socket so far.
     pub(crate) fn serve(
         &mut self,
         socket: BorrowedFd<'_>,
-        full: &mut u32,
+        flood: &mut Flood,
+        now: Instant,
         mut respond: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
     ) {
         // On an error nothing waits; or it is the ICMP error of an earlier response, which is nobody's business.
         let received = self.receive(socket).unwrap_or(0);
-        *full = if received == BATCH { full.saturating_add(1) } else { 0 };
-        let is_flooded = *full >= FLOODED;
-        let mut sources = [None; BATCH];
+        let mut peers = [None; BATCH];
+        for (peer, address) in peers.iter_mut().zip(&self.addresses[..received]) {
+            *peer = peer_of(address);
+        }
+        let peers = &peers[..received];
+        let unanswered = flood.received(socket, peers, received == BATCH, now);
         let mut sending = 0;
-        for at in 0..received {
-            let address = self.addresses[at];
-            let Some(peer) = peer_of(&address) else { continue };
-            if is_flooded {
-                let source = Some(peer.ip());
-                if sources[..at].iter().filter(|other| **other == source).count() >= SHARE {
-                    continue;
-                }
-                sources[at] = source;
+        for (at, peer) in peers.iter().enumerate() {
+            let Some(peer) = *peer else { continue };
+            if unanswered.contains(at) {
+                continue;
             }
             let response = &mut self.responses[sending];
             response.clear();
             respond(&self.queries[at][..self.lengths[at]], peer, response);
             if !response.is_empty() {
-                self.addresses[sending] = address;
+                self.addresses[sending] = self.addresses[at];
                 sending += 1;
             }
         }
@@ -184,7 +178,7 @@ mod tests {
                 client.send(&[number as u8]).unwrap();
             }
             let mut peers = Vec::new();
-            batch.serve(server.as_fd(), &mut 0, |query, peer, out| {
+            batch.serve(server.as_fd(), &mut Flood::default(), Instant::now(), |query, peer, out| {
                 peers.push(peer);
                 if query != [1] {
                     out.extend([query[0], query[0]]);

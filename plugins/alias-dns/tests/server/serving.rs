@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use alias_dns::daemon::Client;
@@ -17,7 +18,9 @@ use crate::dns::{
     Response, ask, ask_from, ask_once, connect, connect_from, exchange, query, receive, receive_datagram,
     send,
 };
-use crate::world::{GATEWAY, GATEWAY_V6, host, inside, put, put_record, record, remove, run, signal, state};
+use crate::world::{
+    GATEWAY, GATEWAY_V6, eventually, host, inside, put, put_record, record, remove, run, signal, state,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("containers_and_the_host_are_answered_over_every_transport_and_family", every_way),
@@ -361,15 +364,17 @@ fn flood() {
     host();
     put("c1", "172.20.0.2", "centos-1");
     put("c2", "172.20.0.3", "centos-2");
-    let until = Instant::now() + Duration::from_secs(3);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let until = Instant::now() + Duration::from_secs(60);
     let flooders: Vec<_> = (0..2)
         .map(|_| {
+            let is_over = is_over.clone();
             std::thread::spawn(move || {
                 inside("c1", move || {
                     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
                     socket.connect((GATEWAY, 53)).unwrap();
                     let packet = query(1, "centos-1", Rtype::A, None);
-                    while Instant::now() < until {
+                    while !is_over.load(Ordering::Relaxed) && Instant::now() < until {
                         // Whatever becomes of it; the answers are never read.
                         let _ = socket.send(&packet);
                     }
@@ -377,11 +382,22 @@ fn flood() {
             })
         })
         .collect();
-    let (mut asked, mut answered) = (0, 0);
-    while Instant::now() < until - Duration::from_millis(500) {
-        asked += 1;
-        answered += usize::from(inside("c2", || ask_once(GATEWAY, "centos-2", Duration::from_secs(1))));
-    }
+    let asked = 200;
+    let answered = inside("c2", move || {
+        (0..asked)
+            .filter(|_| {
+                // Not in a row, which would be while there happens to be room.
+                std::thread::sleep(Duration::from_millis(5));
+                ask_once(GATEWAY, "centos-2", Duration::from_secs(1))
+            })
+            .count()
+    });
+    is_over.store(true, Ordering::Relaxed);
     flooders.into_iter().for_each(|flooder| flooder.join().unwrap());
-    assert!(answered * 10 >= asked * 8, "{answered} of {asked}");
+    // Some may be lost before the flood is noticed; without a limit to it a tenth of them and more.
+    assert!(answered * 20 >= asked * 19, "{answered} of {asked}");
+    // The flooder is as well served as before, soon after it has stopped.
+    eventually("the flooder is answered again", || {
+        inside("c1", || (0..50).all(|_| ask_once(GATEWAY, "centos-2", Duration::from_secs(1))))
+    });
 }
