@@ -333,6 +333,15 @@ impl Zones {
         })
     }
 
+    /// The addresses of the containers on `bridge` and of its gateways. One may be there several times.
+    pub(crate) fn addresses_on(&self, bridge: &str) -> impl Iterator<Item = IpAddr> {
+        let networks = self.surroundings.bridges.get(bridge).map_or(&[][..], Vec::as_slice);
+        let terms = networks.iter().flat_map(|network| &self.networks[*network as usize].terms);
+        let gateways = terms.flat_map(|terms| &terms.gateways).map(|gateway| gateway.ip());
+        let residents = self.records.iter().filter(|(_, entry)| networks.contains(&entry.network));
+        gateways.chain(residents.flat_map(|(ix, _)| self.addresses_of(ix as RecordIx)))
+    }
+
     /// The records with the name `labels` on `network`.
     pub(crate) fn named(&self, network: NetworkIx, labels: &[u8]) -> &[RecordIx] {
         self.names.holders_of(NameRef { network, labels: Folded(labels) })

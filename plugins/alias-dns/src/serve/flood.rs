@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt};
 
+use super::udp::BATCH;
+
 /// Full batches, one after the other, from which on a socket may be flooded.
 const FULL: u32 = 64;
 
@@ -27,13 +29,30 @@ const SAMPLE: u32 = 16;
 /// Datagrams let through in a [`PERIOD`] from which on the flood goes on: 4096 a second before the filter.
 const ONGOING: u32 = 64;
 
-/// Flooders held back at once on one socket. The kernel takes 4096 instructions (`BPF_MAXINSNS`).
+/// Flooders held back at once on one socket.
 const MAX_HELD: usize = 64;
+
+/// Who is known on the bridge of a socket.
+pub(crate) trait Residents {
+    /// Whether `source` is one of them.
+    fn include(&self, source: IpAddr) -> bool;
+
+    /// All of them that have an address of the family of the socket.
+    fn all(&self) -> Vec<IpAddr>;
+}
+
+/// Whose datagrams are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Resident(IpAddr),
+    /// Everybody else: whoever makes an address up can make up many.
+    Strangers,
+}
 
 /// One that is held back.
 #[derive(Debug)]
 struct Flooder {
-    source: IpAddr,
+    source: Source,
     until: Instant,
     /// Datagrams let through in this period.
     passed: u32,
@@ -47,43 +66,67 @@ pub(crate) struct Flood {
     held: Vec<Flooder>,
 }
 
+/// The datagrams of a batch that get no answer: those beyond the share of their source, where a socket is flooded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Skipped(u32);
+
+impl Skipped {
+    /// Whether the datagram number `at` is one of them.
+    pub(crate) fn contains(self, at: usize) -> bool {
+        self.0 >> at & 1 == 1
+    }
+}
+
 impl Flood {
-    /// Takes note of a batch from `peers` that `socket` has given, and whether it was full. Tells which of its
-    /// datagrams are to be left unanswered.
-    pub(crate) fn received<'a>(
+    /// Takes note of a batch from `peers` that `socket` has given, and tells which of its datagrams are to be left
+    /// unanswered.
+    pub(crate) fn received(
         &mut self,
         socket: BorrowedFd<'_>,
-        peers: &'a [Option<SocketAddr>],
-        is_full: bool,
+        peers: &[Option<SocketAddr>],
+        residents: &impl Residents,
         now: Instant,
-    ) -> Unanswered<'a> {
+    ) -> Skipped {
+        self.full = if peers.len() == BATCH { self.full.saturating_add(1) } else { 0 };
+        let is_flooded = self.full >= FULL && is_half_full(socket);
+        if !is_flooded && self.held.is_empty() {
+            return Skipped::default();
+        }
+        let sources: Vec<Source> = peers.iter().map(|peer| source_of(*peer, residents)).collect();
         for flooder in &mut self.held {
-            let passed = peers.iter().flatten().filter(|peer| peer.ip() == flooder.source).count();
+            let passed = sources.iter().filter(|source| **source == flooder.source).count();
             flooder.passed = flooder.passed.saturating_add(passed as u32);
         }
-        self.full = if is_full { self.full.saturating_add(1) } else { 0 };
-        if self.full < FULL || !is_half_full(socket) {
-            return Unanswered(None);
-        }
-        let unanswered = Unanswered(Some(peers));
+        if is_flooded { self.skip(socket, &sources, residents, now) } else { Skipped::default() }
+    }
+
+    fn skip(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        sources: &[Source],
+        residents: &impl Residents,
+        now: Instant,
+    ) -> Skipped {
+        let mut skipped = Skipped::default();
         let before = self.held.len();
-        for (at, peer) in peers.iter().enumerate() {
-            let Some(source) = peer.map(|peer| peer.ip()).filter(|_| unanswered.contains(at)) else {
+        for (at, source) in sources.iter().enumerate() {
+            if sources[..at].iter().filter(|other| *other == source).count() < SHARE {
                 continue;
-            };
-            let is_held = self.held.iter().any(|flooder| flooder.source == source);
+            }
+            skipped.0 |= 1 << at;
+            let is_held = self.held.iter().any(|flooder| flooder.source == *source);
             if !is_held && self.held.len() < MAX_HELD {
-                self.held.push(Flooder { source, until: now + PERIOD, passed: 0 });
+                self.held.push(Flooder { source: *source, until: now + PERIOD, passed: 0 });
             }
         }
         if self.held.len() > before {
-            self.filter(socket);
+            self.filter(socket, residents);
         }
-        unanswered
+        skipped
     }
 
     /// Lets those be heard again by `socket` whose flood is over at `now`.
-    pub(crate) fn expire(&mut self, socket: BorrowedFd<'_>, now: Instant) {
+    pub(crate) fn expire(&mut self, socket: BorrowedFd<'_>, residents: &impl Residents, now: Instant) {
         let before = self.held.len();
         self.held.retain_mut(|flooder| {
             if flooder.until > now {
@@ -94,7 +137,16 @@ impl Flood {
             goes_on
         });
         if self.held.len() < before {
-            self.filter(socket);
+            self.filter(socket, residents);
+        }
+    }
+
+    /// Lets strangers be heard again by `socket`, since one of them may become a resident.
+    pub(crate) fn forget_strangers(&mut self, socket: BorrowedFd<'_>, residents: &impl Residents) {
+        let before = self.held.len();
+        self.held.retain(|flooder| flooder.source != Source::Strangers);
+        if self.held.len() < before {
+            self.filter(socket, residents);
         }
     }
 
@@ -103,26 +155,32 @@ impl Flood {
         self.held.iter().map(|flooder| flooder.until).min()
     }
 
-    fn filter(&self, socket: BorrowedFd<'_>) {
-        let sources: Vec<IpAddr> = self.held.iter().map(|flooder| flooder.source).collect();
-        // Without the filter those that are held back cost their reception, and are answered as little.
-        let _ = if sources.is_empty() { detach(socket) } else { attach(socket, &program(&sources)) };
+    /// Makes the filter anew. Without it those that are held back cost their reception, and are answered as little.
+    fn filter(&self, socket: BorrowedFd<'_>, residents: &impl Residents) {
+        let mut program = Vec::new();
+        for flooder in &self.held {
+            if let Source::Resident(source) = flooder.source {
+                program.extend(unless_from(source, &SAMPLED));
+            }
+        }
+        let of_residents = program.len();
+        if self.held.iter().any(|flooder| flooder.source == Source::Strangers) {
+            let known = residents.all();
+            program.extend(known.into_iter().flat_map(|source| unless_from(source, &[give(u32::MAX)])));
+            program.extend(SAMPLED);
+        }
+        // So many residents cannot be told from strangers.
+        if program.len() >= libc::BPF_MAXINSNS as usize {
+            program.truncate(of_residents);
+        }
+        program.push(give(u32::MAX));
+        let _ = if self.held.is_empty() { detach(socket) } else { attach(socket, &program) };
     }
 }
 
-/// The datagrams of a batch that get no answer: with a socket that is not flooded none, else those beyond the share of
-/// their source.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unanswered<'a>(Option<&'a [Option<SocketAddr>]>);
-
-impl Unanswered<'_> {
-    /// Whether the datagram number `at` is one of them.
-    pub(crate) fn contains(self, at: usize) -> bool {
-        let source = |peer: &Option<SocketAddr>| peer.map(|peer| peer.ip());
-        self.0.is_some_and(|peers| {
-            peers[..at].iter().filter(|peer| source(peer) == source(&peers[at])).count() >= SHARE
-        })
-    }
+fn source_of(peer: Option<SocketAddr>, residents: &impl Residents) -> Source {
+    let resident = peer.map(|peer| peer.ip()).filter(|source| residents.include(*source));
+    resident.map_or(Source::Strangers, Source::Resident)
 }
 
 /// Takes a filter away that an earlier worker has left at `socket`.
@@ -150,47 +208,48 @@ fn is_half_full(socket: BorrowedFd<'_>) -> bool {
         .map_or(true, |[used, room, ..]| u64::from(used) * 2 > u64::from(room))
 }
 
-/// Lets through one in [`SAMPLE`] of what comes from each of `sources`, and everything else.
-fn program(sources: &[IpAddr]) -> Vec<libc::sock_filter> {
+/// Lets one of [`SAMPLE`] through.
+const SAMPLED: [libc::sock_filter; 4] = [
+    load(libc::SKF_AD_OFF + libc::SKF_AD_RANDOM),
+    jump(libc::BPF_JSET, SAMPLE - 1, 0, 1),
+    give(0),
+    give(u32::MAX),
+];
+
+/// Does `what` with what comes from `source`, and passes over that for everything else.
+fn unless_from(source: IpAddr, what: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
+    // Where the source is in the header: RFC 791 section 3.1, RFC 8200 section 3.
+    let (at, octets): (i32, Vec<u8>) = match source {
+        IpAddr::V4(source) => (12, source.octets().into()),
+        IpAddr::V6(source) => (8, source.octets().into()),
+    };
+    let (words, _) = octets.as_chunks();
     let mut program = Vec::new();
-    for source in sources {
-        // Where the source is in the header: RFC 791 section 3.1, RFC 8200 section 3.
-        let (at, octets): (i32, Vec<u8>) = match source {
-            IpAddr::V4(source) => (12, source.octets().into()),
-            IpAddr::V6(source) => (8, source.octets().into()),
-        };
-        let words: Vec<u32> =
-            octets.as_chunks().0.iter().map(|octets: &[u8; 4]| u32::from_be_bytes(*octets)).collect();
-        for (number, word) in words.iter().enumerate() {
-            let to_the_next_source = (words.len() - number) * 2 + 2;
-            program.push(load(libc::SKF_NET_OFF + at + 4 * number as i32));
-            program.push(jump(libc::BPF_JEQ, *word, 0, to_the_next_source as u8));
-        }
-        program.push(load(libc::SKF_AD_OFF + libc::SKF_AD_RANDOM));
-        program.push(jump(libc::BPF_JSET, SAMPLE - 1, 0, 1));
-        program.push(give(0));
-        program.push(give(u32::MAX));
+    for (number, word) in words.iter().enumerate() {
+        let to_the_end = (words.len() - number - 1) * 2 + what.len();
+        program.push(load(libc::SKF_NET_OFF + at + 4 * number as i32));
+        program.push(jump(libc::BPF_JEQ, u32::from_be_bytes(*word), 0, to_the_end as u8));
     }
-    program.push(give(u32::MAX));
+    program.extend(what);
     program
 }
 
 /// Loads the word at an offset of the packet, or what the kernel gives at its own offsets.
-fn load(at: i32) -> libc::sock_filter {
+const fn load(at: i32) -> libc::sock_filter {
     statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at.cast_unsigned(), 0, 0)
 }
 
 /// Compares what is loaded with `with`; passes over so many instructions.
-fn jump(condition: u32, with: u32, if_so: u8, if_not: u8) -> libc::sock_filter {
+const fn jump(condition: u32, with: u32, if_so: u8, if_not: u8) -> libc::sock_filter {
     statement(libc::BPF_JMP | libc::BPF_K | condition, with, if_so, if_not)
 }
 
 /// Lets so many octets through; none means that the packet is turned away.
-fn give(octets: u32) -> libc::sock_filter {
+const fn give(octets: u32) -> libc::sock_filter {
     statement(libc::BPF_RET | libc::BPF_K, octets, 0, 0)
 }
 
-fn statement(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+const fn statement(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
@@ -213,12 +272,25 @@ mod tests {
 
     const SENT: usize = 1000;
 
-    /// Datagrams that come through the filter against `flooders` when a client at `from` sends [`SENT`] of them.
-    fn through(flooders: &[&str], from: &str) -> usize {
+    impl Residents for Vec<IpAddr> {
+        fn include(&self, source: IpAddr) -> bool {
+            self.contains(&source)
+        }
+
+        fn all(&self) -> Vec<IpAddr> {
+            self.clone()
+        }
+    }
+
+    fn held(source: Source) -> Flooder {
+        Flooder { source, until: Instant::now(), passed: 0 }
+    }
+
+    /// Datagrams that come through the filter when a client at `from` sends [`SENT`] of them.
+    fn through(flood: &Flood, residents: &Vec<IpAddr>, from: IpAddr) -> usize {
         let server = UdpSocket::bind((from, 0)).unwrap();
         server.set_nonblocking(true).unwrap();
-        let sources: Vec<IpAddr> = flooders.iter().map(|source| source.parse().unwrap()).collect();
-        attach(server.as_fd(), &program(&sources)).unwrap();
+        flood.filter(server.as_fd(), residents);
         let client = UdpSocket::bind((from, 0)).unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
         let received = (0..SENT).filter(|_| {
@@ -233,53 +305,82 @@ mod tests {
         received
     }
 
+    #[track_caller]
+    fn assert_sampled(through: usize) {
+        // 62.5 are to be expected, 7.7 is the standard deviation.
+        assert!((1..200).contains(&through), "{through}");
+    }
+
     #[test]
     fn the_filter_lets_some_of_a_flooder_through_and_all_of_the_others() {
-        let many: Vec<String> = (0..MAX_HELD - 1).map(|n| format!("fd00::{n:x}")).collect();
-        let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let own = ["127.0.0.1", "::1"].map(|own| own.parse::<IpAddr>().unwrap());
         // One word of the address is another.
-        assert_eq!(through(&["127.0.0.2", "126.0.0.1"], "127.0.0.1"), SENT);
-        assert_eq!(through(&many, "::1"), SENT);
-        many.push("::1");
-        for (flooders, from) in [(&["127.0.0.2", "127.0.0.1"][..], "127.0.0.1"), (&many, "::1")] {
-            let some = through(flooders, from);
-            // 62.5 are to be expected, 7.7 is the standard deviation.
-            assert!((1..200).contains(&some), "{some} from {from}");
+        let others: Vec<IpAddr> =
+            (0..MAX_HELD - 2).map(|n| format!("fd00::{n:x}").parse().unwrap()).collect();
+        let others = [others, vec![[126, 0, 0, 1].into(), [127, 0, 0, 2].into()]].concat();
+        for own in own {
+            let residents = [others.clone(), vec![own]].concat();
+            let held_back = others.iter().map(|other| held(Source::Resident(*other)));
+            let mut flood = Flood { full: 0, held: held_back.collect() };
+            assert_eq!(through(&flood, &residents, own), SENT);
+            flood.held.push(held(Source::Strangers));
+            assert_eq!(through(&flood, &residents, own), SENT);
+            assert_sampled(through(&flood, &others, own));
+            flood.held[7].source = Source::Resident(own);
+            assert_sampled(through(&flood, &residents, own));
+            flood.held.truncate(8);
+            assert_sampled(through(&flood, &residents, own));
         }
     }
 
     #[test]
-    fn only_a_buffer_that_fills_makes_a_flooder_and_only_for_as_long_as_it_goes_on() {
+    fn with_too_many_residents_no_stranger_is_held_back() {
+        let residents: Vec<IpAddr> = (0..5000_u32).map(|n| IpAddr::V4(n.into())).collect();
+        let (own, flooder) = (IpAddr::from([127, 0, 0, 1]), Source::Resident([127, 0, 0, 1].into()));
+        let mut flood = Flood { full: 0, held: vec![held(Source::Strangers)] };
+        assert_eq!(through(&flood, &residents, own), SENT);
+        flood.held.push(held(flooder));
+        assert_sampled(through(&flood, &residents, own));
+    }
+
+    #[test]
+    fn only_a_buffer_that_fills_makes_flooders_and_only_for_as_long_as_they_go_on() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
         let peer = |host| Some(SocketAddr::from(([127, 0, 0, host], 4000)));
-        let peers = [peer(1), peer(1), peer(2), peer(1)];
+        let residents: Vec<IpAddr> = vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
+        let mut peers = vec![peer(1); BATCH];
+        peers[4] = peer(2);
         let mut flood = Flood::default();
         let now = Instant::now();
-        let unanswered = |flood: &mut Flood| {
-            let unanswered = flood.received(server.as_fd(), &peers, true, now);
-            (0..peers.len()).filter(|at| unanswered.contains(*at)).collect::<Vec<_>>()
-        };
         for _ in 0..FULL * 2 {
-            assert!(unanswered(&mut flood).is_empty());
+            assert_eq!(flood.received(server.as_fd(), &peers, &residents, now), Skipped::default());
         }
         assert_eq!(flood.deadline(), None);
-        // Its own buffer may be as small as the system's default, and each datagram counts for hundreds of octets.
+        // Each datagram counts for hundreds of octets.
         for _ in 0..100_000 {
             client.send(b"?").unwrap();
         }
         assert!(is_half_full(server.as_fd()));
-        assert_eq!(unanswered(&mut flood), [3]);
+        assert_eq!(flood.received(server.as_fd(), &peers, &residents, now), Skipped(!0b10011));
         assert_eq!(flood.deadline(), Some(now + PERIOD));
-        flood.expire(server.as_fd(), now + PERIOD / 2);
+        // Strangers are one.
+        peers[4..9].copy_from_slice(&[peer(4), peer(2), peer(5), peer(6), peer(7)]);
+        assert_eq!(
+            flood.received(server.as_fd(), &peers, &residents, now),
+            Skipped(!0b1_0111_0011 | 0b1_1000_0000)
+        );
+        assert_eq!(flood.held.len(), 2);
+        flood.forget_strangers(server.as_fd(), &residents);
+        flood.expire(server.as_fd(), &residents, now + PERIOD / 2);
         assert_eq!(flood.held.len(), 1);
         for _ in 0..ONGOING {
-            flood.received(server.as_fd(), &peers, false, now);
+            flood.received(server.as_fd(), &peers[..1], &residents, now);
         }
-        flood.expire(server.as_fd(), now + PERIOD);
+        flood.expire(server.as_fd(), &residents, now + PERIOD);
         assert_eq!(flood.deadline(), Some(now + PERIOD * 2));
-        flood.expire(server.as_fd(), now + PERIOD * 2);
+        flood.expire(server.as_fd(), &residents, now + PERIOD * 2);
         assert_eq!(flood.deadline(), None);
     }
 }

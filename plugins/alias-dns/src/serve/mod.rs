@@ -14,7 +14,7 @@ mod tcp;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use domain::base::iana::Rcode;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use self::flood::Flood;
+use self::flood::{Flood, Residents as _};
 use self::listen::Sockets;
 use self::query::Received;
 use self::strangers::Strangers;
@@ -124,6 +124,12 @@ impl Server {
 
     /// What is answered from.
     pub(crate) fn desk(&mut self) -> &mut Desk {
+        if self.flood_deadline.is_some() {
+            // Whoever gets it may change who is known.
+            for (_, Gateway { listener, flood, sockets, .. }) in &mut self.gateways {
+                flood.forget_strangers(sockets.udp.as_fd(), &OnBridge { zones: &self.desk.zones, listener });
+            }
+        }
         &mut self.desk
     }
 
@@ -218,8 +224,8 @@ impl Server {
         }
         if self.flood_deadline.is_some_and(|deadline| deadline <= now) {
             self.flood_deadline = None;
-            for (_, Gateway { flood, sockets, .. }) in &mut self.gateways {
-                flood.expire(sockets.udp.as_fd(), now);
+            for (_, Gateway { listener, flood, sockets, .. }) in &mut self.gateways {
+                flood.expire(sockets.udp.as_fd(), &OnBridge { zones: &self.desk.zones, listener }, now);
                 self.flood_deadline = earliest(self.flood_deadline, flood.deadline());
             }
         }
@@ -240,9 +246,13 @@ impl Server {
         else {
             return;
         };
-        batch.serve(gateway.sockets.udp.as_fd(), &mut gateway.flood, now, |packet, peer, out| {
+        let Gateway { listener, sockets, flood, .. } = gateway;
+        let socket = sockets.udp.as_fd();
+        batch.receive(socket);
+        let skipped = flood.received(socket, batch.peers(), &OnBridge { zones: &desk.zones, listener }, now);
+        batch.answer(socket, skipped, |packet, peer, out| {
             let recipient = Recipient::Datagram { socket: token, peer };
-            desk.serve(poller, now, &gateway.listener, recipient, packet, out);
+            desk.serve(poller, now, listener, recipient, packet, out);
         });
         *flood_deadline = earliest(*flood_deadline, gateway.flood.deadline());
     }
@@ -255,10 +265,7 @@ impl Server {
             return;
         };
         let listener = &gateway.listener;
-        let knows = |source| {
-            let asker = Asker { bridge: &listener.bridge, gateway: listener.gateway, source };
-            answer::knows(&desk.zones, asker)
-        };
+        let knows = |source| OnBridge { zones: &desk.zones, listener }.include(source);
         if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, now, knows).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
@@ -379,6 +386,25 @@ impl Desk {
         }
         response::answer(out, &query, &answer, limit);
         Made::Done
+    }
+}
+
+/// Who is known on the bridge of a listener.
+struct OnBridge<'a> {
+    zones: &'a Zones,
+    listener: &'a Listener,
+}
+
+impl flood::Residents for OnBridge<'_> {
+    fn include(&self, source: IpAddr) -> bool {
+        let Listener { bridge, gateway } = self.listener;
+        answer::knows(self.zones, Asker { bridge, gateway: *gateway, source })
+    }
+
+    fn all(&self) -> Vec<IpAddr> {
+        let Listener { bridge, gateway } = self.listener;
+        let addresses = self.zones.addresses_on(bridge);
+        addresses.filter(|address| address.is_ipv4() == gateway.is_ipv4()).collect()
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrLike as _, SockaddrStorage, sendto};
 
-use super::flood::Flood;
+use super::flood::Skipped;
 
 /// Datagrams in one batch at most.
 pub(crate) const BATCH: usize = 32;
@@ -19,6 +18,8 @@ const QUERY_LEN: usize = 1500;
 pub(crate) struct Batch {
     queries: Box<[[u8; QUERY_LEN]; BATCH]>,
     lengths: [usize; BATCH],
+    peers: [Option<SocketAddr>; BATCH],
+    received: usize,
     /// Of the queries; then, moved up, of the responses.
     addresses: [SockaddrStorage; BATCH],
     responses: [Vec<u8>; BATCH],
@@ -29,34 +30,38 @@ impl Batch {
         Self {
             queries: Box::new([[0; QUERY_LEN]; BATCH]),
             lengths: [0; BATCH],
+            peers: [None; BATCH],
+            received: 0,
             addresses: [SockaddrStorage::from(SocketAddr::from(([0; 4], 0))); BATCH],
             responses: [const { Vec::new() }; BATCH],
         }
     }
 
-    /// Receives what waits at `socket` and sends what `respond` makes of each datagram: nothing if it leaves the
-    /// response empty. `flood` is what is known of the load of this socket so far.
-    pub(crate) fn serve(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        flood: &mut Flood,
-        now: Instant,
-        mut respond: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
-    ) {
+    /// Receives what waits at `socket`, in place of what was received before.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) {
         // On an error nothing waits; or it is the ICMP error of an earlier response, which is nobody's business.
-        let received = self.receive(socket).unwrap_or(0);
-        let mut peers = [None; BATCH];
-        for (peer, address) in peers.iter_mut().zip(&self.addresses[..received]) {
+        self.received = self.receive_some(socket).unwrap_or(0);
+        for (peer, address) in self.peers.iter_mut().zip(&self.addresses[..self.received]) {
             *peer = peer_of(address);
         }
-        let peers = &peers[..received];
-        let unanswered = flood.received(socket, peers, received == BATCH, now);
+    }
+
+    /// Who has sent what was received, in turn.
+    pub(crate) fn peers(&self) -> &[Option<SocketAddr>] {
+        &self.peers[..self.received]
+    }
+
+    /// Sends by `socket` what `respond` makes of each datagram received but those that `skipped` names: nothing if it
+    /// leaves the response empty.
+    pub(crate) fn answer(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        skipped: Skipped,
+        mut respond: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
+    ) {
         let mut sending = 0;
-        for (at, peer) in peers.iter().enumerate() {
-            let Some(peer) = *peer else { continue };
-            if unanswered.contains(at) {
-                continue;
-            }
+        for at in (0..self.received).filter(|at| !skipped.contains(*at)) {
+            let Some(peer) = self.peers[at] else { continue };
             let response = &mut self.responses[sending];
             response.clear();
             respond(&self.queries[at][..self.lengths[at]], peer, response);
@@ -77,7 +82,7 @@ impl Batch {
     }
 
     /// recvmmsg(2). nix's own keeps the address lengths of the call before, and those differ between the families.
-    fn receive(&mut self, socket: BorrowedFd<'_>) -> nix::Result<usize> {
+    fn receive_some(&mut self, socket: BorrowedFd<'_>) -> nix::Result<usize> {
         let mut slices = self
             .queries
             .each_mut()
@@ -178,7 +183,8 @@ mod tests {
                 client.send(&[number as u8]).unwrap();
             }
             let mut peers = Vec::new();
-            batch.serve(server.as_fd(), &mut Flood::default(), Instant::now(), |query, peer, out| {
+            batch.receive(server.as_fd());
+            batch.answer(server.as_fd(), Skipped::default(), |query, peer, out| {
                 peers.push(peer);
                 if query != [1] {
                     out.extend([query[0], query[0]]);

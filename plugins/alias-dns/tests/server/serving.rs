@@ -1,7 +1,7 @@
 //! What is answered to whom.
 
 use std::io::Write as _;
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use crate::dns::{
     send,
 };
 use crate::world::{
-    GATEWAY, GATEWAY_V6, eventually, host, inside, put, put_record, record, remove, run, signal, state,
+    GATEWAY, GATEWAY_V6, container, eventually, host, inside, put, put_record, record, remove, run, signal,
+    state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -33,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
+    ("a_flood_from_made_up_addresses_leaves_the_others_answered", flood_of_strangers),
     ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
     ("strangers_have_as_many_connections_together_as_a_container", connections_of_strangers),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
@@ -364,39 +366,61 @@ fn flood() {
     host();
     put("c1", "172.20.0.2", "centos-1");
     put("c2", "172.20.0.3", "centos-2");
+    survive(&["172.20.0.2".parse().unwrap()]);
+}
+
+fn flood_of_strangers() {
+    host();
+    put("c2", "172.20.0.3", "centos-2");
+    run("ip -n c1 route add local 172.20.64.0/20 dev lo");
+    let sources: Vec<Ipv4Addr> =
+        (0..400_u32).map(|n| Ipv4Addr::from([172, 20, 64, 0]).to_bits() + n).map(Ipv4Addr::from).collect();
+    survive(&sources);
+}
+
+/// Queries from `sources` in c1 without end, while c2 asks as well.
+fn survive(sources: &[Ipv4Addr]) {
     let is_over = Arc::new(AtomicBool::new(false));
     let until = Instant::now() + Duration::from_secs(60);
     let flooders: Vec<_> = (0..2)
         .map(|_| {
-            let is_over = is_over.clone();
+            let (is_over, sources) = (is_over.clone(), sources.to_vec());
             std::thread::spawn(move || {
                 inside("c1", move || {
-                    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-                    socket.connect((GATEWAY, 53)).unwrap();
-                    let packet = query(1, "centos-1", Rtype::A, None);
+                    let sockets: Vec<_> =
+                        sources.into_iter().map(|source| UdpSocket::bind((source, 0)).unwrap()).collect();
+                    sockets.iter().for_each(|socket| socket.connect((GATEWAY, 53)).unwrap());
+                    let packet = query(1, "centos-2", Rtype::A, None);
+                    let mut turn = sockets.iter().cycle();
                     while !is_over.load(Ordering::Relaxed) && Instant::now() < until {
                         // Whatever becomes of it; the answers are never read.
-                        let _ = socket.send(&packet);
+                        let _ = turn.next().unwrap().send(&packet);
                     }
                 });
             })
         })
         .collect();
-    let asked = 200;
-    let answered = inside("c2", move || {
-        (0..asked)
-            .filter(|_| {
+    let answered = |name: &str, asked: usize| {
+        inside(name, move || {
+            let is_answered = |_: &usize| {
                 // Not in a row, which would be while there happens to be room.
                 std::thread::sleep(Duration::from_millis(5));
                 ask_once(GATEWAY, "centos-2", Duration::from_secs(1))
-            })
-            .count()
-    });
+            };
+            (0..asked).filter(is_answered).count()
+        })
+    };
+    let resident = answered("c2", 200);
+    // One more that is known only now.
+    container("c3", 4);
+    put("c3", "172.20.0.4", "centos-3");
+    let newcomer = answered("c3", 40);
     is_over.store(true, Ordering::Relaxed);
     flooders.into_iter().for_each(|flooder| flooder.join().unwrap());
     // Some may be lost before the flood is noticed; without a limit to it a tenth of them and more.
-    assert!(answered * 20 >= asked * 19, "{answered} of {asked}");
+    assert!(resident >= 190 && newcomer >= 36, "{resident} of 200, {newcomer} of 40");
     // The flooder is as well served as before, soon after it has stopped.
+    put("c1", "172.20.0.2", "centos-1");
     eventually("the flooder is answered again", || {
         inside("c1", || (0..50).all(|_| ask_once(GATEWAY, "centos-2", Duration::from_secs(1))))
     });

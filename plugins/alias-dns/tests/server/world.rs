@@ -37,17 +37,21 @@ pub(crate) fn host() {
         "ip link add br0 type bridge && ip addr add {GATEWAY}/16 dev br0 && \
          ip addr add {GATEWAY_V6}/64 dev br0 nodad && ip link set br0 up"
     ));
-    for (number, name) in [(2, "c1"), (3, "c2")] {
-        run(&format!(
-            "ip netns add {name} && ip link add v{number} type veth peer name eth0 netns {name} && \
-             ip link set v{number} master br0 up && ip -n {name} link set lo up && \
-             ip -n {name} addr add 172.20.0.{number}/16 dev eth0 && \
-             ip -n {name} addr add fd00:20::{number}/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
-             ip -n {name} route add default via {GATEWAY}"
-        ));
-        await_address(&format!("ip -n {name}"), &format!("fd00:20::{number}"));
-    }
+    container("c1", 2);
+    container("c2", 3);
     await_address("ip", GATEWAY_V6);
+}
+
+/// Makes the container `name` on `br0`, with 172.20.0.`number`.
+pub(crate) fn container(name: &str, number: u8) {
+    run(&format!(
+        "ip netns add {name} && ip link add v{number} type veth peer name eth0 netns {name} && \
+         ip link set v{number} master br0 up && ip -n {name} link set lo up && \
+         ip -n {name} addr add 172.20.0.{number}/16 dev eth0 && \
+         ip -n {name} addr add fd00:20::{number}/64 dev eth0 nodad && ip -n {name} link set eth0 up && \
+         ip -n {name} route add default via {GATEWAY}"
+    ));
+    await_address(&format!("ip -n {name}"), &format!("fd00:20::{number}"));
 }
 
 /// Waits until packets to an IPv6 address of one's own get there: the kernel makes the route for a new address in the
