@@ -70,6 +70,8 @@ pub(crate) struct Flood {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Skipped(u32);
 
+const _: () = assert!(BATCH == u32::BITS as usize);
+
 impl Skipped {
     /// Whether the datagram number `at` is one of them.
     pub(crate) fn contains(self, at: usize) -> bool {
