@@ -29,6 +29,7 @@ mod protocol;
 mod real_cnitool;
 mod recorded_cnitool;
 mod recorded_containerd;
+mod recorded_names;
 mod recorded_networks;
 mod recorded_podman;
 mod replay;

@@ -13,5 +13,6 @@ mod docker;
 mod kubernetes;
 mod machine;
 mod migration;
+mod others;
 mod podman;
 mod rootless;

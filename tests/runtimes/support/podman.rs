@@ -1,7 +1,7 @@
-//! podman 4 with its CNI backend, as Debian 12 has it, run by root or by an ordinary user.
+//! podman 4 with its CNI backend, as Debian 12 has it, run by root or by an ordinary user; or with netavark, by root.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use integration_tests::{Cmd, Output};
 
@@ -39,6 +39,23 @@ impl<'a> Podman<'a> {
     #[track_caller]
     pub(crate) fn new(site: &'a Site) -> Self {
         site.write("/etc/containers.conf", CONFIGURATION);
+        let podman = Self { site, storage: BY_ROOT };
+        podman.ok(&format!("load --quiet --input {}", Site::installed("image.tar").display()));
+        podman
+    }
+
+    /// podman with netavark and aardvark-dns, which are at `programs`. Its networks are not kept in `/etc/containers`,
+    /// which is the machine's own.
+    #[track_caller]
+    pub(crate) fn with_netavark(site: &'a Site, programs: &[PathBuf]) -> Self {
+        const HELPERS: &str = "/run/helpers";
+        site.host().run(&format!("mkdir -p {HELPERS}")).success();
+        for program in programs {
+            site.host().run(&format!("ln -s {} {HELPERS}/", program.display())).success();
+        }
+        let engine = format!("[engine]\nhelper_binaries_dir = [\"{HELPERS}\"]");
+        let own = CONFIGURATION.replace("\"cni\"", "\"netavark\"").replace("[engine]", &engine);
+        site.write("/etc/containers.conf", own.replace("/etc/cni/net.d", "/run/podman/networks"));
         let podman = Self { site, storage: BY_ROOT };
         podman.ok(&format!("load --quiet --input {}", Site::installed("image.tar").display()));
         podman
