@@ -2,7 +2,10 @@
 //!
 //! Each of them was told the same story, by `scripts/test others`, and what it answered is kept among the fixtures, in
 //! sections that are headed as the table's rows are. Here every cell of theirs is held against its section; those of
-//! ours have tests, which the table's last column names.
+//! ours have tests, which the table's last column names and which have to exist.
+
+use std::fs;
+use std::path::Path;
 
 /// The table's columns that were recorded, in its order, and the recordings.
 const RECORDINGS: [(&str, &str); 3] = [
@@ -335,6 +338,42 @@ fn assert_shows(place: &str, steps: &[Step], seen: &[Seen]) {
         }
         for text in *lacks {
             assert!(!printed(text), "{place}: {step:?} has {text:?}: {output:#?}");
+        }
+    }
+}
+
+/// The Rust sources below a directory of the workspace.
+fn sources(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("list {}: {error}", dir.display()));
+    let mut sources = Vec::new();
+    for path in entries.map(|entry| entry.expect("an entry of the workspace").path()) {
+        if path.is_dir() {
+            sources.extend(self::sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+            );
+        }
+    }
+    sources
+}
+
+#[test]
+fn what_the_readme_says_of_ours_names_tests() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let dirs = ["tests/integration", "plugins/alias-dns/src", "plugins/alias-dns/tests"];
+    let sources: Vec<_> = dirs.iter().flat_map(|dir| sources(&workspace.join(dir))).collect();
+    let mut above = None;
+    for row in &table()[2..] {
+        let cell = *row.last().expect("a row has cells");
+        let names: Vec<_> = cell.split('`').skip(1).step_by(2).collect();
+        above = if cell == "the same" { above } else { names.first().copied() };
+        assert!(above.is_some(), "{}: {cell:?} names no test", row[0]);
+        for name in names {
+            // As a function or, where a program runs its tests itself, in its list of them.
+            let forms = [format!("fn {name}() {{"), format!("(\"{name}\", ")];
+            let found = sources.iter().any(|source| forms.iter().any(|form| source.contains(form)));
+            assert!(found, "{}: there is no test {name}", row[0]);
         }
     }
 }
