@@ -62,7 +62,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         Some(company)
     };
     signals.heed()?;
-    gateway::enable_forwarding(&plan)?;
+    gateway::enable_forwarding(&mut host, &plan)?;
     log::debug!("the host forwards");
     if let Some(company) = company {
         if company == Company::Others && !plan.addresses.is_empty() {

@@ -170,7 +170,7 @@ fn complete<'a>(
     }
     // Router advertisements are for hosts, and whoever sent them here would be a container.
     if (is_others || !link.up)
-        && let Err(error) = sysctl::set_ipv6(&link.name, Ipv6Switch::AcceptRa, false)
+        && let Err(error) = sysctl::set_ipv6(&link.name, &[(Ipv6Switch::AcceptRa, false)])
     {
         log::warn!("{error}");
     }

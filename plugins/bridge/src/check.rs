@@ -18,7 +18,7 @@ use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
 use crate::sysctl::Ipv6Switch;
-use crate::{predecessor, reverse_path, rules, sysctl, veth, vlans};
+use crate::{gateway, predecessor, reverse_path, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -357,7 +357,7 @@ impl Comparison<'_> {
             }
         }
         for (family, what) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-            if self.plan.forwards(family) && !sysctl::is_forwarding(family)? {
+            if self.plan.forwards(family) && !gateway::is_forwarding(host, family)? {
                 self.differs(format_args!("the host does not forward {what}"));
             }
         }

@@ -110,8 +110,8 @@ pub(crate) fn configure(
             // IPv6 is off on the interface, as some runtimes set for all.
             Err(failure) if network.is_ipv6() && failure.is(Errno::EACCES) => {
                 end.netns.visit(end.home, || {
-                    sysctl::set_ipv6("lo", Ipv6Switch::Disable, false)?;
-                    sysctl::set_ipv6(ifname, Ipv6Switch::Disable, false)
+                    sysctl::set_ipv6("lo", &[(Ipv6Switch::Disable, false)])?;
+                    sysctl::set_ipv6(ifname, &[(Ipv6Switch::Disable, false)])
                 })?;
                 container.add_address(end.index, network, settings.dad)
             }
@@ -133,17 +133,18 @@ pub(crate) fn configure(
 
 /// The switches of the interface, set while it is down.
 fn set_switches(ifname: &str, settings: &Settings, plan: &Plan) -> Result<(), Error> {
+    let mut switches = Vec::new();
     // The network has its own gateway, so a router that advertises itself is another container's.
     if settings.is_gateway() {
-        sysctl::set_ipv6(ifname, Ipv6Switch::AcceptRa, false)?;
+        switches.push((Ipv6Switch::AcceptRa, false));
     }
     if plan.addresses.iter().any(|address| address.network.is_ipv6()) {
         // A chained plugin may take the interface down to change its hardware address.
-        sysctl::set_ipv6(ifname, Ipv6Switch::KeepAddressOnDown, true)?;
-        sysctl::set_ipv6(ifname, Ipv6Switch::AcceptDad, settings.dad == Dad::Wait)?;
-        sysctl::set_ipv6(ifname, Ipv6Switch::Announce, true)?;
+        switches.push((Ipv6Switch::KeepAddressOnDown, true));
+        switches.push((Ipv6Switch::AcceptDad, settings.dad == Dad::Wait));
+        switches.push((Ipv6Switch::Announce, true));
     }
-    Ok(())
+    sysctl::set_ipv6(ifname, &switches)
 }
 
 /// A route that the kernel refuses for what it says is the user's mistake.

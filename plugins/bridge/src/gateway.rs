@@ -157,11 +157,23 @@ fn conflicts(other: &IpNetwork, gateway: &IpNetwork, wished: &[IpNetwork]) -> bo
 /// Lets the host forward the plan's packets.
 ///
 /// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
-pub(crate) fn enable_forwarding(plan: &Plan) -> Result<(), Error> {
+pub(crate) fn enable_forwarding(host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
     for family in [Family::V4, Family::V6] {
-        if plan.forwards(family) {
+        if plan.forwards(family) && !is_forwarding(host, family)? {
             sysctl::enable_forwarding(family)?;
         }
     }
     Ok(())
+}
+
+/// Whether the host forwards packets of `family`.
+///
+/// # Errors
+/// Code 999 when the kernel cannot be asked.
+pub(crate) fn is_forwarding(host: &mut Netlink, family: Family) -> Result<bool, Error> {
+    match host.is_forwarding(family) {
+        // It has not got the family at all.
+        Err(Failure::Refused(_)) => Ok(false),
+        told => told.map_err(|failure| Error::internal(failure).context("ask whether the host forwards")),
+    }
 }

@@ -4,10 +4,12 @@
 //! written for async sockets; [`Blocking`] is one whose every wait is a plain `recvfrom`.
 //!
 //! Above this folder no message and no attribute is named: [`link`], [`addr`], [`route`], [`neigh`],
-//! [`nsid`] and [`vlan`] speak of links, addresses, routes, neighbours, namespaces and VLANs. Nothing here decides what should exist.
+//! [`nsid`], [`vlan`] and [`forwarding`] speak of links, addresses, routes, neighbours, namespaces, VLANs and the host's
+//! forwarding. Nothing here decides what should exist.
 
 pub(crate) mod addr;
 pub(crate) mod events;
+mod forwarding;
 pub(crate) mod link;
 mod message;
 pub(crate) mod neigh;
@@ -122,7 +124,7 @@ impl Netlink {
         self.one(message)?.into_link().ok_or(Failure::NoAnswer)
     }
 
-    fn one(&mut self, message: RouteNetlinkMessage) -> Result<Message, Failure> {
+    fn one(&mut self, message: impl Into<Message>) -> Result<Message, Failure> {
         let (mut answers, _) = self.exchange(message, NLM_F_REQUEST)?;
         answers.pop().ok_or(Failure::NoAnswer)
     }
@@ -149,12 +151,8 @@ impl Netlink {
     }
 
     /// Sends `message` and collects its answers until the kernel says that there are no more.
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(Vec<Message>, Dump), Failure> {
-        let mut request = NetlinkMessage::from(Message::Typed(message));
+    fn exchange(&mut self, message: impl Into<Message>, flags: u16) -> Result<(Vec<Message>, Dump), Failure> {
+        let mut request = NetlinkMessage::from(message.into());
         request.header.flags = flags;
         let responses = self.handle.request(request, SocketAddr::new(0, 0));
         let mut responses = pin!(responses.map_err(|error| io::Error::other(error.to_string()))?);
