@@ -339,9 +339,13 @@ impl Rule {
             && tests.is_some_and(|tests| tests.is_empty() || tests.contains(&LinkTest::Of))
     }
 
-    /// The expressions without counters and the like.
+    /// The expressions without counters and the like, and without an interface's name that nobody reads: so
+    /// `iptables-nft` writes the interface `+`, which is any.
     fn telling(&self) -> Vec<&Expression> {
-        self.expressions.iter().filter(|expression| !wire::only_counts(expression)).collect()
+        let said: Vec<&Expression> =
+            self.expressions.iter().filter(|expression| !wire::only_counts(expression)).collect();
+        let is_read = |at: &usize| !said.get(at + 1).is_some_and(|next| wire::is_unread(said[*at], next));
+        (0..said.len()).filter(is_read).map(|at| said[at]).collect()
     }
 
     fn then(mut self, expression: Expression) -> Self {

@@ -340,6 +340,15 @@ pub(crate) fn only_counts(expression: &Expression) -> bool {
     matches!(expression.name.as_ref(), "counter" | "log") || xtables::comment_of(expression).is_some()
 }
 
+/// Whether an expression loads the name of an interface only for `next`, which stands behind it, to go on without it.
+pub(crate) fn is_unread(load: &Expression, next: &Expression) -> bool {
+    let is_interface = |key| key == MetaField::Iifname as u32 || key == MetaField::Oifname as u32;
+    let register = |load: &Expression| find_u32(&load.data, META_DREG).filter(|_| load.name == "meta");
+    let loads_interface =
+        register(load).is_some() && find_u32(&load.data, META_KEY).is_some_and(is_interface);
+    loads_interface && (end_of(next).is_some() || register(next) == register(load))
+}
+
 /// What a test of an interface says of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkTest {

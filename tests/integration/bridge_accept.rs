@@ -75,7 +75,26 @@ const ZONES: Firewall = Firewall {
     chains: &["inet zones forward: the last rule of its chain public is reject"],
 };
 
-const FIREWALLS: [&Firewall; 5] = [&IPTABLES, &REJECT, &DOCKER, &NFTABLES, &ZONES];
+/// The shape of firewalld's rules where it writes them by iptables: all interfaces are in the last zone, as `+`.
+const IPTABLES_ZONES: Firewall = Firewall {
+    name: "zones by iptables",
+    commands: &[
+        "iptables -N FORWARD_ZONES",
+        "iptables -N FWD_public",
+        "iptables -A FWD_public -j REJECT",
+        "iptables -A FORWARD_ZONES -i + -g FWD_public",
+        "iptables -A FORWARD -i lo -j ACCEPT",
+        "iptables -A FORWARD -i + -o + -j FORWARD_ZONES",
+        "iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited",
+        "ip6tables -A FORWARD -i + -j REJECT",
+    ],
+    chains: &[
+        "ip filter FORWARD: the last rule of its chain FWD_public is reject",
+        "ip6 filter FORWARD: its last rule is reject",
+    ],
+};
+
+const FIREWALLS: [&Firewall; 6] = [&IPTABLES, &REJECT, &DOCKER, &NFTABLES, &ZONES, &IPTABLES_ZONES];
 
 /// A host with other firewalls and something behind it, and two networks of which only `net` has the key.
 struct Story {
