@@ -126,6 +126,36 @@ fn repair_brings_back_what_was_flushed() {
 }
 
 #[test]
+fn the_next_adds_bring_back_what_was_flushed() {
+    const FLUSHES: [&[&str]; 3] = [
+        &["iptables -t nat -F", "iptables -t nat -X", "ip6tables -t nat -F"],
+        &["iptables -t nat -F POSTROUTING"],
+        &["ip6tables -t nat -F POSTROUTING"],
+    ];
+    for kind in kinds() {
+        for flush in FLUSHES {
+            let story = Story::new(kind);
+            let more: Vec<Container> = ["three", "four"].map(|name| story.world.container(name)).into();
+            for command in flush {
+                story.world.host().run(&format!("{PROGRAMS}/{command}")).success();
+            }
+            let adds: Vec<_> =
+                more.iter().map(|container| story.call("ADD", container, &config()).start()).collect();
+            for add in adds {
+                add.wait().success();
+            }
+            assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}, {flush:?}");
+            let ours = story.ours();
+            assert_eq!(ours.len(), 4 * 8, "{kind}, {flush:?}: each once: {ours:#?}");
+            for container in story.containers.iter().chain(&more) {
+                story.call("DEL", container, &config()).run().success();
+            }
+            assert_eq!(story.ours(), [""; 0], "{kind}, {flush:?}");
+        }
+    }
+}
+
+#[test]
 fn prune_removes_the_rules_of_the_dead_alone() {
     for kind in kinds() {
         let story = Story::new(kind);

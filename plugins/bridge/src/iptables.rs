@@ -65,10 +65,33 @@ pub(crate) fn require() -> Result<(), Error> {
 
 /// Brings in the rules for the addresses of an attachment; what is there already is kept.
 ///
+/// Where nobody of the network has any, somebody may have flushed them. Then `restore` is asked first, once, to bring in
+/// those of all in one transaction, and says whether it has.
+///
 /// # Errors
 /// Code 11 when the rules are locked for too long, 7 when the programs are missing, 999 when they fail.
-pub(crate) fn install(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<(), Error> {
-    repair(&[(jumps, addresses)]).map(drop)
+pub(crate) fn install(
+    jumps: Jumps<'_>,
+    addresses: &[IpNetwork],
+    restore: impl FnOnce() -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut restore = Some(restore);
+    for (family, rules) in by_family(jumps, addresses) {
+        let tool = Tool::find(family)?;
+        let present = tool.list()?;
+        let is_known = present
+            .iter()
+            .filter_map(|rule| comment_of(rule))
+            .any(|comment| is_of_network(&comment, jumps.network));
+        if !is_known
+            && let Some(restore) = restore.take()
+            && restore()?
+        {
+            return Ok(());
+        }
+        add(&tool, &present, &[(chain(jumps), rules)])?;
+    }
+    Ok(())
 }
 
 /// Brings in the rules for the addresses of attachments, all of a family in one transaction; says which were missing.
@@ -90,22 +113,28 @@ pub(crate) fn repair(attached: &[(Jumps<'_>, &[IpNetwork])]) -> Result<Vec<Strin
             continue;
         }
         let tool = Tool::find(family)?;
-        let present = tool.list()?;
-        let mut script = String::new();
-        let mut declared = HashSet::new();
-        let mut written = HashSet::new();
-        for (chain, rules) in &wished {
-            if !present.contains(&format!("-N {chain}")) && declared.insert(chain) {
-                line(&mut script, format_args!(":{chain} - [0:0]"));
-            }
-            // Two interfaces of a container share the chain.
-            for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {
-                line(&mut script, format_args!("{rule}"));
-                words.push(missing(rule));
-            }
-        }
-        tool.apply(&script)?;
+        words.extend(add(&tool, &tool.list()?, &wished)?);
     }
+    Ok(words)
+}
+
+/// Adds what is missing of the wished rules of chains, in one transaction; says what that was.
+fn add(tool: &Tool, present: &[String], wished: &[(String, Vec<String>)]) -> Result<Vec<String>, Error> {
+    let mut words = Vec::new();
+    let mut script = String::new();
+    let mut declared = HashSet::new();
+    let mut written = HashSet::new();
+    for (chain, rules) in wished {
+        if !present.contains(&format!("-N {chain}")) && declared.insert(chain) {
+            line(&mut script, format_args!(":{chain} - [0:0]"));
+        }
+        // Two interfaces of a container share the chain.
+        for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {
+            line(&mut script, format_args!("{rule}"));
+            words.push(missing(rule));
+        }
+    }
+    tool.apply(&script)?;
     Ok(words)
 }
 

@@ -12,6 +12,7 @@ use crate::mac::Mac;
 use crate::names;
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
 use crate::nft::{
     self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Removed, Rules, VlanGateway,
 };
@@ -102,7 +103,7 @@ impl Subject {
     pub(crate) fn of_found(
         settings: &Settings,
         gateway: Option<FoundGateway>,
-        gateways: &[IpNetwork],
+        gateways: &[IpAddr],
         found: Found,
     ) -> Option<Self> {
         let end = found.container.filter(|end| is_ready(end, settings))?;
@@ -114,7 +115,7 @@ impl Subject {
             gateway_link: settings.gateway_link(),
             mac: end.mac?,
             addresses: end.addresses,
-            gateways: gateways.iter().map(IpNetwork::ip).collect(),
+            gateways: gateways.to_vec(),
             gateway,
             policy: policy(settings),
             by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
@@ -124,17 +125,55 @@ impl Subject {
     /// The same rules for another attachment to the network; `None` if its container end cannot be asked, or is not
     /// ready: its own ADD looks again when it is.
     fn applied_to(&self, other: Found, settings: &Settings) -> Option<Self> {
-        let end = other.container.filter(|end| is_ready(end, settings))?;
-        Some(Self {
-            identity: other.identity,
-            gateway_link: self.gateway_link.clone(),
-            mac: end.mac?,
-            addresses: end.addresses,
-            gateways: self.gateways.clone(),
-            gateway: self.gateway.clone(),
-            policy: self.policy,
-            by_iptables: self.by_iptables,
+        let of_other = Self::of_found(settings, self.gateway.clone(), &self.gateways, other)?;
+        Some(Self { policy: self.policy, ..of_other })
+    }
+
+    /// The other attachments to the network, with their ports as isolated as the network is by now. None where they
+    /// cannot be asked: to fail at it is no reason to refuse this one.
+    fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Vec<Self> {
+        self.find_others(host, bridge, settings).unwrap_or_else(|error| {
+            log::warn!("look for the network's other attachments: {error}");
+            Vec::new()
         })
+    }
+
+    fn find_others(
+        &self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<Vec<Self>, Error> {
+        let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
+        let ports = host.ports(bridge.index).map_err(unread)?;
+        let network = self.identity.network();
+        let mut found = survey::attachments(host, ports).map_err(unread)?;
+        found.retain(|found| {
+            found.identity.network() == network && found.identity.host_veth() != self.identity.host_veth()
+        });
+        for found in &found {
+            restore_isolation(host, settings, found)?;
+        }
+        Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings)).collect())
+    }
+
+    /// Brings in the masquerade rules through iptables of all attachments to the network, if there are others; says
+    /// whether there are.
+    fn restore_iptables(
+        &self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<bool, Error> {
+        let others = self.others(host, bridge, settings);
+        if others.is_empty() {
+            return Ok(false);
+        }
+        // What two calls both add stands there twice.
+        let home = Netns::own()?;
+        let _alone = home.exclude()?;
+        repair_iptables(host, others.iter().chain([self]))?;
+        Ok(true)
     }
 
     fn traffic(&self) -> Traffic<'_> {
@@ -196,7 +235,8 @@ pub(crate) fn install<'a>(
     let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
     if subject.by_iptables {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
-        iptables::install(identity.jumps(), &subject.addresses)?;
+        let restore = || subject.restore_iptables(host, bridge, settings);
+        iptables::install(identity.jumps(), &subject.addresses, restore)?;
     }
     if !subject.policy.needs_rules() {
         return Ok(None);
@@ -255,11 +295,7 @@ impl InstalledRules {
         bridge: &Link,
         settings: &Settings,
     ) -> Result<(), Error> {
-        let others = self.others(host, bridge, settings).unwrap_or_else(|error| {
-            // To fail at it is no reason to refuse this one.
-            log::warn!("look for the network's other attachments: {error}");
-            Vec::new()
-        });
+        let others = self.subject.others(host, bridge, settings);
         if others.is_empty() {
             return self.rules.install(&[self.subject.attached()]).map(drop).map_err(failed);
         }
@@ -271,22 +307,6 @@ impl InstalledRules {
             log::warn!("remove the rules of attachments that have gone meanwhile: {error}");
         }
         Ok(())
-    }
-
-    /// The other attachments to the network, with their ports as isolated as the network is by now.
-    fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<Vec<Subject>, Error> {
-        let subject = &self.subject;
-        let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
-        let ports = host.ports(bridge.index).map_err(unread)?;
-        let network = subject.identity.network();
-        let mut found = survey::attachments(host, ports).map_err(unread)?;
-        found.retain(|found| {
-            found.identity.network() == network && found.identity.host_veth() != subject.identity.host_veth()
-        });
-        for found in &found {
-            restore_isolation(host, settings, found)?;
-        }
-        Ok(found.into_iter().filter_map(|found| subject.applied_to(found, settings)).collect())
     }
 }
 
@@ -348,15 +368,22 @@ pub(crate) fn repair(
     for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
         wrong.extend(xtables::accept(subject.traffic())?);
     }
-    let by_iptables: Vec<(Jumps<'_>, &[IpNetwork])> = subjects
-        .iter()
-        .filter(|subject| subject.by_iptables)
-        .map(|subject| (subject.identity.jumps(), subject.addresses.as_slice()))
-        .collect();
-    wrong.extend(iptables::repair(&by_iptables)?);
+    wrong.extend(repair_iptables(host, subjects)?);
     let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity.clone()).collect();
     remove_of_gone(rules, host, &identities)?;
-    for subject in subjects.iter().filter(|subject| subject.by_iptables) {
+    Ok(wrong)
+}
+
+/// Mends those rules of attachments that are written through iptables; says what was wrong.
+fn repair_iptables<'a>(
+    host: &mut Netlink,
+    subjects: impl IntoIterator<Item = &'a Subject>,
+) -> Result<Vec<String>, Error> {
+    let subjects: Vec<&Subject> = subjects.into_iter().filter(|subject| subject.by_iptables).collect();
+    let rules: Vec<(Jumps<'_>, &[IpNetwork])> =
+        subjects.iter().map(|subject| (subject.identity.jumps(), subject.addresses.as_slice())).collect();
+    let wrong = iptables::repair(&rules)?;
+    for subject in subjects {
         if is_gone(host, &subject.identity)? {
             iptables::remove(subject.identity.jumps())?;
         }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use cni_types::{CniArgs, Command, Delegate, Environment, NetConf};
-use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use crate::config::Settings;
@@ -57,8 +57,8 @@ fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Res
         Some(link) => host.addresses(link.index).context("list addresses")?,
         None => Vec::new(),
     };
-    let gateways: Vec<IpNetwork> =
-        addresses.into_iter().filter(|address| address.global).map(|address| address.network).collect();
+    let gateways: Vec<IpAddr> =
+        addresses.into_iter().filter(|address| address.global).map(|address| address.network.ip()).collect();
     Ok(Subject::of_found(settings, FoundGateway::find(host, settings)?, &gateways, found))
 }
 
