@@ -10,6 +10,7 @@ mod support;
 mod containerd;
 mod critest;
 mod docker;
+mod firewalld;
 mod kubernetes;
 mod machine;
 mod migration;

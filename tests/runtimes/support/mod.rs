@@ -2,6 +2,7 @@
 
 mod containerd;
 mod dockerd;
+mod firewalld;
 mod kubelet;
 mod podman;
 mod site;
@@ -9,6 +10,7 @@ mod transcript;
 
 pub(crate) use containerd::{Containerd, Release};
 pub(crate) use dockerd::Dockerd;
+pub(crate) use firewalld::{Backend, Firewalld};
 pub(crate) use kubelet::Kubelet;
 pub(crate) use podman::Podman;
 pub(crate) use site::{IMAGE, Site};
