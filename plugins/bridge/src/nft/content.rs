@@ -144,6 +144,51 @@ impl Skeleton {
         (self.sets.len() + (self.chains)().len()) as u32
     }
 
+    /// How many of them there are. A table that an earlier build has made may lack some.
+    fn present(&self, socket: &mut Socket) -> Result<u32, Error> {
+        let names = socket.set_names(self.table)?;
+        let mut present =
+            self.sets.iter().filter(|(set, _)| names.iter().any(|name| name == set.name)).count();
+        for chain in (self.chains)() {
+            present += usize::from(socket.chain(self.table, chain.name)?.is_some());
+        }
+        Ok(present as u32)
+    }
+
+    /// Adds to `batch` what the table lacks of sets and chains since an earlier build has made it, with the rules that
+    /// go with them.
+    fn complete(&self, socket: &mut Socket, batch: &mut Batch) -> Result<(), Error> {
+        let names = socket.set_names(self.table)?;
+        let mut is_whole = true;
+        for (set, comment) in self.sets {
+            if !names.iter().any(|name| name == set.name) {
+                batch.create_set(self.table, set, comment);
+                is_whole = false;
+            }
+        }
+        let chains = (self.chains)();
+        let mut kept = Vec::new();
+        for chain in &chains {
+            if socket.chain(self.table, chain.name)?.is_some() {
+                kept.push(chain.name);
+            } else {
+                chain.create(self.table, batch);
+                is_whole = false;
+            }
+        }
+        if is_whole {
+            return Ok(());
+        }
+        // Those of networks stay.
+        for chain in chains.iter().filter(|chain| self.entry_chain != Some(chain.name)) {
+            if kept.contains(&chain.name) {
+                batch.flush_chain(self.table, chain.name);
+            }
+            chain.fill(self.table, batch);
+        }
+        Ok(())
+    }
+
     fn create(&self, batch: &mut Batch) {
         batch.create_table(self.table, self.comment);
         for (set, comment) in self.sets {
@@ -151,15 +196,25 @@ impl Skeleton {
         }
         let chains = (self.chains)();
         for chain in &chains {
-            match &chain.base {
-                Some(base) => batch.create_base_chain(self.table, chain.name, base, chain.comment),
-                None => batch.create_chain(self.table, chain.name, chain.comment),
-            }
+            chain.create(self.table, batch);
         }
         for chain in &chains {
-            for rule in &chain.rules {
-                batch.add_rule(self.table, chain.name, rule);
-            }
+            chain.fill(self.table, batch);
+        }
+    }
+}
+
+impl SkeletonChain {
+    fn create(&self, table: Table<'_>, batch: &mut Batch) {
+        match &self.base {
+            Some(base) => batch.create_base_chain(table, self.name, base, self.comment),
+            None => batch.create_chain(table, self.name, self.comment),
+        }
+    }
+
+    fn fill(&self, table: Table<'_>, batch: &mut Batch) {
+        for rule in &self.rules {
+            batch.add_rule(table, self.name, rule);
         }
     }
 }
@@ -224,9 +279,12 @@ fn complete(
     batch: &mut Batch,
 ) -> Result<Installed, Error> {
     let table = content.skeleton.table;
-    if socket.table_uses(table)?.is_none() {
+    let Some(uses) = socket.table_uses(table)? else {
         content.create(batch);
         return Ok(Installed::Anew);
+    };
+    if uses < content.skeleton.uses() || elements == Elements::Unknown {
+        content.skeleton.complete(socket, batch)?;
     }
     let mut installed = Installed::Joined;
     let mut members = Vec::new();
@@ -327,7 +385,12 @@ impl Doomed {
         }
         let left =
             socket.table_uses(skeleton.table)?.map(|uses| uses.saturating_sub(doomed.chains.len() as u32));
-        doomed.table = left == Some(skeleton.uses()) && content.is_empty();
+        doomed.table = match left {
+            Some(left) if content.is_empty() && left <= skeleton.uses() => {
+                left == skeleton.present(socket)?
+            }
+            _ => false,
+        };
         // A chain of the skeleton that is still referred to counts those who need it.
         for (name, lost) in lost.iter().filter(|(name, _)| !doomed.chains.contains(name)) {
             if !doomed.table {

@@ -166,6 +166,74 @@ fn the_ways_to_and_from_the_gateway_of_a_vlan_come_and_go_with_each_container() 
     assert_eq!(ruleset(), "");
 }
 
+/// Makes a table what an earlier build, which did not know `set`, would have made: without it and the rules that use it.
+#[track_caller]
+fn outdate(table: &str, chain: &str, set: &str) {
+    let listed = nft(&format!("-a list chain {table} {chain}"));
+    let using: Vec<&str> = listed.lines().filter(|line| line.contains(&format!("@{set} "))).collect();
+    assert!(!using.is_empty(), "no rule uses {set}: {listed}");
+    for rule in using {
+        let handle = rule.rsplit_once("handle ").unwrap().1;
+        nft(&format!("delete rule {table} {chain} handle {handle}"));
+    }
+    nft(&format!("delete set {table} {set}"));
+}
+
+#[test]
+fn a_table_of_an_earlier_build_gets_what_it_lacks_and_goes() {
+    const LACKING: [(&str, &str, &str); 3] = [
+        ("bridge cni-bridge", "prerouting", "to-gateway"),
+        ("bridge cni-bridge", "prerouting", "sources"),
+        ("inet cni-bridge", "postrouting", "masquerade6"),
+    ];
+    for (table, chain, set) in LACKING {
+        let mut rules = namespace();
+        let v4_only = |sample: Sample| Sample {
+            addresses: sample.addresses[..1].to_vec(),
+            gateways: sample.gateways[..1].to_vec(),
+            ..sample
+        };
+        let old = v4_only(Sample::new(1, Policy { ra_guard: true, ..MASQUERADED }));
+        let new = Sample {
+            gateway_link: "br-test.5".to_owned(),
+            vlan: true,
+            ..Sample::new(2, Policy { ingress: IngressPolicy::Open, ..ALL })
+        };
+        for by in ["join", "install", "repair"] {
+            rules.install(&[old.attached()]).unwrap();
+            let whole = nft("--stateless list table bridge cni-bridge");
+            outdate(table, chain, set);
+            assert_ne!(rules.verify(&old.attached()).unwrap(), Vec::<String>::new(), "{set}");
+            match by {
+                "join" => drop(rules.join(&[new.attached()]).unwrap()),
+                "install" => drop(rules.install(&[new.attached()]).unwrap()),
+                _ => {
+                    let wrong = rules.repair(&[old.attached(), new.attached()]).unwrap();
+                    assert!(wrong.iter().any(|words| words.contains(set)), "{set}: {wrong:?}");
+                }
+            }
+            // What is missing of networks is for the caller to bring in when it is told so.
+            rules.install(&[new.attached()]).unwrap();
+            for attached in [old.attached(), new.attached()] {
+                assert_eq!(rules.verify(&attached).unwrap(), Vec::<String>::new(), "{set}, {by}");
+            }
+            rules.remove(&new.owner()).unwrap();
+            let chains = |listed: &str| listed.split_once("chain ").unwrap().1.to_owned();
+            assert_eq!(
+                chains(&nft("--stateless list table bridge cni-bridge")),
+                chains(&whole),
+                "{set}, {by}"
+            );
+            rules.remove(&old.owner()).unwrap();
+            assert_eq!(ruleset(), "", "{set}, {by}");
+        }
+        rules.install(&[old.attached()]).unwrap();
+        outdate(table, chain, set);
+        rules.remove(&old.owner()).unwrap();
+        assert_eq!(ruleset(), "", "{set}: the last one takes the table along");
+    }
+}
+
 #[test]
 fn nft_can_load_what_it_lists() {
     let mut rules = namespace();
