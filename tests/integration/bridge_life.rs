@@ -187,6 +187,27 @@ fn del_removes_what_the_reference_wired_with_and_without_its_namespace() {
 }
 
 #[test]
+fn del_removes_a_renamed_host_veth_with_and_without_its_namespace() {
+    for netns in ["/run/netns/c1", "/run/netns/gone", ""] {
+        let story = Story::new(&json!({}));
+        let (container, other) = (story.world.container("c1"), story.world.container("c2"));
+        for container in [&container, &other] {
+            let result = story.call("ADD", container).run().json();
+            let host_veth = result["interfaces"][1]["name"].as_str().unwrap();
+            for change in ["down", "name NAME", "up"] {
+                let change = change.replace("NAME", &format!("of-{}", container.name()));
+                let name =
+                    if change == "up" { format!("of-{}", container.name()) } else { host_veth.to_owned() };
+                story.world.host().run(&format!("ip link set {name} {change}")).success();
+            }
+        }
+        story.call("DEL", &container).env("CNI_NETNS", netns).run().success();
+        let left = story.world.host().run("ip -o link show type veth").success().to_owned();
+        assert!(!left.contains("of-c1") && left.contains("of-c2"), "CNI_NETNS {netns:?}: {left}");
+    }
+}
+
+#[test]
 fn del_leaves_a_link_alone_that_is_another_attachments() {
     let story = Story::new(&json!({}));
     let container = story.world.container("c1");

@@ -53,7 +53,9 @@ enum Maker {
 
 /// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
 fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
-    if veth::remove(host, identity)? == Removed::Link {
+    if veth::remove(host, identity)? == Removed::Link
+        || veth::remove_renamed(host, identity)? == Removed::Link
+    {
         return Ok(Maker::Ours);
     }
     // A result that cannot be read says nothing, as one that the runtime has lost.
@@ -62,10 +64,7 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     let evidence =
         Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => {
-            let maker = if link.alias == identity.alias() { Maker::Ours } else { Maker::Reference };
-            host.delete_link(link.index).map(|()| maker)
-        }
+        Some(link) => host.delete_link(link.index).map(|()| Maker::Reference),
         None => Ok(Maker::Ours),
     }
 }

@@ -1,8 +1,7 @@
 //! What the reference bridge plugin wired before this one took its place: links without our mark.
 //!
 //! They are found the way that it found them, by the interface in the container, and by the name in prevResult where
-//! the container is gone. Nothing here touches a link of another attachment. The first way also leads to a host end of
-//! ours that somebody has renamed, which its mark tells.
+//! the container is gone. Nothing here touches a link of another attachment.
 
 use std::path::Path;
 
@@ -24,7 +23,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) bridge: Option<&'a str>,
 }
 
-/// The host end of the pair that the reference made for `identity`, or of ours under another name, if there is one.
+/// The host end of the pair that the reference made for `identity`, if there is one.
 pub(crate) fn host_end(
     host: &mut Netlink,
     identity: &Identity,
@@ -37,10 +36,7 @@ pub(crate) fn host_end(
     // A namespace that cannot be entered any more is gone for us.
     let netns = evidence.netns.and_then(|path| Netns::open(path).ok());
     let peer = netns.and_then(|netns| peer_of(host, &netns, identity.attachment().ifname()));
-    if let Some(link) = peer.filter(|link| !is_marked(&link.alias) || link.alias == identity.alias()) {
-        if is_marked(&link.alias) {
-            return Ok(Some(link));
-        }
+    if let Some(link) = peer.filter(|link| !is_marked(&link.alias)) {
         let on_bridge = match (evidence.bridge, link.controller) {
             (Some(bridge), Some(index)) => host.link_by_index(index)?.is_some_and(|link| link.name == bridge),
             (None, Some(_)) => true,

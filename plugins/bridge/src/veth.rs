@@ -226,6 +226,20 @@ pub(crate) fn remove(host: &mut Netlink, identity: &Identity) -> Result<Removed,
     }
 }
 
+/// Removes the pair of `identity` by the mark on its host end, whatever somebody has made of that one's name.
+pub(crate) fn remove_renamed(host: &mut Netlink, identity: &Identity) -> Result<Removed, Failure> {
+    let alias = identity.alias();
+    let links = host.links()?;
+    let renamed: Vec<&Link> = links
+        .iter()
+        .filter(|link| link.kind == Kind::Veth && link.peer_netns.is_some() && link.alias == alias)
+        .collect();
+    match renamed.as_slice() {
+        [] => Ok(Removed::Nothing),
+        renamed => host.delete_links(renamed).map(|()| Removed::Link),
+    }
+}
+
 /// Whether the link of the derived name is the identity's. One without a mark is: its ADD was killed before it got it.
 pub(crate) fn is_of(link: &Link, identity: &Identity) -> bool {
     link.kind == Kind::Veth && (link.alias.is_empty() || link.alias == identity.alias())
