@@ -97,6 +97,8 @@ pub enum CtState {
     Established,
     /// Started because of another flow, such as an ICMP error.
     Related,
+    /// Kept from connection tracking.
+    Untracked,
 }
 
 impl Rule {
@@ -215,6 +217,8 @@ impl Rule {
             bits | match state {
                 CtState::Established => 1 << 1,
                 CtState::Related => 1 << 2,
+                // NF_CT_STATE_UNTRACKED_BIT
+                CtState::Untracked => 1 << 6,
             }
         });
         self.then(wire::ct(wire::CtField::State)).any_bit(bits)

@@ -113,3 +113,58 @@ fn a_vlan_is_let_through_a_firewall_whether_bridged_frames_pass_iptables() {
         a_vlan_is_wired(bridge_calls_iptables, true);
     }
 }
+
+/// Frames of the VLAN are bridged on the link that the plain network's rules are about.
+fn a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables: u8) {
+    for (of_plain, of_vlan) in [("isolated", ""), ("isolated", "same-bridge"), ("same-bridge", "isolated")] {
+        let why =
+            format!("plain {of_plain:?}, VLAN {of_vlan:?}, bridge-nf-call-iptables {bridge_calls_iptables}");
+        let story = Story::new();
+        for family in ["ip", "ip6"] {
+            story.host(&format!(
+                "sysctl -q -w net.bridge.bridge-nf-call-{family}tables={bridge_calls_iptables}"
+            ));
+        }
+        let outside = story.world.outside();
+        let before = story.host("nft list ruleset");
+        let mut plain = in_vlan(1, of_plain, &json!({}));
+        plain.as_object_mut().unwrap().remove("vlan");
+        let vlan = in_vlan(5, of_vlan, &json!({}));
+        let (p1, first) = story.attach("p1", &plain);
+        let (v1, in_vlan) = story.attach("v1", &vlan);
+        let (p2, second) = story.attach("p2", &plain);
+        let (v2, same_vlan) = story.attach("v2", &vlan);
+        for container in [&p1, &p2, &v1, &v2] {
+            for target in [Outside::ADDRESS, Outside::ADDRESS6] {
+                check(container, target, true, &why);
+            }
+        }
+        for (container, gateways) in [(&p1, ["10.2.1.1", "fd00:1::1"]), (&v1, ["10.2.5.1", "fd00:5::1"])] {
+            for gateway in gateways {
+                check(container, gateway, true, &why);
+            }
+        }
+        check(&p1, address(&second), of_plain != "isolated", &why);
+        check(&v1, address(&same_vlan), of_vlan != "isolated", &why);
+        for (from, to, policy) in [(&p1, &in_vlan, of_vlan), (&v1, &first, of_plain)] {
+            check(from, address(to), policy.is_empty(), &why);
+        }
+        for (container, config, result) in
+            [(&p1, &plain, &first), (&p2, &plain, &second), (&v1, &vlan, &in_vlan), (&v2, &vlan, &same_vlan)]
+        {
+            assert_eq!(story.found(container, config, result), "", "{why}");
+        }
+        for (container, config) in [(&p1, &plain), (&v1, &vlan), (&p2, &plain), (&v2, &vlan)] {
+            story.call("DEL", container, config).run().success();
+        }
+        drop(outside);
+        assert_eq!(story.host("nft list ruleset"), before, "{why}");
+    }
+}
+
+#[test]
+fn a_vlan_and_a_plain_network_share_a_bridge_whether_bridged_frames_pass_iptables() {
+    for bridge_calls_iptables in [0, 1] {
+        a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables);
+    }
+}

@@ -3,7 +3,9 @@
 //! Replies, the host itself and published ports (flows whose destination was translated) pass; going out is not
 //! looked at. `isolated` is `same-bridge` without the way round by the gateway. Frames from port to port are kept apart
 //! by the port flag, which is not set here and works below these rules. They come here too where
-//! `bridge-nf-call-iptables` is 1, and look like routed packets but for their destination MAC: a container's.
+//! `bridge-nf-call-iptables` is 1, and look like routed packets but for their destination MAC: a container's. So do the
+//! frames of VLANs on that bridge, with policies of their own or none; those on their way to or from a VLAN's gateway
+//! are known by not being tracked ([`untracked`](super::untracked)).
 //!
 //! The chains go by the link that the network is routed by, and a policy holds as long as an attachment that came with
 //! it: two networks on one bridge have the stricter one.
@@ -20,7 +22,8 @@ pub(super) const SAME_BRIDGE: &str = "same-bridge";
 pub(super) const GATEWAYS_V4: &str = "gateways4";
 pub(super) const GATEWAYS_V6: &str = "gateways6";
 
-/// The MACs of the containers that came with a policy, by their link.
+/// The MACs of the containers that came with a policy, by their link; of those behind the gateway of a VLAN also by the
+/// bridge.
 pub(super) const MEMBERS: Set<'static> =
     Set { name: "members", key: &[KeyType::Ifname, KeyType::EtherAddr], holds: Holds::Keys };
 
@@ -50,11 +53,15 @@ pub(super) fn input() -> Vec<Rule> {
 
 /// Adds the chains of the attachment's policy; returns the name of the one to refer to, if any.
 pub(super) fn content(attached: &Attached<'_>, content: &mut Content) -> Option<String> {
-    if attached.policy.ingress == IngressPolicy::Open {
+    let is_open = attached.policy.ingress == IngressPolicy::Open;
+    let routed_by = (!is_open).then_some(attached.gateway_link);
+    for link in routed_by.into_iter().chain(attached.vlan_gateway.map(|gateway| gateway.bridge)) {
+        let member = member(link, attached.mac).with_comment(&record::identity(&attached.owner));
+        content.element(MEMBERS.name, member);
+    }
+    if is_open {
         return None;
     }
-    let member = member(attached.gateway_link, attached.mac).with_comment(&record::identity(&attached.owner));
-    content.element(MEMBERS.name, member);
     let same_bridge = same_bridge(attached);
     let mut name = same_bridge.name.clone();
     content.chain(same_bridge);
@@ -78,8 +85,19 @@ pub(super) fn policy_of(chains: &[String]) -> IngressPolicy {
     }
 }
 
+/// Whether an attachment has elements in [`MEMBERS`].
+pub(super) fn is_member(attached: &Attached<'_>) -> bool {
+    attached.policy.ingress != IngressPolicy::Open || attached.vlan_gateway.is_some()
+}
+
+/// The elements that a container with this MAC may have, behind a link or the VLAN of a bridge.
+pub(super) fn members_of(link: &str, mac: [u8; 6]) -> impl Iterator<Item = Element> {
+    let bridge = link.rsplit_once('.').map(|(bridge, _)| bridge);
+    [link].into_iter().chain(bridge).map(move |link| member(link, mac))
+}
+
 /// The element of a container's MAC.
-pub(super) fn member(link: &str, mac: [u8; 6]) -> Element {
+fn member(link: &str, mac: [u8; 6]) -> Element {
     Element::new(join_keys(&[&ifname_key(link), &mac]))
 }
 
@@ -110,6 +128,7 @@ fn isolated(link: &str, same_bridge: &str) -> NetworkChain {
     NetworkChain {
         comment: format!("{link}: its containers do not reach each other by the gateway either"),
         rules: vec![
+            Rule::new().iifname(link).ct_state(&[CtState::Untracked]).accept(),
             Rule::new()
                 .iifname(link)
                 .ethernet()

@@ -12,7 +12,7 @@ use nft_netlink::{
 use crate::names;
 
 use super::content::{self, Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
-use super::{Attached, IngressPolicy, accept, isolation, masquerade, record};
+use super::{Attached, accept, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -79,8 +79,8 @@ fn chains() -> Vec<SkeletonChain> {
     ]
 }
 
-/// What the attachments need here; nothing when none of them is masqueraded, has an ingress policy or is let through
-/// the chains of others.
+/// What the attachments need here; nothing when none of them is masqueraded, has an ingress policy, is behind the gateway
+/// of a VLAN or is let through the chains of others.
 pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     let mut content = Content::new(&SKELETON);
     for attachment in attached {
@@ -93,11 +93,11 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
             uses.push(accept.name.clone());
             content.chain(accept);
         }
-        if uses.is_empty() {
+        let is_member = isolation::is_member(attachment);
+        if uses.is_empty() && !is_member {
             continue;
         }
         let list = list(&names::network(owner.network), &uses);
-        let is_member = attachment.policy.ingress != IngressPolicy::Open;
         let mac = is_member.then_some(attachment.mac);
         let link = is_member.then_some(attachment.gateway_link);
         content.element(
@@ -144,10 +144,12 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
     } else {
         let addresses = record::addresses(comment)
             .map(|address| (masquerade::addresses_of(address), address_key(address)));
-        let member = record::link(comment)
+        let of_mac = record::link(comment)
             .zip(record::mac(comment))
-            .map(|(link, mac)| (isolation::MEMBERS.name, isolation::member(link, mac).key));
-        for (set, key) in addresses.chain(member) {
+            .into_iter()
+            .flat_map(|(link, mac)| isolation::members_of(link, mac))
+            .map(|member| (isolation::MEMBERS.name, member.key));
+        for (set, key) in addresses.chain(of_mac) {
             members.extend(socket.element(table, set, &key)?.map(|element| Member { set, element }));
         }
     }
