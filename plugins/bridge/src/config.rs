@@ -194,7 +194,11 @@ impl Settings {
                 "cannot use IPAM when DisableContainerInterface flag is set",
             ));
         }
-        let masquerade = masquerade_backend(&document.ip_masq_backend)?;
+        // Nobody looks at a backend that has nothing to do, in the reference either.
+        let masquerade = match document.ip_masq && has_ipam {
+            true => Some(masquerade_backend(&document.ip_masq_backend)?),
+            false => None,
+        };
         let ingress = ingress_policy(&document.ingress_policy)?;
         let mtu = Some(document.mtu).filter(|mtu| *mtu != 0);
         if let Some(mtu) = mtu.filter(|mtu| !MTU_RANGE.contains(mtu)) {
@@ -225,7 +229,7 @@ impl Settings {
             dad: if document.enabledad { Dad::Wait } else { Dad::Skip },
             leave_container_down: document.disable_container_interface,
             dns: Some(document.dns).filter(|dns| !dns.is_empty()),
-            masquerade: (document.ip_masq && has_ipam).then_some(masquerade),
+            masquerade,
             ingress,
             mac_spoof_check: document.macspoofchk,
             accept_forward: document.accept_forward,

@@ -64,7 +64,12 @@ fn masquerade_is_for_networks_with_addresses_and_written_by_nftables_unless_told
     );
     assert_eq!(backend(json!({"ipMasq": true, "ipam": {}})), None);
     assert_eq!(backend(json!({"ipMasqBackend": "iptables"})), None);
-    check_refused(json!({"ipMasqBackend": "x"}), "ipMasqBackend: unknown ipmasq backend \"x\"");
+    assert_eq!(backend(json!({"ipMasqBackend": "x"})), None);
+    assert_eq!(backend(json!({"ipMasq": true, "ipam": {}, "ipMasqBackend": "x"})), None);
+    check_refused(
+        json!({"ipMasq": true, "ipMasqBackend": "x"}),
+        "ipMasqBackend: unknown ipmasq backend \"x\"",
+    );
 }
 
 #[test]
