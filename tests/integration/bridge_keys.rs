@@ -244,3 +244,29 @@ fn a_network_without_addresses_is_a_switch() {
         }
     }
 }
+
+/// What the reference fails at, or says and does not do.
+#[test]
+fn routes_of_the_allocator_are_as_they_are_written() {
+    let routed = |routes: Value| {
+        let ipam =
+            json!({ "type": "host-local", "ranges": [[{ "subnet": "10.1.0.0/24" }]], "routes": routes });
+        network(&json!({ "isDefaultGateway": true, "ipam": ipam }))
+    };
+    let default = routed(json!([{ "dst": "0.0.0.0/0" }]));
+    let written = routed(json!([{ "dst": "10.8.0.0/16", "mtu": 1400, "advmss": 1300 }]));
+
+    let story = Story::new(Suite::Reference);
+    let refusal = story.add(&story.world.container("one"), &default);
+    assert!(refusal.stdout.contains("file exists"), "the reference has learnt it: {refusal}");
+
+    let story = Story::new(Suite::Ours);
+    let (one, _) = story.attach("one", &default);
+    let routes = one.run("ip route show default").success().to_owned();
+    assert_eq!(routes.trim(), "default via 10.1.0.1 dev eth0");
+    assert!(one.reaches("10.1.0.1"));
+    let (two, _) = story.attach("two", &written);
+    let routes = two.run("ip route").success().to_owned();
+    let route = "10.8.0.0/16 via 10.1.0.1 dev eth0 mtu 1400 advmss 1300";
+    assert!(routes.lines().any(|line| line.trim_end() == route), "no {route}: {routes}");
+}
