@@ -32,6 +32,7 @@ mod masquerade;
 mod ports;
 mod record;
 mod routed;
+mod skeleton;
 mod spoofcheck;
 mod undecided;
 mod untracked;

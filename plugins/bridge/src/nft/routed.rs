@@ -11,7 +11,8 @@ use nft_netlink::{
 
 use crate::names;
 
-use super::content::{self, Content, Doomed, Member, NetworkChain, Skeleton, SkeletonChain, chain_name};
+use super::content::{self, Content, Doomed, Member, NetworkChain, chain_name};
+use super::skeleton::{Skeleton, SkeletonChain};
 use super::{Attached, accept, isolation, masquerade, record};
 
 const ATTACHMENTS: &str = "attachments";
