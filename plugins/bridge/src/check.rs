@@ -11,12 +11,13 @@ use ipnetwork::IpNetwork;
 use crate::attachment::Identity;
 use crate::bridge::keeps_mac;
 use crate::config::Settings;
+use crate::family::Family;
 use crate::mac::Mac;
 use crate::netlink::addr::AddressState;
 use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{Family, MAIN_TABLE, Plan, PlannedRoute};
+use crate::plan::{MAIN_TABLE, Plan, PlannedRoute};
 use crate::sysctl::Ipv6Switch;
 use crate::{gateway, predecessor, reverse_path, rules, sysctl, veth, vlans};
 

@@ -18,8 +18,8 @@ use ipnetwork::IpNetwork;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest as _, Sha512};
 
+use crate::family::Family;
 use crate::names;
-use crate::plan::Family;
 
 /// The table that translates addresses.
 pub(crate) const NAT: &str = "nat";

@@ -14,6 +14,7 @@ mod config;
 mod container;
 mod del;
 mod failures;
+mod family;
 mod gateway;
 mod gc;
 mod iptables;

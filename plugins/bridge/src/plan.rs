@@ -9,6 +9,7 @@ use cni_types::{CniResult, Dns, Error, Interface, IpConfig, Route, SpecVersion};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::config::{GatewayRole, Settings};
+use crate::family::Family;
 
 /// The main routing table (`RT_TABLE_MAIN`, rtnetlink(7)).
 pub(crate) const MAIN_TABLE: u32 = 254;
@@ -146,32 +147,6 @@ impl Plan {
     }
 }
 
-/// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// IPv4
-    V4,
-    /// IPv6
-    V6,
-}
-
-impl Family {
-    /// The family that `ip` is of.
-    pub(crate) fn of(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    fn default_route(self) -> IpNetwork {
-        match self {
-            Self::V4 => IpNetwork::V4(DEFAULT_V4),
-            Self::V6 => IpNetwork::V6(DEFAULT_V6),
-        }
-    }
-}
-
 fn planned_address(ip: &IpConfig, settings: &Settings) -> Result<PlannedAddress, PlanError> {
     let gateway = match ip.gateway {
         None if settings.is_gateway() => Some(first_host(ip.address)?),
@@ -196,7 +171,7 @@ fn told_routes(mut routes: Vec<Route>, addresses: &[PlannedAddress], gateway: Ga
     let GatewayRole::Gateway { default_route: true, .. } = gateway else { return routes };
     for family in [Family::V4, Family::V6] {
         let Some(via) = first_gateway(addresses, family) else { continue };
-        let dst = family.default_route();
+        let dst = default_route(family);
         let in_main =
             |route: &&mut Route| route.dst == dst && route.table.is_none_or(|table| table == MAIN_TABLE);
         match routes.iter_mut().find(in_main) {
@@ -259,6 +234,13 @@ fn gateways(addresses: &[PlannedAddress]) -> Vec<IpNetwork> {
         }
     }
     gateways
+}
+
+fn default_route(family: Family) -> IpNetwork {
+    match family {
+        Family::V4 => IpNetwork::V4(DEFAULT_V4),
+        Family::V6 => IpNetwork::V6(DEFAULT_V6),
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::libc::{O_DIRECTORY, O_PATH};
 use nix::sys::stat::Mode;
 
-use crate::plan::Family;
+use crate::family::Family;
 
 /// Lets the host forward packets of `family`.
 ///

@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 use cni_types::Error;
 use nft_netlink::End;
 
+use crate::family::Family;
 use crate::iptables::{Tool, comment_of, quoted};
 use crate::nft::{self, Fate, IngressPolicy};
-use crate::plan::Family;
 
 mod tables;
 

@@ -6,7 +6,7 @@ use rtnetlink::packet_core::{DefaultNla, Emitable as _, NlaBuffer, NlasIterator,
 
 use super::message::Message;
 use super::{Failure, Netlink};
-use crate::plan::Family;
+use crate::family::Family;
 
 /// `NETCONFA_IFINDEX`, `NETCONFA_FORWARDING` and `NETCONFA_IFINDEX_ALL` (`linux/netconf.h`).
 const NETCONFA_IFINDEX: u16 = 1;

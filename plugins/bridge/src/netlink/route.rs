@@ -12,7 +12,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Failure, Netlink};
-use crate::plan::{Family, PlannedRoute};
+use crate::family::Family;
+use crate::plan::PlannedRoute;
 
 /// A unicast route as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

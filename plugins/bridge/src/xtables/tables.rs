@@ -12,8 +12,8 @@ use nft_netlink::End;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::family::Family;
 use crate::nft::{self, ForeignDrop};
-use crate::plan::Family;
 
 use super::{FORWARD, TABLE};
 
