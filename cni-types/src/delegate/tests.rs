@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
@@ -25,15 +26,24 @@ fn call(conf: &str) -> NetworkCall {
 
 const CONF: &str = r#"{"cniVersion":"1.0.0","name":"n"}"#;
 
-/// `spawn` can meet a descriptor of the script that a test beside it still holds open for writing.
 fn add(script: &str, conf: &str) -> Result<CniResult, Error> {
     let directory = plugin(script);
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    let call = call(conf);
-    (0..100)
-        .map(|_| delegate.add(&call))
-        .find(|outcome| !matches!(outcome, Err(error) if error.code() == ErrorCode::TRY_AGAIN_LATER && error.msg().starts_with("execute")))
-        .expect("the script stays busy")
+    started(&delegate, &call(conf)).added()
+}
+
+/// Starts a script for ADD. A process that a test beside this one is about to start may hold it open for writing, until
+/// it executes its own program.
+fn started(delegate: &Delegate, call: &NetworkCall) -> Running {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match delegate.start(Command::Add, call) {
+            Err(error) if error.code() == ErrorCode::TRY_AGAIN_LATER && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            started => return started.unwrap(),
+        }
+    }
 }
 
 #[test]
@@ -96,7 +106,7 @@ fn a_delegate_that_nobody_waits_for_is_killed() {
     let told = directory.path().join("pid");
     mkfifo(&told, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    let running = (0..100).find_map(|_| delegate.start(Command::Add, &call(CONF)).ok()).unwrap();
+    let running = started(&delegate, &call(CONF));
     // Reading a pipe waits until somebody has written to it.
     let pid = std::fs::read_to_string(&told).unwrap();
     let process = Path::new("/proc").join(pid.trim());
