@@ -39,11 +39,11 @@ fn ping_by_alias_prints_what_docker_users_know() {
     testnet.container("one", &["centos-1"]);
     let other = testnet.container("two", &["centos-2"]);
     other
-        .run("ping -c 1 -W 5 centos-1")
+        .run("ping -c 1 -W 30 centos-1")
         .has_line("PING centos-1 (172.20.0.2) 56(84) bytes of data.")
         .has_line("64 bytes from centos-1.testnet (172.20.0.2): icmp_seq=1 ttl=64 time=");
     other
-        .run("ping -c 1 -W 5 centos-1.testnet")
+        .run("ping -c 1 -W 30 centos-1.testnet")
         .has_line("PING centos-1.testnet (172.20.0.2) 56(84) bytes of data.")
         .has_line("64 bytes from centos-1.testnet (172.20.0.2): icmp_seq=1 ttl=64 time=");
 }
@@ -68,7 +68,7 @@ fn a_name_goes_to_the_name_before_the_alias() {
     for name in ["n1", "n1.testnet", "centos-1", "centos-1.testnet", "lnk", "lnk.testnet", "CENTOS-1"] {
         assert_eq!(other.resolve(name), ["172.20.0.2"], "{name}");
     }
-    other.run("ping -c 1 -W 5 lnk").has_line("64 bytes from n1.testnet (172.20.0.2): icmp_seq=1");
+    other.run("ping -c 1 -W 30 lnk").has_line("64 bytes from n1.testnet (172.20.0.2): icmp_seq=1");
     assert_eq!(other.run("dig +short -x 172.20.0.2").success(), "n1.testnet.\n");
     assert!(other.resolve("nosuch").is_empty());
 }
@@ -104,7 +104,7 @@ fn a_restarted_container_is_found_at_its_new_address() {
 
     testnet.container("again", &["centos-1"]);
     other
-        .run("ping -c 1 -W 5 centos-1")
+        .run("ping -c 1 -W 30 centos-1")
         .has_line("PING centos-1 (172.20.0.4) 56(84) bytes of data.")
         .has_line("64 bytes from centos-1.testnet (172.20.0.4): icmp_seq=1 ttl=64 time=");
 }
@@ -154,9 +154,13 @@ fn musl_finds_what_glibc_finds_and_nothing_at_once() {
     testnet.container("one", &["centos-1", "shared"]);
     let client = testnet.container("two", &["shared"]);
     for name in ["centos-1", "CENTOS-1", "centos-1.testnet", "shared", "one", "nosuch", "nosuch.testnet"] {
-        let began = Instant::now();
-        let mut found = [client.resolve_by_musl(name), client.resolve(name)];
-        assert!(began.elapsed() < Duration::from_secs(2), "{name}: {:?}", began.elapsed());
+        let mut found = [Vec::new(), Vec::new()];
+        // Sooner than a resolver would ask again. A busy machine may take longer, but not each time.
+        wait_until(&format!("{name} is found, or not, at once"), || {
+            let began = Instant::now();
+            found = [client.resolve_by_musl(name), client.resolve(name)];
+            (began.elapsed() < Duration::from_secs(2)).then_some(())
+        });
         found.iter_mut().for_each(|addresses| addresses.sort());
         assert_eq!(found[0], found[1], "{name}");
         assert_eq!(found[0].is_empty(), name.starts_with("nosuch"), "{name}");

@@ -170,7 +170,7 @@ fn list(name: &str, number: u8, keys: Value) -> Value {
 #[track_caller]
 fn check(from: &Container, targets: &[&str], expected: bool, why: &str) {
     for target in targets {
-        assert_eq!(from.reaches(target), expected, "{why}: {} reaches {target}", from.name());
+        from.assert_reach(target, expected, why);
     }
 }
 
@@ -246,10 +246,10 @@ fn nobody_is_let_in_whom_the_policy_refuses() {
             check(&one, &["10.2.0.2"], true, &why);
             check(&stranger, &["10.1.0.2", "10.1.0.1", "fd00:1::2"], false, &why);
             check(&two, &["10.1.0.2"], policy == "same-bridge", &why);
-            assert!(!story.outside.space().reaches("10.1.0.2"), "{why}");
+            assert!(story.outside.space().is_cut_off_from("10.1.0.2"), "{why}");
             // Not even when nothing of ours but the accept rules is left.
             story.world.host().run("nft delete table inet cni-bridge").success();
-            assert!(!story.outside.space().reaches("10.1.0.2"), "{why}");
+            assert!(story.outside.space().is_cut_off_from("10.1.0.2"), "{why}");
         }
     }
 }
@@ -571,7 +571,7 @@ fn the_forward_chain_of_legacy_iptables_is_passed_too() {
         assert_eq!(legacy(), with_one);
         check(&one, &BEHIND, true, policy);
         check(&stranger, &["10.1.0.2", "fd00:1::2"], policy.is_empty(), policy);
-        assert_eq!(story.outside.space().reaches("10.1.0.2"), policy.is_empty(), "{policy}");
+        story.outside.space().assert_reach("10.1.0.2", policy.is_empty(), policy);
 
         host.run("iptables-legacy -F FORWARD").success();
         let failure = network.check(&Attachment::of(&one)).unwrap_err();

@@ -164,8 +164,10 @@ fn what_others_do_does_not_disturb() {
 #[test]
 fn another_path_to_the_same_namespace_is_the_same_namespace() {
     let story = Story::new(&json!({}));
-    let inside = story.container.command(["sleep", "60"]).start();
-    let pid = story.world.host().run("pgrep -x sleep").success().trim().to_owned();
+    let inside = story.container.command(["sleep", "600"]).start();
+    let pid = integration_tests::wait_until("the sleeper is there", || {
+        story.world.host().run("pgrep -x sleep").stdout.lines().next().map(str::to_owned)
+    });
     assert_eq!(story.found_by(&format!("/proc/{pid}/ns/net")), "");
     inside.kill();
 }

@@ -78,8 +78,7 @@ impl Story {
     /// An IPAM plugin that is this shell script.
     fn ipam(&self, name: &str, script: &str) -> Value {
         let file = format!("{}/{name}", self.path);
-        self.world.write(&file, format!("#!/bin/sh\n{script}\n"));
-        self.world.host().run(&format!("chmod 755 {file}")).success();
+        self.world.write_program(&file, &format!("#!/bin/sh\n{script}\n"));
         let mut config = config();
         config["ipam"]["type"] = json!(name);
         config
@@ -198,8 +197,8 @@ fn survives(verb: &str, signal: &str) {
         if signal == "TERM" && verb == "ADD" && output.status == 1 {
             story.assert_clean();
         }
-        wait_until("an allocator that was left alone has ended", || {
-            story.world.host().run("pgrep -f host-local").stdout.is_empty().then_some(())
+        wait_until("a call and an allocator that was left alone have ended", || {
+            story.world.host().run("pgrep -x bridge|host-local").stdout.is_empty().then_some(())
         });
         story.call("DEL", &config()).run().success();
         story.assert_clean();
@@ -229,8 +228,8 @@ fn survives_each(verb: &str) {
             story.prepare(verb);
             let inject = format!("inject={step}:signal=KILL:when={count}");
             let output = story.traced(&["strace", "-qq", "-o", "/dev/null", "-e", &inject], verb).run();
-            wait_until("an allocator that was left alone has ended", || {
-                story.world.host().run("pgrep -f host-local").stdout.is_empty().then_some(())
+            wait_until("a call and an allocator that was left alone have ended", || {
+                story.world.host().run("pgrep -x bridge|host-local").stdout.is_empty().then_some(())
             });
             story.complete(verb);
             output.status == 0
@@ -335,8 +334,8 @@ fn sixty_four_first_attachments_at_once_all_succeed() {
         assert!(addresses.insert(result["ips"][0]["address"].to_string()), "{result}");
     }
     assert_eq!(world.host().run("ip -o link show master br0").success().lines().count(), 64);
-    containers[0].run("ping -c 1 -W 5 10.1.2.1").success();
-    containers[63].run("ping -c 1 -W 5 fd00:1::1").success();
+    containers[0].run("ping -c 1 -W 30 10.1.2.1").success();
+    containers[63].run("ping -c 1 -W 30 fd00:1::1").success();
 }
 
 #[test]

@@ -135,8 +135,8 @@ impl Story {
         std::thread::sleep(std::time::Duration::from_micros(micros));
         call.kill();
         call.wait();
-        wait_until("an allocator that was left alone has ended", || {
-            self.world.host().run("pgrep -f host-local").stdout.is_empty().then_some(())
+        wait_until("a call and an allocator that was left alone have ended", || {
+            self.world.host().run("pgrep -x bridge|host-local").stdout.is_empty().then_some(())
         });
     }
 

@@ -112,7 +112,7 @@ fn a_container_that_filters_strictly_itself_answers_on_the_network_that_it_had_f
     }
     first.check(&Attachment::of(&container)).unwrap();
     container.run("sysctl -q -w net.ipv4.conf.eth0.rp_filter=1").success();
-    assert!(!asker.reaches("10.1.0.2"));
+    assert!(asker.is_cut_off_from("10.1.0.2"));
     let failure = first.check(&Attachment::of(&container)).unwrap_err();
     assert!(failure.msg.contains("\"eth0\" filters reverse paths strictly"), "{failure}");
 }

@@ -143,13 +143,12 @@ fn what_an_orphaned_allocator_leases_is_recovered() {
     for recovery in ["DEL", "GC", "ADD"] {
         let story = Story::new(&json!({}));
         let slow = format!("{}/slow", story.path);
-        story.world.write(
+        story.world.write_program(
             &slow,
             "#!/bin/sh\n[ \"$CNI_COMMAND\" != ADD ] || [ -e /run/begun ] && exec \"$(dirname \"$0\")/host-local\"\n\
              cat > /run/stdin; echo > /run/begun; until [ -e /run/go ]; do sleep 0.01; done\n\
              \"$(dirname \"$0\")/host-local\" < /run/stdin; echo > /run/leased\n",
         );
-        story.world.host().run(&format!("chmod 755 {slow}")).success();
         let guest = story.world.container("guest");
         let mut config = story.network.plugin_config(0);
         config["ipam"]["type"] = json!("slow");

@@ -35,7 +35,7 @@ fn bridge_calls_iptables(world: &World, value: u8) {
 #[track_caller]
 fn check(from: &Space, targets: &[&str], expected: bool) {
     for target in targets {
-        assert_eq!(from.reaches(target), expected, "{} reaches {target}", from.name());
+        from.assert_reach(target, expected, "by the rules");
     }
 }
 
@@ -298,10 +298,10 @@ fn a_changed_policy_holds_for_the_old_containers_from_the_next_add_on() {
             for (from, to) in
                 [(&one, "10.1.0.3"), (&two, "10.1.0.4"), (&three, "10.1.0.2"), (&one, "fd00:1::4")]
             {
-                assert_eq!(from.reaches(to), among_themselves, "{why}: {} reaches {to}", from.name());
+                from.assert_reach(to, among_themselves, &why);
             }
             for to in ["10.1.0.2", "10.1.0.4", "fd00:1::3", "10.1.0.1"] {
-                assert_eq!(stranger.reaches(to), after.is_empty(), "{why}: a stranger reaches {to}");
+                stranger.assert_reach(to, after.is_empty(), &why);
             }
             assert!(one.reaches("10.2.0.2"), "{why}");
             for container in [&one, &two, &three] {

@@ -73,7 +73,7 @@ fn named(container: &Container) -> Attachment {
 #[track_caller]
 fn asked(space: &Space, server: &str, question: &str) -> String {
     let output =
-        space.run(&format!("dig @{server} +time=3 +tries=1 +noall +comments +answer +authority {question}"));
+        space.run(&format!("dig @{server} +time=30 +tries=1 +noall +comments +answer +authority {question}"));
     let text = output.success();
     let between = |start: &str, end: char| {
         text.split_once(start)

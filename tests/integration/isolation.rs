@@ -14,7 +14,7 @@ fn containers_of_isolated_networks_do_not_reach_each_other() {
 
     assert!(a1.reaches("172.20.0.3"), "its own network");
     for (from, to) in [(&a1, "172.21.0.2"), (&b1, "172.20.0.2"), (&a1, "172.21.0.1"), (&b1, "172.20.0.1")] {
-        assert!(!from.reaches(to), "{} reaches {to} of the other network", from.name());
+        assert!(from.is_cut_off_from(to), "{} reaches {to} of the other network", from.name());
     }
     let _server = b1.serve("0.0.0.0:80");
     a1.run("curl --silent --max-time 2 http://172.21.0.2/").failure();
@@ -33,8 +33,8 @@ fn an_open_network_does_not_reach_into_an_isolated_one() {
     let (stranger, resident) = (world.container("stranger"), world.container("resident"));
     open.attach(&stranger);
     isolated.attach(&resident);
-    assert!(!stranger.reaches("172.20.0.2"));
-    assert!(!stranger.reaches("172.20.0.1"));
+    assert!(stranger.is_cut_off_from("172.20.0.2"));
+    assert!(stranger.is_cut_off_from("172.20.0.1"));
     assert!(resident.reaches("172.17.0.2"), "what it asks itself is answered");
 }
 
@@ -60,13 +60,13 @@ fn a_container_on_two_networks_resolves_and_reaches_in_both() {
     one.attach_as(&both, &Attachment::of(&both).aliases(&["both"]));
     two.attach_as(&both, &Attachment::of(&both).ifname("eth1").aliases(&["both"]));
 
-    both.run("ping -c 1 -W 5 centos-1").has_line("64 bytes from centos-1.testnet (172.20.0.2): icmp_seq=1");
-    both.run("ping -c 1 -W 5 centos-2").has_line("64 bytes from centos-2.testnet2 (172.21.0.2): icmp_seq=1");
+    both.run("ping -c 1 -W 30 centos-1").has_line("64 bytes from centos-1.testnet (172.20.0.2): icmp_seq=1");
+    both.run("ping -c 1 -W 30 centos-2").has_line("64 bytes from centos-2.testnet2 (172.21.0.2): icmp_seq=1");
     assert_eq!(a1.resolve("both"), ["172.20.0.3"]);
     assert_eq!(b1.resolve("both"), ["172.21.0.3"]);
     assert!(a1.reaches("172.20.0.3"));
     assert!(b1.reaches("172.21.0.3"));
-    assert!(!a1.reaches("172.21.0.2"), "it is no router between its networks");
+    assert!(a1.is_cut_off_from("172.21.0.2"), "it is no router between its networks");
 }
 
 #[test]

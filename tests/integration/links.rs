@@ -39,7 +39,7 @@ fn a_link_is_an_alias_for_the_linking_container_alone() {
     let other = story.container("other", &[]);
     assert_eq!(linking.resolve("db"), ["172.18.0.2"]);
     assert_eq!(linking.resolve("db.link"), ["172.18.0.2"]);
-    linking.run("ping -c 1 -W 5 db").has_line("PING db (172.18.0.2) 56(84) bytes of data.");
+    linking.run("ping -c 1 -W 30 db").has_line("PING db (172.18.0.2) 56(84) bytes of data.");
     assert!(other.resolve("db").is_empty(), "another container does not have the alias");
     assert!(target.resolve("db").is_empty(), "nor does the target");
 }

@@ -213,7 +213,7 @@ fn the_server_of_names_goes_on_in_the_file_of_the_call_that_started_it() {
     assert_eq!(said(" serve DEBUG: answers by the record of testnet/one/eth0"), 1, "{}", world.read(LOG));
     // By the next worker, without rights, then by a whole server that the guard has started.
     world.host().run("pkill -KILL --full ^alias-dns.serve").success();
-    wait_until("another worker says that it serves", || (said(" serves 1 records") == 2).then_some(()));
+    wait_until("another worker says that it serves", || (said(" serves 1 records") >= 2).then_some(()));
     world.host().run("pkill -KILL --full ^alias-dns").success();
     // A worker that was killed before its supervisor may have had a successor for a moment.
     let after_the_guard = || {
@@ -224,7 +224,7 @@ fn the_server_of_names_goes_on_in_the_file_of_the_call_that_started_it() {
     wait_until("another server says that it serves", after_the_guard);
     network.detach(&container);
     wait_until("the guard says that it has ended", || {
-        (said(" guard INFO: the server has ended") == 1).then_some(())
+        (said(" guard INFO: the server has ended") > 0).then_some(())
     });
     for line in world.read(LOG).lines() {
         assert!(line.len() > 28 && line.as_bytes()[26] == b'Z', "{line}");

@@ -104,7 +104,7 @@ fn containers_of_the_reference_live_on_under_ours_and_are_detached_by_them() {
         story.assert_all_reach_all(&["10.22.0.2", "10.22.0.3", "10.22.0.4"]);
 
         story.ours.detach(c1);
-        assert!(!c2.reaches("10.22.0.2"));
+        assert!(c2.is_cut_off_from("10.22.0.2"));
         // The second one's runtime has lost everything, and the container is dead.
         story.world.remove_netns("c2");
         let second = Attachment::of(c2).netns("");

@@ -59,8 +59,7 @@ fn foreign(name: &str) -> String {
 /// Puts a program of somebody else's into the world.
 #[track_caller]
 fn put_foreign(world: &World, dir: &str, name: &str) {
-    world.write(format!("{dir}/{name}"), foreign(name));
-    world.host().run(&format!("chmod 755 {dir}/{name}")).success();
+    world.write_program(&format!("{dir}/{name}"), &foreign(name));
 }
 
 #[test]

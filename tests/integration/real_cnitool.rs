@@ -30,7 +30,7 @@ fn every_verb_works_on_the_testnet_chain() {
     with_alias(cnitool(&world, "add", "testnet", &c2), "centos-2").run().success();
     world.write("/etc/netns/c2/resolv.conf", "nameserver 172.20.0.1\nsearch testnet\noptions ndots:0\n");
 
-    c2.run("ping -c 1 -W 5 centos-1")
+    c2.run("ping -c 1 -W 30 centos-1")
         .has_line("PING centos-1 (172.20.0.2) 56(84) bytes of data.")
         .has_line("64 bytes from centos-1.testnet (172.20.0.2): icmp_seq=1");
     cnitool(&world, "check", "testnet", &c1).run().success();

@@ -53,7 +53,7 @@ fn check(list: Value, test: &str, addresses: &[&str], domain: Option<&str>, kept
     }
     if let Some(domain) = domain {
         for name in ["c2", "centos-2"] {
-            c1.run(&format!("ping -4 -c 1 -W 5 {name}"))
+            c1.run(&format!("ping -4 -c 1 -W 30 {name}"))
                 .has_line(&format!("64 bytes from c2.{domain} ({})", addresses[0]));
         }
     }

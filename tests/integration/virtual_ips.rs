@@ -34,7 +34,7 @@ fn a_container_reaches_another_by_virtual_ip_and_is_seen_under_its_own() {
     let (c1, c2) = (world.container("c1"), world.container("c2"));
     network.attach(&c1);
     network.attach(&c2);
-    c1.run("ping -c 1 -W 5 172.17.0.3").has_line("64 bytes from 172.17.0.3: icmp_seq=1 ttl=64");
+    c1.run("ping -c 1 -W 30 172.17.0.3").has_line("64 bytes from 172.17.0.3: icmp_seq=1 ttl=64");
     let _server = c2.serve("172.17.0.3:80");
     assert_eq!(c1.fetch("http://172.17.0.3/"), "172.17.0.3 called by 172.17.0.2");
 }
@@ -47,7 +47,7 @@ fn host_and_container_reach_each_other_by_virtual_ip() {
     let c1 = world.container("c1");
     network.attach(&c1);
 
-    world.host().run("ping -c 1 -W 5 172.17.0.2").has_line("64 bytes from 172.17.0.2: icmp_seq=1 ttl=64");
+    world.host().run("ping -c 1 -W 30 172.17.0.2").has_line("64 bytes from 172.17.0.2: icmp_seq=1 ttl=64");
     let _in_container = c1.serve("172.17.0.2:80");
     assert_eq!(world.host().fetch("http://172.17.0.2/"), "172.17.0.2 called by 172.17.0.1");
 
@@ -69,7 +69,7 @@ fn the_outside_sees_a_container_under_the_hosts_address() {
 
     let answer = c1.fetch("http://203.0.113.9/");
     assert_eq!(answer, format!("203.0.113.9 called by {}", Outside::HOST));
-    c1.run("ping -c 1 -W 5 203.0.113.9").has_line("64 bytes from 203.0.113.9: icmp_seq=1 ttl=63");
+    c1.run("ping -c 1 -W 30 203.0.113.9").has_line("64 bytes from 203.0.113.9: icmp_seq=1 ttl=63");
 }
 
 #[test]

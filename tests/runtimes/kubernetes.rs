@@ -58,7 +58,7 @@ fn node_serves_pods_holds_them_back_while_status_fails_and_lets_go_of_all() {
     let own = containerd.exec(&web, "ip -4 -o address show eth0");
     let words = own.success().split_once("inet ").and_then(|(_, rest)| rest.split('/').next());
     let address = words.unwrap_or_else(|| panic!("no address: {own}")).to_owned();
-    let by = |target: &str| containerd.exec(&client, &format!("ping -c 1 -W 5 {target}"));
+    let by = |target: &str| containerd.exec(&client, &format!("ping -c 1 -W 30 {target}"));
     by(&address).has_line("64 bytes from");
     for name in ["web-node1", "web-node1.pods.local", "shop"] {
         by(name).has_line(&format!("64 bytes from web-node1.pods.local ({address})"));
@@ -87,7 +87,7 @@ fn node_serves_pods_holds_them_back_while_status_fails_and_lets_go_of_all() {
     assert_eq!(held.success().trim(), "", "a sandbox was made");
     site.host().run("mv /run/aside /opt/cni/bin/host-local-ipam").success();
     let late = running_container(&containerd, &kubelet, "late");
-    containerd.exec(&late, "ping -c 1 -W 5 shop").has_line("64 bytes from web-node1.pods.local");
+    containerd.exec(&late, "ping -c 1 -W 30 shop").has_line("64 bytes from web-node1.pods.local");
 
     for name in ["web", "client", "late"] {
         kubelet.delete(name);

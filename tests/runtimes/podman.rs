@@ -7,7 +7,7 @@ use crate::support::{Podman, Site};
 
 /// What a ping of `target` from `container` prints.
 fn ping(podman: &Podman<'_>, container: &str, target: &str) -> Output {
-    podman.exec(container, &format!("ping -c 1 -W 5 {target}"))
+    podman.exec(container, &format!("ping -c 1 -W 30 {target}"))
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::world::World;
 
@@ -115,14 +116,15 @@ impl Snapshot {
             differences.retain(|line| !expected.iter().any(|part| line.contains(part)));
             differences
         };
-        // The kernel and detached processes take a moment to go: look again, a bounded number of times.
+        // The kernel and detached processes take a moment to go: look again, for half a minute at most.
+        let end = Instant::now() + Duration::from_secs(30);
         let mut left = unexpected();
-        for _ in 0..20 {
-            if left.is_empty() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
+        while !left.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
             left = unexpected();
+        }
+        if left.is_empty() {
+            return;
         }
         let mut text = String::from("the host is not as it was:");
         for line in left {

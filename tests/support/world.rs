@@ -141,6 +141,17 @@ impl World {
             .unwrap_or_else(|error| panic!("write {}: {error}", path.as_ref().display()));
     }
 
+    /// Writes a program of the world, which can be executed at once. Not by this process: the children that other tests
+    /// are just starting would hold it open for writing, and what is being written is not executed.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[track_caller]
+    pub fn write_program(&self, path: &str, content: &str) {
+        let script = "mkdir -p \"$(dirname \"$1\")\" && cat > \"$1\" && chmod 755 \"$1\"";
+        self.host().command(["sh", "-c", script, "sh", path]).stdin(content).run().success();
+    }
+
     /// A call of our plugin `name` on the host, to be completed and run.
     pub fn plugin(&self, name: &str) -> PluginCall {
         PluginCall::new(self, Suite::Ours, name)
@@ -235,14 +246,39 @@ impl Space {
     /// What the web server at `url` says.
     #[track_caller]
     pub fn fetch(&self, url: &str) -> String {
-        self.run(&format!("curl --silent --show-error --max-time 10 {url}")).success().trim_end().to_owned()
+        self.run(&format!("curl --silent --show-error --max-time 60 {url}")).success().trim_end().to_owned()
     }
 
-    /// Whether one of two pings of `target` is answered. An answer takes no time to speak of here, so a second
-    /// without one means that there is none.
+    /// Whether one of two pings of `target` is answered. An answer takes no time to speak of, but on a busy machine
+    /// whoever waits for it may.
     #[track_caller]
     pub fn reaches(&self, target: &str) -> bool {
-        self.run(&format!("ping -n -c 2 -i 0.2 -W 1 {target}")).status == 0
+        self.pings(target, 30)
+    }
+
+    /// Whether none of two pings of `target` is answered within a second.
+    #[track_caller]
+    pub fn is_cut_off_from(&self, target: &str) -> bool {
+        !self.pings(target, 1)
+    }
+
+    /// Asserts that `target` is reached if that is `expected`, and that it is cut off if not.
+    ///
+    /// # Panics
+    /// With `why` when it is otherwise.
+    #[track_caller]
+    pub fn assert_reach(&self, target: &str, expected: bool, why: &str) {
+        let is_so = if expected { self.reaches(target) } else { self.is_cut_off_from(target) };
+        assert!(
+            is_so,
+            "{why}: {} {} {target}",
+            self.name,
+            if expected { "is cut off from" } else { "reaches" }
+        );
+    }
+
+    fn pings(&self, target: &str, patience: u8) -> bool {
+        self.run(&format!("ping -n -c 2 -i 0.2 -W {patience} {target}")).status == 0
     }
 
     /// The addresses that glibc finds for `name`, in its order, under this space's own `/etc/resolv.conf`.

@@ -172,8 +172,8 @@ fn containers_reach_those_of_their_own_vlan_only() {
         assert_eq!(story.vlans(host_veth(result)), native(id, Vlans::new()));
     }
     assert!(first.reaches(address(&same)));
-    assert!(!first.reaches(address(&other)));
-    assert!(!third.reaches(address(&result)));
+    assert!(first.is_cut_off_from(address(&other)));
+    assert!(third.is_cut_off_from(address(&result)));
 }
 
 /// Each set of keys, and the VLANs that the port is in with it.
@@ -252,7 +252,7 @@ fn a_trunk_carries_its_vlans_tagged_and_no_other() {
         trunk.run(&format!("ip link add link eth0 name tagged type vlan id {id}")).success();
         trunk.run(&format!("ip address add {own} dev tagged")).success();
         trunk.run("ip link set tagged up").success();
-        assert_eq!(trunk.reaches(target), expected, "VLAN {id}");
+        trunk.assert_reach(target, expected, &format!("VLAN {id}"));
         trunk.run("ip link delete tagged").success();
     }
 }
@@ -361,7 +361,7 @@ fn a_bridge_without_filtering_gets_it_where_that_cuts_nobody_off() {
     let (_third, default) = story.attach("c3", &network(&json!({})));
     assert!(story.filters("br0"));
     assert!(first.reaches(address(&same)) && plain.reaches(address(&default)));
-    assert!(!plain.reaches(address(&result)));
+    assert!(plain.is_cut_off_from(address(&result)));
 }
 
 #[test]

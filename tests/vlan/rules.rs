@@ -26,7 +26,7 @@ fn masquerade_and_isolation_work_and_go() {
     let listed = story.host("nft list ruleset");
     assert!(listed.contains("masquerade") && listed.contains(host_veth(&result)), "{listed}");
     assert!(first.reaches(address(&same)));
-    assert!(!first.reaches(address(&other)) && !third.reaches(address(&result)));
+    assert!(first.is_cut_off_from(address(&other)) && third.is_cut_off_from(address(&result)));
     // The outside knows no way back to the containers' addresses.
     for target in [Outside::ADDRESS, Outside::ADDRESS6] {
         assert!(first.reaches(target), "{target}");
@@ -54,7 +54,7 @@ fn in_vlan(number: u8, policy: &str, keys: &Value) -> Value {
 
 #[track_caller]
 fn check(from: &Container, to: &str, expected: bool, why: &str) {
-    assert_eq!(from.reaches(to), expected, "{} reaches {to}: {why}", from.name());
+    from.assert_reach(to, expected, why);
 }
 
 /// Frames on their way to the gateway's port are bridged, and those between containers are too.
@@ -88,7 +88,7 @@ fn a_vlan_is_wired(bridge_calls_iptables: u8, firewall: bool) {
         check(&second, address(&result), policy != "isolated", &why);
         check(&third, address(&result), open, &why);
         check(&first, address(&other), open, &why);
-        assert_eq!(outside.space().reaches(address(&same)), open, "{why}");
+        outside.space().assert_reach(address(&same), open, &why);
         assert_eq!(story.found(&first, &config(5), &result), "", "{why}");
         let program = Suite::Ours.binary("bridge").display().to_string();
         let shown = story.world.host().command([program.as_str(), "show", "n5"]).run();

@@ -55,7 +55,7 @@ fn resolver() -> Value {
 
 #[track_caller]
 fn ping(containerd: &Containerd<'_>, container: &str, target: &str) -> Output {
-    containerd.exec(container, &format!("ping -c 1 -W 5 {target}"))
+    containerd.exec(container, &format!("ping -c 1 -W 30 {target}"))
 }
 
 #[track_caller]

@@ -25,7 +25,7 @@ fn two_containers_of_dnsname(podman: &Podman<'_>, site: &Site) {
     podman.ok("network create --subnet 10.89.0.0/24 testnet");
     podman.run("c1", "--network testnet --network-alias centos-1");
     podman.run("c2", "--network testnet --network-alias centos-2");
-    podman.exec("c2", "ping -c 1 -W 5 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    podman.exec("c2", "ping -c 1 -W 30 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
     install_dnsname(site, ours.to_str().unwrap());
 }
 
@@ -44,11 +44,11 @@ fn names_of_podmans_dnsname_become_ours_without_a_restart() {
     let podman = Podman::new(&site);
     two_containers_of_dnsname(&podman, &site);
     podman.ok("network reload --all");
-    podman.exec("c2", "ping -c 1 -W 5 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
-    podman.exec("c1", "ping -c 1 -W 5 centos-2").has_line("64 bytes from c2.dns.podman (10.89.0.3)");
+    podman.exec("c2", "ping -c 1 -W 30 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    podman.exec("c1", "ping -c 1 -W 30 centos-2").has_line("64 bytes from c2.dns.podman (10.89.0.3)");
     // With the old server gone, ours answers as before.
     end_dnsmasq(&site);
-    podman.exec("c2", "ping -c 1 -W 5 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    podman.exec("c2", "ping -c 1 -W 30 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
     podman.remove_all(&["testnet"]);
     site.assert_nothing_is_left_but(&[], &DNSNAME_KEEPS);
 }
@@ -59,11 +59,11 @@ fn container_that_joins_a_network_of_dnsname_is_served_by_ours_and_finds_the_oth
     let podman = Podman::new(&site);
     two_containers_of_dnsname(&podman, &site);
     podman.run("c3", "--network testnet --network-alias centos-3");
-    podman.exec("c3", "ping -c 1 -W 5 centos-3").has_line("PING centos-3.dns.podman (10.89.0.4)");
-    podman.exec("c3", "ping -c 1 -W 5 centos-1").failure();
+    podman.exec("c3", "ping -c 1 -W 30 centos-3").has_line("PING centos-3.dns.podman (10.89.0.4)");
+    podman.exec("c3", "ping -c 1 -W 30 centos-1").failure();
     podman.ok("network reload c1 c2");
-    podman.exec("c3", "ping -c 1 -W 5 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
-    podman.exec("c1", "ping -c 1 -W 5 centos-3").has_line("64 bytes from c3.dns.podman (10.89.0.4)");
+    podman.exec("c3", "ping -c 1 -W 30 centos-1").has_line("64 bytes from c1.dns.podman (10.89.0.2)");
+    podman.exec("c1", "ping -c 1 -W 30 centos-3").has_line("64 bytes from c3.dns.podman (10.89.0.4)");
     podman.remove_all(&["testnet"]);
     end_dnsmasq(&site);
     site.assert_nothing_is_left_but(&[], &DNSNAME_KEEPS);
