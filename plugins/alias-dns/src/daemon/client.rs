@@ -23,7 +23,7 @@ use crate::state_dir::StateDir;
 use crate::zone::Listener;
 
 /// What a call may take, a start of the server included.
-pub(super) const PATIENCE: Duration = Duration::from_millis(2500);
+pub const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Milliseconds until the next look while another client starts the server.
 const LOOK_AGAIN: u16 = 20;
@@ -370,7 +370,8 @@ fn unexpected(told: &Told) -> ClientError {
     }
 }
 
-fn is_silence(error: &Error) -> bool {
+/// Whether nothing has been said within the time that a socket was given.
+pub(super) fn is_silence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
@@ -451,7 +452,8 @@ pub(super) enum NotStarted {
     Failed(String),
 }
 
-/// Starts a server that takes over `kept`, and waits until it serves.
+/// Starts a server that takes over `kept`, and waits until it serves. One that does not in time, and has got the lock of
+/// another one, will not serve at all: there would be two.
 pub(super) fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<(), NotStarted> {
     let failed = |error: Error| NotStarted::Failed(error.to_string());
     let socket = detach::start_server(state).map_err(failed)?;
@@ -462,12 +464,27 @@ pub(super) fn start(state: &StateDir, kept: &Kept, deadline: Instant) -> Result<
     let socket = channel.into_socket();
     let mut buffer = [0; 1024];
     match socket.receive(&mut buffer) {
-        Ok(Some((b"ready", _))) => Ok(()),
-        Ok(Some((b"held", _))) => Err(NotStarted::Held),
-        Ok(Some((reason, _))) => Err(NotStarted::Failed(String::from_utf8_lossy(reason).into_owned())),
+        Ok(Some((said, _))) => heard(said),
         Ok(None) => Err(NotStarted::Died("it ended without a word".to_owned())),
-        Err(error) if is_silence(&error) => Err(NotStarted::Failed("it did not come up in time".to_owned())),
+        Err(error) if is_silence(&error) => {
+            socket.hear_no_more().map_err(failed)?;
+            match socket.receive(&mut buffer) {
+                // In the last moment.
+                Ok(Some((said, _))) => heard(said),
+                Ok(None) => Err(NotStarted::Failed("it did not come up in time".to_owned())),
+                Err(error) => Err(died(error)),
+            }
+        }
         Err(error) => Err(died(error)),
+    }
+}
+
+/// What a server has said to whoever started it.
+fn heard(said: &[u8]) -> Result<(), NotStarted> {
+    match said {
+        b"ready" => Ok(()),
+        b"held" => Err(NotStarted::Held),
+        reason => Err(NotStarted::Failed(String::from_utf8_lossy(reason).into_owned())),
     }
 }
 

@@ -16,13 +16,16 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::channel::{Channel, Kept, Message};
 use super::clear::forget_dead_namespaces;
-use super::client::{self, OPENING_LOCK, PATIENCE};
+use super::client::{self, OPENING_LOCK};
 use super::image;
 use super::lock_file::{LockFile, stands_at};
 use super::tend;
 use super::worker::{CONTROL, CONTROL_SOCKET, LOCK, LOCK_FILE};
 use crate::records::disk::Store;
 use crate::state_dir::StateDir;
+
+/// How long a server may take to come up. Nobody waits for the guard, and a busy machine may have many names.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two tries to start a server: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -100,7 +103,7 @@ fn bring_back(mut kept: Kept, state: &StateDir) -> Result<()> {
 /// Starts a server with all that is kept, but for what nobody finds any more.
 fn restart(kept: &mut Kept, state: &StateDir) -> std::result::Result<(), String> {
     let in_words = |error: std::io::Error| error.to_string();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + START_PATIENCE;
     let opening = LockFile::take_until(&state.path().join(OPENING_LOCK), deadline).map_err(in_words)?;
     let _opening = opening.ok_or("somebody else is starting one")?;
     if !has_lock(kept, state) {

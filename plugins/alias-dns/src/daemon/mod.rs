@@ -37,7 +37,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Instant;
 
 pub(crate) use self::clear::Left;
-pub use self::client::{Client, ClientError};
+pub use self::client::{Client, ClientError, PATIENCE};
 pub use self::control::{Build, Explained, ListenerStatus, NetworkStatus, Status, UpstreamStatus};
 pub(crate) use self::explain::explain;
 use self::image::Part;

@@ -11,8 +11,9 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{PeerCredentials, ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, socketpair,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    UnixAddr, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, shutdown, socket,
+    socketpair,
 };
 use nix::sys::time::TimeVal;
 
@@ -63,6 +64,11 @@ impl Seqpacket {
         Ok(())
     }
 
+    /// Hears no more: what the peer sends from now on fails there. What it has sent before can still be received.
+    pub(crate) fn hear_no_more(&self) -> Result<()> {
+        Ok(shutdown(self.0.as_raw_fd(), Shutdown::Read)?)
+    }
+
     /// Sends `bytes` as one message, with `fds` attached.
     pub(crate) fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
@@ -96,7 +102,8 @@ impl Seqpacket {
                     let cut = message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
                     break (message.bytes, owned(message.cmsgs()?), !cut);
                 }
-                Err(Errno::EINTR) => {}
+                // The second: the peer went without having heard all. What it had said before is still there.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno.into()),
             }
         };
@@ -217,6 +224,17 @@ mod tests {
         let (bytes, fds) = other.receive(&mut buffer).unwrap().unwrap();
         assert_eq!((bytes, fds.len()), (&b"second"[..], 0));
         drop(one);
+        assert!(other.receive(&mut buffer).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_also_when_the_peer_has_not_heard_all() {
+        let (one, other) = Seqpacket::pair().unwrap();
+        one.send(b"last", &[]).unwrap();
+        other.send(b"unheard", &[]).unwrap();
+        drop(one);
+        let mut buffer = [0; 64];
+        assert_eq!(other.receive(&mut buffer).unwrap().unwrap().0, b"last");
         assert!(other.receive(&mut buffer).unwrap().is_none());
     }
 

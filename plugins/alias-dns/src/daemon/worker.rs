@@ -16,6 +16,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use slab::Slab;
 
 use super::channel::{Channel, Kept, Message};
+use super::client::is_silence;
 use super::control::{
     Applied, Asked, Build, ListenerStatus, MAX_ASKED, NetworkStatus, Status, Told, UpstreamStatus, Wanted,
     decode, encode,
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long after a failed attempt another supervisor is started.
 const SUPERVISOR_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a guard may take to be there.
+/// How long a guard is waited for. One that comes later guards all the same.
 const GUARD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a guard is started that is killed before it is there.
@@ -102,9 +103,7 @@ pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
     });
     match outcome {
         Ok(Some(worker)) => {
-            if let Some(starter) = starter {
-                let _ = starter.send(b"ready", &[]);
-            }
+            drop(starter);
             worker.serve()
         }
         Ok(None) => Ok(()),
@@ -129,9 +128,17 @@ fn first(state: &StateDir, starter: &Seqpacket) -> std::result::Result<Option<Wo
     enter(state)?;
     let Handed { lock, control, guard, gateways } = Handed::from(kept);
     // Nothing is handed over where there was no server, and not all where somebody has removed a file.
+    let is_successor = lock.is_some();
     let lock = lock.map_or_else(|| take_lock(state).map(OwnedFd::from), Ok)?;
     let control = control.map_or_else(|| take_control(state), Ok)?;
-    Worker::new(Possession { lock, control, guard, gateways }, None).map(Some)
+    let worker = Worker::new(Possession { lock, control, guard, gateways }, None)?;
+    let heard = starter.send(b"ready", &[]).is_ok();
+    if is_successor && !heard {
+        // Nobody waits for it any more: who had the lock serves on, or another one is started with it.
+        worker.withdraw();
+        return Ok(None);
+    }
+    Ok(Some(worker))
 }
 
 /// The first worker where a person or a service manager starts it.
@@ -441,6 +448,15 @@ impl Worker {
         Ok(())
     }
 
+    /// Ends as if it had never been: nobody starts another one for it.
+    fn withdraw(self) {
+        log::warn!("comes too late and leaves");
+        for keeper in self.keepers() {
+            // One that is gone already need not be told.
+            let _ = keeper.quit();
+        }
+    }
+
     // ---- The supervisor ----
 
     fn start_supervisor(&mut self) {
@@ -497,11 +513,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until the guard is there. One that has been killed before is replaced while that is possible.
+    /// Waits until the guard is there. One that has been killed before is replaced while that is possible; one that is
+    /// slow, on a busy machine, is kept: without a guard, the names would be lost with worker and supervisor.
     fn await_guard(&mut self) {
         for _ in 0..MAX_GUARDS {
             match self.guard.as_ref().map(Channel::receive) {
                 Some(Ok(Some(_))) | None => return,
+                Some(Err(error)) if is_silence(&error) => return,
                 Some(Ok(None) | Err(_)) => {
                     self.guard_gone();
                     self.renew_guard();
@@ -524,6 +542,8 @@ impl Worker {
 
     fn guard_gone(&mut self) {
         let Some(guard) = self.guard.take() else { return };
+        // One that lives all the same must not take the end of its channel for the server's.
+        let _ = guard.quit();
         // The supervisor may have the same socket, so that closing it here would not take it out.
         let _ = self.poller.remove(guard.as_fd());
         if let Some(supervisor) = &self.supervisor {

@@ -10,6 +10,9 @@ use domain::base::{Message, MessageBuilder, Name};
 use domain::rdata::AllRecordData;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
+/// How long an answer is waited for. A server needs far less, also after it was killed; a busy machine may not.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
@@ -64,6 +67,11 @@ pub(crate) fn ask(server: &str, name: &str, rtype: Rtype) -> Option<Response> {
     exchange(server, &query(7, name, rtype, Some(1232)))
 }
 
+/// The same, where silence is to be expected and is not waited for longer than `patience`.
+pub(crate) fn ask_within(patience: Duration, server: &str, name: &str, rtype: Rtype) -> Option<Response> {
+    exchange_within(patience, server, &query(7, name, rtype, Some(1232)))
+}
+
 /// Whether `server` answers within `patience` that `name` exists.
 pub(crate) fn ask_once(server: &str, name: &str, patience: Duration) -> bool {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -79,7 +87,7 @@ pub(crate) fn ask_from(source: &str, server: &str, name: &str) -> [Option<Respon
     let (source, server): (IpAddr, IpAddr) = (source.parse().unwrap(), server.parse().unwrap());
     let packet = query(7, name, Rtype::A, None);
     let datagrams = UdpSocket::bind((source, 0)).unwrap();
-    datagrams.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    datagrams.set_read_timeout(Some(PATIENCE)).unwrap();
     datagrams.send_to(&packet, (server, 53)).unwrap();
     let mut buffer = [0; 4096];
     let datagram = receive_datagram(&datagrams, &mut buffer).ok().map(|len| read(&buffer[..len]));
@@ -97,15 +105,19 @@ pub(crate) fn connect_from(source: &str, server: &str) -> TcpStream {
     nix::sys::socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, 53)))
         .unwrap();
     let stream = TcpStream::from(stream);
-    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
-/// Sends `packet` to `server`, and reads what comes back within two seconds.
+/// Sends `packet` to `server`, and reads what comes back.
 pub(crate) fn exchange(server: &str, packet: &[u8]) -> Option<Response> {
+    exchange_within(PATIENCE, server, packet)
+}
+
+fn exchange_within(patience: Duration, server: &str, packet: &[u8]) -> Option<Response> {
     let server = SocketAddr::new(server.parse().unwrap(), 53);
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
     socket.connect(server).unwrap();
     socket.send(packet).ok()?;
     let mut buffer = [0; 4096];
@@ -126,7 +138,7 @@ pub(crate) fn receive_datagram(socket: &UdpSocket, buffer: &mut [u8]) -> std::io
 /// A connection to `server`.
 pub(crate) fn connect(server: &str) -> TcpStream {
     let stream = TcpStream::connect(SocketAddr::new(server.parse().unwrap(), 53)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 

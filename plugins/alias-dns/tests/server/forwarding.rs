@@ -1,12 +1,15 @@
 //! What is asked elsewhere, of a real name server.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use alias_dns::daemon::Client;
 use domain::base::iana::Rtype;
 
 use crate::Test;
 use crate::dns::{ask, connect, exchange, query, receive, send};
-use crate::world::{GATEWAY, host, inside, put, put_record, record, run};
+use crate::world::{GATEWAY, eventually, host, in_time, inside, put, put_record, record, run, state};
 
 pub(crate) const TESTS: &[Test] = &[
     ("names_of_elsewhere_are_asked_once_kept_and_aged", cached),
@@ -14,6 +17,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_long_answer_is_fetched_over_tcp", long_answers),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
+
+/// Where nobody is.
+const SILENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 9));
 
 /// A name server at 10.9.0.2 and .3, outside.
 fn outside() {
@@ -45,13 +51,19 @@ fn asked(line: &str) -> usize {
 
 fn cached() {
     outside();
+    let began = Instant::now();
     let first = inside("c1", || ask(GATEWAY, "www.Example.org", Rtype::A).unwrap());
     assert_eq!((first.answer.as_slice(), first.ttl), (&["A 192.0.2.7".to_owned()][..], Some(60)));
     assert!(first.octets.windows(7).any(|octets| octets == b"Example"), "case is not kept");
+    // A second and a little: only age changes what is answered.
     std::thread::sleep(Duration::from_millis(1100));
+    let asked_elsewhere = || asked("query[A] www.example.org") + asked("query[A] www.Example.org");
+    let asked_before = asked_elsewhere();
     let again = inside("c1", || ask(GATEWAY, "WWW.example.org", Rtype::A).unwrap());
-    assert_eq!((again.answer, again.ttl), (first.answer, Some(59)));
-    assert_eq!(asked("query[A] www.example.org") + asked("query[A] www.Example.org"), 1);
+    assert_eq!(again.answer, first.answer);
+    let (ttl, age) = (u64::from(again.ttl.unwrap()), began.elapsed().as_secs());
+    assert!((59 - age..=59).contains(&ttl), "{ttl} after {age} s");
+    assert_eq!(asked_elsewhere(), asked_before);
     assert_eq!(inside("c1", || ask(GATEWAY, "no.example.net", Rtype::A).unwrap()).rcode, "NXDOMAIN");
     for name in ["single", "nobody.testnet", "9.0.20.172.in-addr.arpa"] {
         let response = inside("c1", move || ask(GATEWAY, name, Rtype::A).unwrap());
@@ -65,26 +77,50 @@ fn cached() {
 fn followed() {
     outside();
     resolv_conf("nameserver 10.9.0.9\nnameserver 10.9.0.3");
-    let began = Instant::now();
-    assert_eq!(ask(GATEWAY, "a.example.org", Rtype::A).unwrap().answer, ["A 192.0.2.7"]);
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    let began = Instant::now();
-    assert_eq!(ask(GATEWAY, "b.example.org", Rtype::A).unwrap().answer, ["A 192.0.2.7"]);
-    assert!(
-        began.elapsed() < Duration::from_millis(900),
-        "the silent server is asked first: {:?}",
-        began.elapsed()
-    );
+    answered("a");
+    // Which is remembered: the silent one is not asked first any more. The other may be slow, and then it is asked too.
+    let silent_was_asked = || {
+        let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+        status
+            .upstreams
+            .iter()
+            .find(|upstream| upstream.server.ip() == SILENT)
+            .expect("it was asked")
+            .health
+            .asked
+    };
+    eventually("the silent server is passed over at once", || {
+        let before = silent_was_asked();
+        answered("b");
+        silent_was_asked() == before
+    });
+    let mut taken = Vec::new();
     for turn in 0..3 {
         std::fs::write("/etc/aside", "nameserver 10.9.0.9\n").unwrap();
         std::fs::rename("/etc/aside", "/etc/resolv.conf").unwrap();
         let began = Instant::now();
         assert_eq!(ask(GATEWAY, &format!("c{turn}.example.org"), Rtype::A).unwrap().rcode, "SERVFAIL");
-        assert!(began.elapsed() < Duration::from_millis(4900), "{:?}", began.elapsed());
+        taken.push(began.elapsed());
         std::fs::write("/etc/aside", "nameserver 10.9.0.2\n").unwrap();
         std::fs::rename("/etc/aside", "/etc/resolv.conf").unwrap();
-        assert_eq!(ask(GATEWAY, &format!("d{turn}.example.org"), Rtype::A).unwrap().rcode, "NOERROR");
+        answered("d");
     }
+    // Before a client gives up, which most do after five seconds. A busy machine may take longer, but hardly each time.
+    assert!(taken.iter().min() < Some(&Duration::from_millis(4900)), "{taken:?}");
+}
+
+/// Asks for a new name each time, until it is answered: on a busy machine a name server may be too slow once.
+fn answered(prefix: &str) {
+    eventually(&format!("{prefix} is answered"), || {
+        let response = ask(GATEWAY, &fresh(prefix), Rtype::A).unwrap();
+        (response.rcode == "NOERROR").then(|| assert_eq!(response.answer, ["A 192.0.2.7"])).is_some()
+    });
+}
+
+/// A name that nobody has asked for yet, so that no answer to it is kept.
+fn fresh(prefix: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}{}.example.org", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn long_answers() {
@@ -99,23 +135,27 @@ fn long_answers() {
 
 fn nobody_to_ask() {
     outside();
-    let quickly = |name: &'static str, rcode: &str| {
-        let began = Instant::now();
-        assert_eq!(inside("c1", move || ask(GATEWAY, name, Rtype::A).unwrap()).rcode, rcode, "{name}");
-        assert!(began.elapsed() < Duration::from_millis(900), "{name}: {:?}", began.elapsed());
+    // Sooner than any server would be given up. A busy machine may take longer, but not each time.
+    let quickly = |prefix: &'static str, rcode: &str| {
+        eventually(&format!("{prefix} is {rcode} at once"), || {
+            let name = fresh(prefix);
+            let began = Instant::now();
+            let response = inside("c1", move || ask(GATEWAY, &name, Rtype::A).unwrap());
+            response.rcode == rcode && began.elapsed() < Duration::from_millis(900)
+        });
     };
     resolv_conf("search example.org");
-    quickly("a.example.org", "SERVFAIL");
+    quickly("a", "SERVFAIL");
     resolv_conf(&format!("nameserver {GATEWAY}"));
-    quickly("b.example.org", "SERVFAIL");
+    quickly("b", "SERVFAIL");
     resolv_conf("nameserver 10.9.0.2");
     let mut internal = record("c1", "172.20.0.2", "centos-1");
     internal.forward = false;
     put_record(&internal);
-    quickly("c.example.org", "NXDOMAIN");
+    quickly("c", "NXDOMAIN");
     internal.forward = true;
     internal.upstreams = vec!["10.9.0.3:53".parse().unwrap()];
     put_record(&internal);
     resolv_conf("nameserver 10.9.0.9");
-    quickly("d.example.org", "NOERROR");
+    quickly("d", "NOERROR");
 }

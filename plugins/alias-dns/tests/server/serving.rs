@@ -15,12 +15,12 @@ use crate::Test;
 use nix::sys::signal::Signal;
 
 use crate::dns::{
-    Response, ask, ask_from, ask_once, connect, connect_from, exchange, query, receive, receive_datagram,
-    send,
+    Response, ask, ask_from, ask_once, ask_within, connect, connect_from, exchange, query, receive,
+    receive_datagram, send,
 };
 use crate::world::{
-    GATEWAY, GATEWAY_V6, container, eventually, host, inside, put, put_record, record, remove, run, signal,
-    state,
+    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, put, put_record, record, remove, run,
+    signal, state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -76,7 +76,7 @@ fn strangers() {
          ip netns add far && ip link add v9 type veth peer name eth0 netns far && ip link set v9 master br1 up && \
          ip -n far addr add 172.21.0.2/16 dev eth0 && ip -n far link set eth0 up && \
          ip -n far route add default via 172.21.0.1 && sysctl -qw net.ipv4.ip_forward=1");
-    assert_eq!(inside("far", || ask(GATEWAY, "centos-1", Rtype::A)), None);
+    assert_eq!(inside("far", || ask_within(Duration::from_secs(3), GATEWAY, "centos-1", Rtype::A)), None);
 }
 
 fn own_addresses() {
@@ -89,7 +89,7 @@ fn own_addresses() {
          sysctl -qw net.ipv4.ip_nonlocal_bind=1 net.ipv6.ip_nonlocal_bind=1"
     ));
     // The kernel makes the routes to IPv6 addresses later than the addresses.
-    run("timeout 10 sh -c 'for ip in fe 1; do \
+    run("timeout 60 sh -c 'for ip in fe 1; do \
            until ip -6 route show table local | grep -q \"^local fd00:20::$ip \"; do sleep 0.01; done; done'");
     put("c1", "172.20.0.2", "centos-1");
     let answer = |response: Option<Response>| response.map(|response| response.answer).unwrap_or_default();
@@ -175,7 +175,8 @@ fn greedy_client() {
         });
         assert_eq!(receive(&mut streams[0]), None);
         let idle = began.elapsed();
-        assert!(idle > Duration::from_secs(3) && idle < Duration::from_secs(7), "{idle:?}");
+        // The server cuts it off, and not the limit of the wait. A busy machine may take longer than the five seconds.
+        assert!(idle > Duration::from_secs(3) && idle < Duration::from_secs(25), "{idle:?}");
     });
 }
 
@@ -194,28 +195,44 @@ fn unreachable_strangers() {
                 (0..1000).for_each(|_| drop(socket.send(&packet)));
             }
         });
-        let response = inside("c1", || ask(GATEWAY, "centos-1", Rtype::A));
+        // While they wait to be read, there may be no room for another question.
+        eventually("the server has read them all", || unread() == 0);
+        let response = inside("c1", || ask_within(Duration::from_secs(6), GATEWAY, "centos-1", Rtype::A));
         assert_eq!(response.expect("an answer").answer, ["A 172.20.0.2"]);
     }
+}
+
+/// How many bytes wait in the sockets of the DNS port to be read (proc_net_udp(5)).
+fn unread() -> u64 {
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    let of_dns = sockets.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, queues) = (words.next()?, words.nth(2)?);
+        let waiting = queues.split_once(':')?.1;
+        local.ends_with(":0035").then(|| u64::from_str_radix(waiting, 16).unwrap())
+    });
+    of_dns.sum()
 }
 
 fn connections_of_strangers() {
     host();
     put("c1", "172.20.0.2", "centos-1");
     run("for last in $(seq 40); do ip -n c2 addr add 172.20.7.$last/16 dev eth0; done");
-    // Each is alive until all have been counted.
-    let answered = inside("c2", || {
-        let mut streams: Vec<_> =
-            (1..=40).map(|last| connect_from(&format!("172.20.7.{last}"), GATEWAY)).collect();
-        let answered = |stream: &mut TcpStream| {
-            // Fails where the server has closed the connection.
-            let packet = query(7, "centos-1", Rtype::A, None);
-            let framed = [&(packet.len() as u16).to_be_bytes()[..], &packet].concat();
-            stream.write_all(&framed).is_ok() && receive(stream).is_some()
-        };
-        streams.iter_mut().filter_map(|stream| answered(stream).then_some(())).count()
-    });
-    assert_eq!(answered, 32);
+    // Each is alive until all have been counted, but where that takes so long that the first are idle for too long.
+    let answered = || {
+        inside("c2", || {
+            let mut streams: Vec<_> =
+                (1..=40).map(|last| connect_from(&format!("172.20.7.{last}"), GATEWAY)).collect();
+            let answered = |stream: &mut TcpStream| {
+                // Fails where the server has closed the connection.
+                let packet = query(7, "centos-1", Rtype::A, None);
+                let framed = [&(packet.len() as u16).to_be_bytes()[..], &packet].concat();
+                stream.write_all(&framed).is_ok() && receive(stream).is_some()
+            };
+            streams.iter_mut().filter_map(|stream| answered(stream).then_some(())).count()
+        })
+    };
+    eventually("32 are answered", || answered() == 32);
     let mut stream = inside("c1", || connect(GATEWAY));
     send(&mut stream, &query(7, "centos-1", Rtype::A, None));
     assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
@@ -246,8 +263,10 @@ fn broken_packets() {
         // What the server says of them is the parser's test; here it has to live on.
         let _ = socket.send_to(&packet, (GATEWAY, 53));
     }
+    // While they wait to be read, there may be no room for another question, or it is held back with them.
+    eventually("it answers", || ask_once(GATEWAY, "centos-1", Duration::from_secs(1)));
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
-    let status = alias_dns::daemon::Client::connect_existing(&state()).unwrap().unwrap().status().unwrap();
+    let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
     assert_eq!((status.queries.panicked, status.unconfined.as_str()), (0, ""));
 }
 
@@ -285,7 +304,8 @@ fn taken_port() {
     run("mkdir /run/etc && mount --bind /run/etc /etc");
     std::fs::write("/etc/resolv.conf", format!("nameserver {GATEWAY}\nnameserver {GATEWAY_V6}\n")).unwrap();
     assert_eq!(ask(GATEWAY, "elsewhere.example.org", Rtype::A).unwrap().rcode, "SERVFAIL");
-    let asked = Client::connect_existing(&state()).unwrap().unwrap().status().unwrap().upstreams;
+    let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+    let asked = status.upstreams;
     assert!(asked.is_empty(), "{asked:?}");
     signal("serve", Signal::SIGKILL);
     both_transports(GATEWAY);

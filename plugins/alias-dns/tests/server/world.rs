@@ -110,12 +110,28 @@ pub(crate) fn put(container: &str, address: &str, name: &str) {
     put_record(&record(container, address, name));
 }
 
+/// On a machine so busy that a call runs out of its time, ADD is told to try later, and tried again.
 pub(crate) fn put_record(record: &Record) {
-    try_put_record(record).expect("apply");
+    in_time("apply", || try_put_record(record));
+}
+
+/// What `call` of a client returns; it must not fail but by running out of its time, and then it is called again.
+pub(crate) fn in_time<T>(what: &str, call: impl Fn() -> Result<T, ClientError>) -> T {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let began = Instant::now();
+        match call() {
+            Ok(returned) => return returned,
+            Err(error) if began.elapsed() >= daemon::PATIENCE && Instant::now() < deadline => {
+                println!("{what} ran out of its time: {error}");
+            }
+            Err(error) => panic!("{what}: {error} after {:?}", began.elapsed()),
+        }
+    }
 }
 
 /// The same, which may fail as ADD may.
-pub(crate) fn try_put_record(record: &Record) -> Result<(), ClientError> {
+fn try_put_record(record: &Record) -> Result<(), ClientError> {
     Store::new(&state()).write(record).expect("write the record");
     let listeners: Vec<Listener> = record
         .gateways
@@ -128,13 +144,14 @@ pub(crate) fn try_put_record(record: &Record) -> Result<(), ClientError> {
 /// Does what DEL does.
 pub(crate) fn remove(container: &str) {
     Store::new(&state()).remove(&key(container)).expect("remove the record");
-    let server = Client::connect_existing(&state()).expect("connect");
-    match server.map(|mut server| server.remove(&[key(container)])) {
-        Some(Ok(())) => {}
-        // There is none, or it died on the way.
-        None | Some(Err(ClientError::Lost(_))) => daemon::tend(&state()).expect("tend"),
-        Some(Err(error)) => panic!("remove: {error}"),
-    }
+    in_time("remove", || {
+        let server = Client::connect_existing(&state())?;
+        match server.map(|mut server| server.remove(&[key(container)])) {
+            // There is none, or it died on the way.
+            None | Some(Err(ClientError::Lost(_))) => daemon::tend(&state()),
+            Some(removed) => removed,
+        }
+    });
 }
 
 /// The parts of a server.
@@ -145,10 +162,13 @@ pub(crate) fn kill_all() {
     let all = || PARTS.into_iter().flat_map(processes);
     // Stopped first: none shall see another one's end.
     all().for_each(|process| signal_if_there(process, Signal::SIGSTOP));
+    let is_part = |line: &[u8]| PARTS.iter().any(|part| line == command_line(part));
     eventually("all are gone", || {
-        // One that was being started when the others were stopped has a name only now.
+        // One that was being started when the others were stopped has a name only now, or not even yet. All are looked
+        // at in one pass: one that takes the name of another part meanwhile is neither.
+        let left = running(|line| line.is_empty() || is_part(line));
         all().for_each(|process| signal_if_there(process, Signal::SIGKILL));
-        all().next().is_none()
+        left.is_empty()
     });
 }
 
@@ -159,12 +179,26 @@ pub(crate) fn signal_if_there(process: Pid, signal: Signal) {
 
 /// The processes that are that part of a server.
 pub(crate) fn processes(part: &str) -> Vec<Pid> {
+    running(|line| line == command_line(part))
+}
+
+/// How that part of a server was called.
+fn command_line(part: &str) -> Vec<u8> {
     let name = if part == "guard" { "cni-names" } else { "alias-dns" };
-    let wanted = format!("{name}\0{part}\0");
+    format!("{name}\0{part}\0").into_bytes()
+}
+
+/// The processes whose arguments are `wanted`; those of one that is just being executed are empty.
+fn running(wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes()) {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let status = || std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        // One that has ended has none any more.
+        let has_ended =
+            || !status().lines().any(|line| line.starts_with("State:") && !line.contains(['Z', 'X']));
+        if wanted(&line) && !(line.is_empty() && has_ended()) {
             found.push(Pid::from_raw(id));
         }
     }
@@ -174,15 +208,33 @@ pub(crate) fn processes(part: &str) -> Vec<Pid> {
 /// Sends `signal` to that part of the server.
 pub(crate) fn signal(part: &str, signal: Signal) {
     for process in processes(part) {
-        kill(process, signal).expect("kill");
+        signal_if_there(process, signal);
     }
+}
+
+/// How long anything may take that is waited for. Far more than it needs: it only ends a test that is broken.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// Waits until there is one of each part, which goes by its own name.
+pub(crate) fn settled() {
+    wait(
+        || PARTS.iter().all(|part| processes(part).len() == 1),
+        || {
+            let found: Vec<_> = PARTS.iter().map(|part| (part, processes(part))).collect();
+            format!("there is one of each: {found:?}")
+        },
+    );
 }
 
 /// Waits until `holds`, for a minute at most.
 pub(crate) fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    wait(holds, || what.to_owned());
+}
+
+fn wait(holds: impl Fn() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + BOUND;
     while !holds() {
-        assert!(Instant::now() < deadline, "not so within a minute: {what}");
+        assert!(Instant::now() < deadline, "not so within a minute: {}", what());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
