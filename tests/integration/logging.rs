@@ -211,11 +211,22 @@ fn the_server_of_names_goes_on_in_the_file_of_the_call_that_started_it() {
     let said = |words: &str| world.read(LOG).lines().filter(|line| line.contains(words)).count();
     assert_eq!(said(" serve INFO: serves 1 records"), 1, "{}", world.read(LOG));
     assert_eq!(said(" serve DEBUG: answers by the record of testnet/one/eth0"), 1, "{}", world.read(LOG));
+    // A part that was just started goes by the name of the one that started it, and would be killed with it.
+    let host = world.host();
+    let is_whole = || {
+        ["alias-dns serve", "alias-dns supervise", "cni-names guard"].iter().all(|part| {
+            let found = host.command(["pgrep", "--full", "--exact", part]).run();
+            found.stdout.lines().count() == 1
+        })
+    };
     // By the next worker, without rights, then by a whole server that the guard has started.
-    world.host().run("pkill -KILL --full ^alias-dns.serve").success();
+    wait_until("there is one of each part", || is_whole().then_some(()));
+    host.run("pkill -KILL --full ^alias-dns.serve").success();
     wait_until("another worker says that it serves", || (said(" serves 1 records") >= 2).then_some(()));
-    world.host().run("pkill -KILL --full ^alias-dns").success();
-    // A worker that was killed before its supervisor may have had a successor for a moment.
+    wait_until("there is one of each part", || is_whole().then_some(()));
+    // Stopped first: neither shall see the other's end, and start it again.
+    host.run("pkill -STOP --full ^alias-dns").success();
+    host.run("pkill -KILL --full ^alias-dns").success();
     let after_the_guard = || {
         let log = world.read(LOG);
         let (_, after) = log.split_once(" guard INFO: the server is gone, and there are records")?;
