@@ -1,7 +1,7 @@
 //! firewalld beside our networks: it rejects what is forwarded and, at a reload, forgets what others have added to its
 //! rules. The next ADD brings that back, and so does `bridge repair`.
 
-use integration_tests::{Attachment, Container, Network, Output, Outside, Suite, World};
+use integration_tests::{Attachment, Container, Network, Output, Outside, Suite, World, wait_until};
 use serde_json::{Value, json};
 
 use crate::support::{Backend, Firewalld};
@@ -148,5 +148,25 @@ fn what_a_reload_forgets_is_back_with_the_next_add_and_with_repair() {
             network.detach(&two);
             story.assert_rules_are_as_before(&when("all detached"));
         }
+    }
+}
+
+#[test]
+fn names_are_answered_although_it_rejects_what_comes_in() {
+    for backend in BACKENDS {
+        let world = World::new();
+        let story = Story::new(&world, backend);
+        let network = Network::example(&world, "testnet");
+        let (one, two) = (world.container("one"), world.container("two"));
+        network.attach_as(&one, &Attachment::of(&one).capability("aliases", json!({ "testnet": ["web"] })));
+        network.attach(&two);
+        let answers = wait_until("the name is answered", || {
+            Some(two.resolve("web")).filter(|answers| !answers.is_empty())
+        });
+        assert_eq!(answers, ["172.20.0.2"], "{backend:?}");
+        // What else comes in is none of ours.
+        let _server = world.host().serve("172.20.0.1:8080");
+        two.run("curl --silent --max-time 5 http://172.20.0.1:8080/").failure();
+        drop(story);
     }
 }
