@@ -335,7 +335,7 @@ fn sixty_four_first_attachments_at_once_all_succeed() {
     }
     assert_eq!(world.host().run("ip -o link show master br0").success().lines().count(), 64);
     containers[0].run("ping -c 1 -W 30 10.1.2.1").success();
-    containers[63].run("ping -c 1 -W 30 fd00:1::1").success();
+    assert!(containers[63].reaches("fd00:1::1"));
 }
 
 #[test]

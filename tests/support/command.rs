@@ -140,6 +140,11 @@ impl Running {
         });
     }
 
+    /// Whether the command has closed its output, which is the last that it does.
+    pub fn has_ended(&self) -> bool {
+        self.stdout.is_closed()
+    }
+
     /// Waits for the end of the command and of its output.
     ///
     /// # Panics

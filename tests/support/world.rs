@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -251,9 +252,21 @@ impl Space {
 
     /// Whether one of two pings of `target` is answered. An answer takes no time to speak of, but on a busy machine
     /// whoever waits for it may.
+    ///
+    /// IPv6 is tried for half a minute: the kernel makes the route for a new address in the background, and what is
+    /// sent to it before is lost.
     #[track_caller]
     pub fn reaches(&self, target: &str) -> bool {
-        self.pings(target, 30)
+        if !target.contains(':') {
+            return self.pings(target, 30);
+        }
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let is_answered = self.pings(target, 2);
+            if is_answered || Instant::now() >= end {
+                return is_answered;
+            }
+        }
     }
 
     /// Whether none of two pings of `target` is answered within a second.
