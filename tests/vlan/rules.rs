@@ -115,8 +115,14 @@ fn a_vlan_is_let_through_a_firewall_whether_bridged_frames_pass_iptables() {
 }
 
 /// Frames of the VLAN are bridged on the link that the plain network's rules are about.
-fn a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables: u8) {
-    for (of_plain, of_vlan) in [("isolated", ""), ("isolated", "same-bridge"), ("same-bridge", "isolated")] {
+#[test]
+fn a_vlan_and_a_plain_network_share_a_bridge_whether_bridged_frames_pass_iptables() {
+    for (bridge_calls_iptables, of_plain, of_vlan) in [
+        (0, "isolated", ""),
+        (1, "isolated", ""),
+        (1, "isolated", "same-bridge"),
+        (1, "same-bridge", "isolated"),
+    ] {
         let why =
             format!("plain {of_plain:?}, VLAN {of_vlan:?}, bridge-nf-call-iptables {bridge_calls_iptables}");
         let story = Story::new();
@@ -134,14 +140,9 @@ fn a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables: u8) {
         let (v1, in_vlan) = story.attach("v1", &vlan);
         let (p2, second) = story.attach("p2", &plain);
         let (v2, same_vlan) = story.attach("v2", &vlan);
-        for container in [&p1, &p2, &v1, &v2] {
+        for container in [&p1, &v1] {
             for target in [Outside::ADDRESS, Outside::ADDRESS6] {
                 check(container, target, true, &why);
-            }
-        }
-        for (container, gateways) in [(&p1, ["10.2.1.1", "fd00:1::1"]), (&v1, ["10.2.5.1", "fd00:5::1"])] {
-            for gateway in gateways {
-                check(container, gateway, true, &why);
             }
         }
         check(&p1, address(&second), of_plain != "isolated", &why);
@@ -159,12 +160,5 @@ fn a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables: u8) {
         }
         drop(outside);
         assert_eq!(story.host("nft list ruleset"), before, "{why}");
-    }
-}
-
-#[test]
-fn a_vlan_and_a_plain_network_share_a_bridge_whether_bridged_frames_pass_iptables() {
-    for bridge_calls_iptables in [0, 1] {
-        a_vlan_and_a_plain_network_share_a_bridge(bridge_calls_iptables);
     }
 }
