@@ -217,14 +217,23 @@ impl Client {
         }
         let _opening = lock(&self.state, self.deadline)?;
         let closed = self.closed()?;
-        let cannot_be_opened = |listener: &Listener| {
-            let opened = wanted(listener)
-                .map_err(|source| cannot_listen(listener, source))
+        let mut left = Vec::new();
+        for listener in closed {
+            let opened = wanted(&listener)
+                .map_err(|source| cannot_listen(&listener, source))
                 .and_then(|wanted| self.open(&wanted));
-            // Its bridge may be gone, which whoever attaches a container to it is told.
-            opened.inspect_err(|error| log::debug!("{error}")).is_err()
-        };
-        Ok(closed.into_iter().filter(cannot_be_opened).collect())
+            match opened {
+                Ok(()) => {}
+                // Its bridge may be gone, which whoever attaches a container to it is told.
+                Err(error @ ClientError::Listen { .. }) => {
+                    log::debug!("{error}");
+                    left.push(listener);
+                }
+                // A server that has not answered in time may listen or not.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
     }
 
     fn closed(&mut self) -> Result<Vec<Listener>, ClientError> {
