@@ -249,11 +249,18 @@ impl Rules {
         Ok(content::change(&mut self.socket, |socket, batch| remove_elements(socket, host_veth, batch))?)
     }
 
-    /// Removes every element of `owner` that somebody brought back since [`remove`](Self::remove).
+    /// Removes every element of `owner` that somebody brought back since [`remove`](Self::remove). Whoever is about to
+    /// bring one back looks afterwards whether the link is there, so that nothing here has to wait for that.
     pub(crate) fn remove_again(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
-        Ok(content::change(&mut self.socket, |socket, batch| {
-            remove_elements(socket, owner.host_veth, batch)
-        })?)
+        let key = ifname_key(owner.host_veth);
+        for skeleton in [&routed::SKELETON, &ports::SKELETON] {
+            if self.socket.element(skeleton.table, skeleton.records, &key)?.is_some() {
+                return Ok(content::change(&mut self.socket, |socket, batch| {
+                    remove_elements(socket, owner.host_veth, batch)
+                })?);
+            }
+        }
+        Ok(Removed::Nothing)
     }
 
     /// Whether the chains of others have rules for a network that has lost its record of them.
