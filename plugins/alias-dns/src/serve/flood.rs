@@ -5,6 +5,7 @@
 //! (`SO_ATTACH_FILTER`, socket(7), `Documentation/networking/filter.rst`) turns most of its datagrams away before they
 //! come there.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -47,6 +48,15 @@ enum Source {
     Resident(IpAddr),
     /// Everybody else: whoever makes an address up can make up many.
     Strangers,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resident(address) => address.fmt(f),
+            Self::Strangers => f.write_str("sources that no record names"),
+        }
+    }
 }
 
 /// One that is held back.
@@ -118,6 +128,7 @@ impl Flood {
             skipped.0 |= 1 << at;
             let is_held = self.held.iter().any(|flooder| flooder.source == *source);
             if !is_held && self.held.len() < MAX_HELD {
+                log::info!("a flood of queries: holds back {source}");
                 self.held.push(Flooder { source: *source, until: now + PERIOD, passed: 0 });
             }
         }
