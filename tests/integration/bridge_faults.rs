@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration_tests::{Container, Output, PluginCall, Snapshot, World, wait_until};
+use integration_tests::{Container, Output, PluginCall, Snapshot, Suite, World, wait_until};
 use serde_json::{Value, json};
 
 /// Files that the allocator keeps by intent, and a bridge's counters.
@@ -241,6 +241,70 @@ fn survives_each(verb: &str) {
 #[test]
 fn add_killed_at_each_system_call_leaves_nothing_after_del() {
     survives_each("ADD");
+}
+
+/// The runtime that saw it die asks once more, for the same container, and sends no DEL in between.
+#[test]
+fn add_killed_at_each_system_call_can_be_repeated_as_it_stands() {
+    const MOST: u32 = 100;
+    let story = Story::new();
+    let is_finished = || story.guest.run("ip link show dev eth0").stdout.contains(" group default ");
+    let show = format!("{} show n", Suite::Ours.binary("bridge").display());
+    let mut seen = false;
+    for step in ["sendto", "clone", "write", "exit_group"] {
+        let gets_through = |count: u32| {
+            let inject = format!("inject={step}:signal=KILL:when={count}");
+            let output = story.traced(&["strace", "-qq", "-o", "/dev/null", "-e", &inject], "ADD").run();
+            wait_until("a call and an allocator that was left alone have ended", || {
+                story.world.host().run("pgrep -x bridge|host-local").stdout.is_empty().then_some(())
+            });
+            let finished = is_finished();
+            if output.status != 0 && !finished && story.guest.run("ip link show dev eth0").status == 0 {
+                // One without a mark is shown to nobody.
+                let shown = story.world.host().run(&show);
+                let guest = shown.success().lines().find(|line| line.contains("guest eth0"));
+                assert!(
+                    guest.is_none_or(|line| line.contains("its ADD was killed")),
+                    "{step} {count}: {shown}"
+                );
+                seen |= guest.is_some();
+            }
+            let repeated = story.call("ADD", &config()).run();
+            if finished {
+                // All was done but the answer; a second ADD of what may live takes nothing from it.
+                repeated.error(4);
+            } else {
+                let mut config = config();
+                config["prevResult"] = repeated.json();
+                story.call("CHECK", &config).run().success();
+                assert!(is_finished(), "{step} {count}");
+                assert!(
+                    story.guest.reaches("10.1.2.1") && story.guest.reaches("fd00:1::1"),
+                    "{step} {count}"
+                );
+            }
+            story.complete("ADD");
+            output.status == 0
+        };
+        assert!((1..MOST).any(gets_through), "ADD makes {MOST} calls of {step}");
+    }
+    assert!(seen, "no attempt was shown as killed");
+}
+
+/// As a container that was attached by other means for as long as nobody knows of it.
+#[test]
+fn an_add_whose_process_lives_is_not_taken_over() {
+    let story = Story::new();
+    let waiting = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"
+        until [ -e /run/go ]; do sleep 0.01; done; exec "$(dirname "$0")/host-local""#;
+    let first = story.call("ADD", &story.ipam("waiting", waiting)).start();
+    wait_until("the pair is there", || (story.guest.run("ip link show dev eth0").status == 0).then_some(()));
+    story.call("ADD", &config()).run().error(4);
+    story.world.write("/run/go", "");
+    let mut config = config();
+    config["prevResult"] = first.wait().json();
+    story.call("CHECK", &config).run().success();
+    story.complete("ADD");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, Running};
 
 use crate::attachment::Identity;
-use crate::config::Settings;
+use crate::config::{MasqueradeBackend, Settings};
 use crate::container::{Company, ContainerEnd};
 use crate::netlink::Netlink;
 use crate::netlink::link::Link;
@@ -12,7 +12,7 @@ use crate::plan::{Plan, PlanError};
 use crate::signals::Held;
 use crate::undo::{Undo, WayBack};
 use crate::veth::Veth;
-use crate::{bridge, container, gateway, reverse_path, rules, veth};
+use crate::{bridge, container, gateway, iptables, maker, reverse_path, rules, veth};
 
 /// Attaches the container.
 pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
@@ -31,8 +31,8 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let mut host = Netlink::open().map_err(Error::internal)?;
     let lease = Lease::ask(call, &settings)?;
     let wired = wire(&mut host, &settings, &identity, &netns, &home, &mut back);
-    // The pair says that there is no other attachment of this identity which lives.
-    let leases = lease.given(wired.is_ok().then_some(&identity), &signals, &mut back.leases)?;
+    let leases =
+        lease.given(&identity, wired.as_ref().ok().map(|(_, veth)| veth), &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
     let (bridge, veth) = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
@@ -64,15 +64,12 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     signals.heed()?;
     gateway::enable_forwarding(&mut host, &plan)?;
     log::debug!("the host forwards");
-    if let Some(company) = company {
-        if company == Company::Others && !plan.addresses.is_empty() {
-            reverse_path::loosen(&mut host, &mut container, &netns, &home);
-        }
-        announce(&mut host, &mut container, gateway.index, &veth, &plan);
-        log::debug!("announced the addresses");
+    if company == Some(Company::Others) && !plan.addresses.is_empty() {
+        reverse_path::loosen(&mut host, &mut container, &netns, &home);
     }
-
     let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
+    finish(&mut host, &mut container, gateway.index, &veth, &plan);
+    log::debug!("announced the addresses");
     back.disarm();
     let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
@@ -91,16 +88,19 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     Ok(plan.to_result(interfaces))
 }
 
-/// Tells the neighbours who has the addresses now, and has the host forget who had them. To fail at it is no reason to
-/// refuse the container: its neighbours find out by themselves, only later.
-fn announce(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Veth, plan: &Plan) {
+/// Tells the neighbours who has the addresses now, has the host forget who had them, and takes from the interface the
+/// mark that it is being made. To fail at it is no reason to refuse the container: its neighbours find out by
+/// themselves, only later.
+fn finish(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Veth, plan: &Plan) {
     let mut told = Ok(());
     for address in &plan.addresses {
         told = told.and(host.forget_neighbour(gateway, address.network.ip()));
     }
-    if !plan.addresses.is_empty() {
-        told = told.and(container.announce(veth.container_index, veth.container_mac));
-    }
+    let index = veth.container_index;
+    told = told.and(match plan.addresses.is_empty() {
+        true => container.set_group(index, maker::NO_GROUP),
+        false => container.announce(index, veth.container_mac, maker::NO_GROUP),
+    });
     if let Err(failure) = told {
         log::warn!("announce the container's addresses: {failure}");
     }
@@ -120,6 +120,13 @@ fn wire<'a>(
     log::debug!("bridge {} is up", settings.bridge);
     rules::remove_after_link(settings, identity, &mut back.attachment);
     let veth = veth::create(host, settings, identity, netns, &bridge, &mut back.attachment)?;
+    if veth.replaced {
+        rules::remove(identity.owner())?;
+        if settings.masquerade == Some(MasqueradeBackend::Iptables) {
+            iptables::remove(identity.jumps())?;
+        }
+        log::debug!("took over what a killed ADD has left");
+    }
     log::debug!("made the veth pair {}", identity.host_veth());
     Ok((bridge, veth))
 }
@@ -150,10 +157,11 @@ impl<'a> Lease<'a> {
         Ok(Self { call, asked })
     }
 
-    /// Waits for the addresses; `None` if the settings ask for none. `wired` is the identity whose pair has been made.
+    /// Waits for the addresses; `None` if the settings ask for none. `veth` is the pair of `identity`, if it was made.
     fn given(
         self,
-        wired: Option<&Identity>,
+        identity: &Identity,
+        veth: Option<&Veth>,
         signals: &Held,
         undo: &mut Undo<'a>,
     ) -> Result<Option<CniResult>, Error> {
@@ -164,13 +172,19 @@ impl<'a> Lease<'a> {
             undo.push("release the leases", move || ipam.del(network));
             return Err(ended);
         }
+        let replaced = veth.is_some_and(|veth| veth.replaced);
         if let Err(refusal) = &leased
-            && refusal.code() == ErrorCode::TRY_AGAIN_LATER
+            && (replaced || refusal.code() == ErrorCode::TRY_AGAIN_LATER)
         {
-            // Without the pair, the leases may be those of an attachment that lives in another namespace.
-            let Some(identity) = wired else { return Err(refusal.clone()) };
+            // The pair says that there is no other attachment of this identity which lives. Without it, the leases may
+            // be those of one in another namespace.
+            if veth.is_none() {
+                return Err(refusal.clone());
+            }
             // What an attempt that was killed has leased is in the way of its repetition.
-            rules::remove(identity.owner())?;
+            if !replaced {
+                rules::remove(identity.owner())?;
+            }
             ipam.del(network)?;
             leased = ipam.add(network);
         }

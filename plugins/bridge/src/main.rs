@@ -19,6 +19,7 @@ mod gateway;
 mod gc;
 mod iptables;
 mod mac;
+mod maker;
 mod names;
 mod netlink;
 mod netns;

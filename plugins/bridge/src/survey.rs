@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::mac::Mac;
+use crate::maker;
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 
@@ -29,6 +30,8 @@ pub(crate) struct FoundEnd {
     pub(crate) mac: Option<Mac>,
     /// Whether it is up.
     pub(crate) up: bool,
+    /// Whether the ADD that made it was killed.
+    pub(crate) abandoned: bool,
     /// Its addresses that reach beyond the link.
     pub(crate) addresses: Vec<IpNetwork>,
 }
@@ -67,6 +70,7 @@ fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Fa
         Ok((Some(end), addresses)) => Ok(Some(FoundEnd {
             mac: end.mac,
             up: end.up,
+            abandoned: maker::is_abandoned(end.group),
             addresses: addresses
                 .into_iter()
                 .filter(|address| address.global)

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use crate::attachment::Identity;
 use crate::config::Settings;
 use crate::mac::Mac;
+use crate::maker;
 use crate::names;
 use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
@@ -36,11 +37,14 @@ pub(crate) struct Veth {
     pub(crate) container_index: u32,
     /// Hardware address of the container end.
     pub(crate) container_mac: Mac,
+    /// Whether it took the place of one whose ADD was killed, and whose rules and leases may be there.
+    pub(crate) replaced: bool,
     /// MTU in bytes that both ends are to have; as made, they have at least what IPv6 needs ([`narrow`]).
     mtu: u32,
 }
 
-/// Refuses a name that the container's interface would not get, or that the container has already.
+/// Refuses a name that the container's interface would not get, or that the container has already. What an ADD that was
+/// killed has left does not count: [`create`] puts the new pair in its place, if it is of the same identity.
 pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) -> Result<(), Error> {
     let ifname = identity.attachment().ifname();
     if !names::is_link_name(ifname) {
@@ -50,8 +54,8 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
         ));
     }
     match container.link_by_name(ifname) {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(taken(identity)),
+        Ok(Some(link)) if !maker::is_abandoned(link.group) => Err(taken(identity)),
+        Ok(_) => Ok(()),
         Err(failure) => {
             Err(Error::internal(failure).context(format_args!("look for \"{ifname}\" in the container")))
         }
@@ -100,7 +104,7 @@ fn is_mounted(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Whether there is a pair of `identity` whose container end can be asked about.
+/// Whether there is a pair of `identity` whose container end can be asked about, and whose ADD was not killed.
 fn has_container_end(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
     let name = identity.host_veth();
     let failed = |failure: Failure| Error::internal(failure).context(format_args!("look for \"{name}\""));
@@ -109,7 +113,7 @@ fn has_container_end(host: &mut Netlink, identity: &Identity) -> Result<bool, Er
     };
     let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(true) };
     match host.link_there(netns, index) {
-        Ok(end) => Ok(end.is_some()),
+        Ok(end) => Ok(end.is_some_and(|end| !maker::is_abandoned(end.group))),
         Err(failure) if failure.is_gone_there() => Ok(false),
         Err(failure) => Err(failed(failure)),
     }
@@ -136,12 +140,15 @@ pub(crate) fn create<'a>(
     let container_end = NewVethEnd { name: identity.attachment().ifname(), mac: container_mac };
     let mtu = settings.mtu.unwrap_or(bridge.mtu);
     let made_with = mtu.max(IPV6_MIN_MTU);
-    let attempt =
-        |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, made_with);
+    let attempt = |host: &mut Netlink| {
+        host.create_veth(host_end, container_end, maker::group(), netns, bridge.index, made_with)
+    };
+    let mut replaced = false;
     let made = match attempt(host) {
-        // A pair of the same identity whose container is gone: the kernel has not come to destroy it, or just has.
+        // A pair of the same identity whose container is gone: the kernel has not come to destroy it, or just has. Or
+        // one whose ADD was killed.
         Err(failure) if failure.is(Errno::EEXIST) && !is_attached(host, identity)? => {
-            remove(host, identity).map_err(failed)?;
+            replaced = remove(host, identity).map_err(failed)? == Removed::Link;
             attempt(host)
         }
         other => other,
@@ -167,7 +174,7 @@ pub(crate) fn create<'a>(
     let (hairpin, isolated) = (settings.port.hairpin, settings.port.isolated);
     host.set_up_port(link.index, PortSetup { alias: &identity.alias(), hairpin, isolated })
         .map_err(|failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\"")))?;
-    Ok(Veth { host_index: link.index, host_mac, container_index, container_mac, mtu })
+    Ok(Veth { host_index: link.index, host_mac, container_index, container_mac, replaced, mtu })
 }
 
 /// Gives the pair an MTU that is too small for IPv6, if it is to have one.

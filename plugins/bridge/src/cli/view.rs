@@ -207,6 +207,7 @@ fn attachment_view(
     let (host, end) = (&found.host, found.container.as_ref());
     let state = match end {
         None => "the container end cannot be asked about",
+        Some(end) if end.abandoned => "its ADD was killed",
         Some(_) if host.controller.is_none() => "not on a bridge",
         Some(_) if !host.up => "the host veth is down",
         Some(end) if !end.up => "the container's interface is down",

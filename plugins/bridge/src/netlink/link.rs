@@ -27,6 +27,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_GROUP: u16 = 27;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -79,6 +80,8 @@ pub(crate) struct Link {
     pub(crate) peer_netns: Option<i32>,
     /// The text that a person or a program put on it.
     pub(crate) alias: String,
+    /// The number of the group that it was put in; 0 is the one of all others.
+    pub(crate) group: u32,
     /// How it behaves as a bridge port.
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
@@ -165,18 +168,19 @@ impl Netlink {
     }
 
     /// Makes a veth pair in one message: the host end a port of the bridge, the other end in `netns` under its final
-    /// name. Hands back the host end as it was before it became a port, or nothing before Linux 6.2.
+    /// name and in `group`. Hands back the host end as it was before it became a port, or nothing before Linux 6.2.
     ///
     /// A link that is made in one namespace and moved to another costs the kernel some 15 ms.
     pub(crate) fn create_veth(
         &mut self,
         host: NewVethEnd<'_>,
         container: NewVethEnd<'_>,
+        group: u32,
         netns: &impl AsFd,
         bridge: u32,
         mtu: u32,
     ) -> Result<Option<Link>, Failure> {
-        let peer = veth_end(container, mtu).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+        let peer = veth_end(container, mtu).link_group(group).setns_by_fd(netns.as_fd().as_raw_fd()).build();
         self.create_veth_with(host, peer, bridge, mtu)
     }
 
@@ -276,11 +280,16 @@ impl Netlink {
 
     /// Has the kernel announce the addresses of an interface: gratuitous ARP (RFC 5227), and unsolicited neighbour
     /// advertisements (RFC 4861) where `ndisc_notify` is set. It does so when the hardware address is set, be it to
-    /// what it was.
+    /// what it was. The same message puts the interface in `group`.
     ///
     /// A packet socket could say the same, but to close one costs a grace period.
-    pub(crate) fn announce(&mut self, index: u32, mac: Mac) -> Result<(), Failure> {
-        self.set_mac(index, mac)
+    pub(crate) fn announce(&mut self, index: u32, mac: Mac, group: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).address(mac.octets().to_vec()).link_group(group))
+    }
+
+    /// Puts a link in a group.
+    pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).link_group(group))
     }
 
     /// Sets the hardware address of a link.
@@ -333,7 +342,7 @@ impl Netlink {
         // A group of their own, by which they can be deleted as one: their first index, in a range nobody numbers in.
         let group = 0x636e_0000 | (first.index & 0xffff);
         for link in links {
-            match self.change(LinkUnspec::new_with_index(link.index).link_group(group)) {
+            match self.set_group(link.index, group) {
                 Err(failure) if !failure.is_gone() => return Err(failure),
                 _ => {}
             }
@@ -446,6 +455,7 @@ fn read(octets: &[u8]) -> Option<Link> {
         peer: None,
         peer_netns: None,
         alias: String::new(),
+        group: 0,
         port: None,
         vlan_filtering: false,
     };
@@ -460,6 +470,7 @@ fn read(octets: &[u8]) -> Option<Link> {
             IFLA_LINK => link.peer = parse_u32(value).ok(),
             IFLA_LINK_NETNSID => link.peer_netns = parse_i32(value).ok(),
             IFLA_IFALIAS => link.alias = text(value),
+            IFLA_GROUP => link.group = parse_u32(value).unwrap_or_default(),
             IFLA_LINKINFO => read_info(value, &mut link),
             _ => {}
         }
