@@ -125,6 +125,31 @@ fn an_interface_that_is_to_stay_down_does_and_works_once_somebody_brings_it_up()
     }
 }
 
+/// It names no VLAN: a kernel that cannot filter by them does without, and a bridge that is there is left as it is. (The
+/// reference asks the first even so.)
+#[test]
+fn an_empty_trunk_is_served_whatever_the_kernel_and_the_bridge_can() {
+    for (suite, bridge_is_there) in [(Suite::Ours, false), (Suite::Ours, true), (Suite::Reference, true)] {
+        let story = Story::new(suite);
+        let host = story.world.host();
+        if bridge_is_there {
+            for command in ["br0 type bridge", "other type veth peer name port"] {
+                host.run(&format!("ip link add {command}")).success();
+            }
+            host.run("ip link set port master br0").success();
+        }
+        let mut config = network(&json!({ "vlanTrunk": [] }));
+        let (one, result) = story.attach("one", &config);
+        assert!(one.reaches("10.1.0.1"), "{suite:?}, {bridge_is_there}");
+        config["prevResult"] = result;
+        story.call("CHECK", &one, &config).run().success();
+        if bridge_is_there {
+            let bridge = host.run("ip -json -d link show dev br0").json();
+            assert_eq!(bridge[0]["linkinfo"]["info_data"]["vlan_filtering"], 0, "{suite:?}");
+        }
+    }
+}
+
 #[test]
 fn a_mac_is_taken_from_three_places_and_seen_by_the_neighbours() {
     const MACS: [&str; 3] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"];

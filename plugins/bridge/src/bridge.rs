@@ -37,7 +37,7 @@ pub(crate) fn ensure<'a>(
     for _ in 0..ATTEMPTS {
         if let Some(mut link) = host.link_by_name(name).map_err(failed)? {
             require_bridge(&link)?;
-            if settings.vlans.is_some() && !link.vlan_filtering {
+            if settings.needs_vlan_filtering() && !link.vlan_filtering {
                 link = filter_by_vlan(host, link, home, undo)?;
             }
             match complete(host, &mut link, settings, home, undo) {
@@ -92,7 +92,14 @@ fn make<'a>(
     let vlan_filtering = settings.vlans.is_some();
     // The kernel takes an MTU for chosen when setting it changes it; any other it fits to the ports that come and go.
     let unlike_it = mtu.saturating_sub(1).max(MIN_MTU);
-    match host.create_bridge(NewBridge { name, mac, mtu: unlike_it, vlan_filtering }) {
+    let new = |vlan_filtering| NewBridge { name, mac, mtu: unlike_it, vlan_filtering };
+    let made = match host.create_bridge(new(vlan_filtering)) {
+        Err(failure) if !settings.needs_vlan_filtering() && failure.is(Errno::EOPNOTSUPP) => {
+            host.create_bridge(new(false))
+        }
+        made => made,
+    };
+    match made {
         Ok(()) => undo.push("remove the new bridge", move || remove_unused(home, name)),
         Err(failure) if failure.is(Errno::EEXIST) => return Ok(()),
         Err(failure) if vlan_filtering && failure.is(Errno::EOPNOTSUPP) => {

@@ -154,7 +154,7 @@ impl Comparison<'_> {
         if self.settings.promiscuous && !link.promiscuous {
             self.differs(format_args!("bridge \"{name}\" is not promiscuous"));
         }
-        if self.settings.vlans.is_some() && !link.vlan_filtering {
+        if self.settings.needs_vlan_filtering() && !link.vlan_filtering {
             self.differs(format_args!("bridge \"{name}\" does not filter by VLAN"));
         }
         Ok(Some(link))

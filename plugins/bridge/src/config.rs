@@ -154,6 +154,12 @@ pub(crate) struct Vlans {
 }
 
 impl Vlans {
+    /// Whether they mean something only on a bridge that filters by VLAN. An empty `vlanTrunk` does not: the port is
+    /// in the bridge's default VLAN with all the others.
+    pub(crate) fn need_filtering(&self) -> bool {
+        self.untagged.is_some() || !self.trunk.is_empty()
+    }
+
     /// Those of the gateway's port: it is in the containers' VLAN, and no trunk leads to it.
     pub(crate) fn of_gateway(&self) -> Self {
         Self { untagged: self.untagged, trunk: Vec::new(), keep_default: self.keep_default }
@@ -245,6 +251,11 @@ impl Settings {
     /// Whether the bridge is the containers' gateway.
     pub(crate) fn is_gateway(&self) -> bool {
         self.gateway != GatewayRole::None
+    }
+
+    /// Whether the network does not work on a bridge that does not filter by VLAN.
+    pub(crate) fn needs_vlan_filtering(&self) -> bool {
+        self.vlans.as_ref().is_some_and(Vlans::need_filtering)
     }
 
     /// The link that carries the network's gateway addresses: the bridge, or the one for its VLAN.

@@ -31,7 +31,7 @@ pub(crate) fn differences(host: &mut Netlink, vlans: &Vlans, port: &Link) -> Res
 
 /// The VLANs that a port is put into; none where it is left in the bridge's default one.
 fn wished(vlans: &Vlans) -> Vec<PortVlan> {
-    if vlans.untagged.is_none() && vlans.trunk.is_empty() {
+    if !vlans.need_filtering() {
         return Vec::new();
     }
     let native = vlans.untagged.unwrap_or(DEFAULT);
