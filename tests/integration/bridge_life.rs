@@ -280,6 +280,44 @@ fn gc_removes_what_is_not_valid_and_nothing_when_it_is_not_told() {
 }
 
 #[test]
+fn what_is_collected_is_not_that_of_a_host_veth_which_somebody_renamed() {
+    for backend in ["nftables", "iptables"] {
+        let story = Story::new(
+            &json!({ "ipMasqBackend": backend, "macspoofchk": true, "ingressPolicy": "same-bridge" }),
+        );
+        let host = story.world.host();
+        let container = story.world.container("c1");
+        let result = story.call("ADD", &container).run().json();
+        let host_veth = result["interfaces"][1]["name"].as_str().unwrap();
+        for change in [format!("{host_veth} down"), format!("{host_veth} name other"), "other up".to_owned()]
+        {
+            host.run(&format!("ip link set {change}")).success();
+        }
+        let rules = || host.run("nft list ruleset").success().to_owned();
+        let before = rules();
+        let collect = |valid: Option<Value>| {
+            let mut config = story.config.clone();
+            config["cni.dev/valid-attachments"] = valid.unwrap_or_default();
+            let call = story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path);
+            call.config(&config).run().success();
+        };
+        let is_kept = || {
+            assert_eq!(rules(), before, "{backend}");
+            host.run("ip link show dev other").success();
+        };
+        collect(None);
+        is_kept();
+        collect(Some(json!([{ "containerID": "c1", "ifname": "eth0" }])));
+        is_kept();
+        let bridge = Suite::Ours.binary("bridge");
+        assert_eq!(host.run(&format!("{} prune", bridge.display())).success(), "", "{backend}");
+        is_kept();
+        collect(Some(json!([])));
+        assert!(!rules().contains("c1") && story.host_veths() == 0, "{backend}: {}", rules());
+    }
+}
+
+#[test]
 fn two_interfaces_on_one_network_keep_their_iptables_rules_apart() {
     let story = Story::new(&json!({ "ipMasqBackend": "iptables" }));
     let container = story.world.container("c1");

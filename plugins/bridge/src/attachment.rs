@@ -40,14 +40,21 @@ impl Identity {
     /// agree with the mark, so that nobody is taken in by a mark alone; where the mark had to be cut, it has to look
     /// like one of ours.
     pub(crate) fn of_mark(alias: &str, host_veth: &str) -> Option<Self> {
-        let mut parts = alias.strip_prefix(MARK)?.splitn(3, '/');
-        let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
-        let identity = Self::new(network, &Attachment::new(container_id, ifname).ok()?);
+        let identity = Self::claimed_by(alias)?;
         if identity.host_veth == host_veth {
             return Some(identity);
         }
-        let is_cut = names::may_be_cut(network, container_id) && is_hashed_name(host_veth);
+        let is_cut = names::may_be_cut(&identity.network, identity.attachment.container_id())
+            && is_hashed_name(host_veth);
         is_cut.then(|| Self { host_veth: host_veth.to_owned(), ..identity })
+    }
+
+    /// The identity that the mark on a link spells, whatever the link is called. Enough to leave alone what belongs to
+    /// it: somebody may have renamed the link.
+    pub(crate) fn claimed_by(alias: &str) -> Option<Self> {
+        let mut parts = alias.strip_prefix(MARK)?.splitn(3, '/');
+        let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self::new(network, &Attachment::new(container_id, ifname).ok()?))
     }
 
     /// The name of the host end of its veth pair.
@@ -67,12 +74,8 @@ impl Identity {
 
     /// The text on its host veth, which says whose it is: `cni:<network>/<container id>/<ifname>`.
     pub(crate) fn alias(&self) -> String {
-        let attachment = &self.attachment;
-        let mut alias = network_mark(&self.network);
-        alias.push_str(&names::container_id(attachment.container_id()));
-        alias.push('/');
-        alias.push_str(attachment.ifname());
-        alias
+        let container_id = names::container_id(self.attachment.container_id());
+        mark(&self.network(), &container_id, self.attachment.ifname())
     }
 
     /// As the owner of iptables rules.
@@ -84,6 +87,11 @@ impl Identity {
     pub(crate) fn owner(&self) -> Owner<'_> {
         Owner { network: &self.network, attachment: &self.attachment, host_veth: &self.host_veth }
     }
+}
+
+/// The text on a host veth, with network and container id as marks spell them.
+pub(crate) fn mark(network: &str, container_id: &str, ifname: &str) -> String {
+    format!("{MARK}{network}/{container_id}/{ifname}")
 }
 
 /// The start of the aliases of every attachment to `network`.

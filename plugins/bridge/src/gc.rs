@@ -1,7 +1,8 @@
 //! GC: removes what belongs to no valid attachment of the network.
 //!
 //! When the runtime does not say which attachments are valid, only what is dead beyond doubt is removed: rules whose
-//! host veth does not exist. (A veth pair cannot outlive its container's namespace, so no link is ever dead.)
+//! host veth does not exist, under its own name or another. (A veth pair cannot outlive its container's namespace, so
+//! no link is ever dead.)
 
 use std::collections::HashSet;
 
@@ -12,8 +13,9 @@ use crate::failures::Failures;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
+use crate::nft::Record;
 use crate::signals::Held;
-use crate::{config, iptables, rules};
+use crate::{config, iptables, rules, survey};
 
 /// Cleans up the network.
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
@@ -24,14 +26,13 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
 
     let mut host = Netlink::open().map_err(Error::internal)?;
     if let Some(valid) = &valid {
-        let keep: HashSet<String> = valid
-            .iter()
-            .map(|attachment| Identity::new(network, attachment).host_veth().to_owned())
-            .collect();
+        let keep: Vec<Identity> = valid.iter().map(|attachment| Identity::new(network, attachment)).collect();
         let bridge = config::bridge_of(call.conf());
         failures.note(remove_links(&mut host, network, bridge.as_deref(), &keep));
         log::debug!("done with veth pairs");
-        failures.note(rules::collect(&mut host, network, |_, host_veth| Ok(keep.contains(host_veth))));
+        let host_veths: HashSet<&str> = keep.iter().map(Identity::host_veth).collect();
+        let is_valid = |_: &mut Netlink, record: &Record| Ok(host_veths.contains(record.host_veth.as_str()));
+        failures.note(rules::collect(&mut host, network, is_valid));
         log::debug!("done with the rules");
         if config::uses_iptables(call.conf())
             || failures.note(rules::has_iptables(network)).unwrap_or_default()
@@ -40,10 +41,15 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
             log::debug!("done with iptables");
         }
     } else {
-        let exists = |host: &mut Netlink, host_veth: &str| {
-            host.link_by_name(host_veth).map(|link| link.is_some()).map_err(Error::internal)
+        // An ADD makes the link before the rules, so whose record has been seen has a link by now, or none any more.
+        let is_alive = |host: &mut Netlink, record: &Record| {
+            if host.link_by_name(&record.host_veth).map_err(Error::internal)?.is_some() {
+                return Ok(true);
+            }
+            // Somebody may have renamed it.
+            Ok(survey::is_alive(record, &host.links().map_err(Error::internal)?))
         };
-        failures.note(rules::collect(&mut host, network, exists));
+        failures.note(rules::collect(&mut host, network, is_alive));
         log::debug!("done with the rules");
     }
     if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
@@ -59,8 +65,12 @@ fn remove_links(
     host: &mut Netlink,
     network: &str,
     bridge: Option<&str>,
-    keep: &HashSet<String>,
+    keep: &[Identity],
 ) -> Result<(), Error> {
+    // Somebody may have renamed one.
+    let marks: Vec<String> = keep.iter().map(Identity::alias).collect();
+    let keep: HashSet<&str> =
+        keep.iter().map(Identity::host_veth).chain(marks.iter().map(String::as_str)).collect();
     let failed = |failure: Failure| Error::internal(failure).context("remove veth pairs");
     // While nobody is between making a pair and marking it.
     let home = Netns::own()?;
@@ -70,7 +80,8 @@ fn remove_links(
     let mark = network_mark(network);
     let dead: Vec<&Link> = links
         .iter()
-        .filter(|link| link.kind == Kind::Veth && link.peer_netns.is_some() && !keep.contains(&link.name))
+        .filter(|link| link.kind == Kind::Veth && link.peer_netns.is_some())
+        .filter(|link| !keep.contains(link.name.as_str()) && !keep.contains(link.alias.as_str()))
         .filter(|link| {
             let half_made =
                 is_half_made(&link.name, &link.alias) && bridge.is_some() && link.controller == bridge;

@@ -14,7 +14,7 @@ use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::nft::{
-    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Removed, Rules, VlanGateway,
+    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Record, Removed, Rules, VlanGateway,
 };
 use crate::plan::Plan;
 use crate::survey::{self, Found, FoundEnd};
@@ -490,15 +490,15 @@ pub(crate) fn verify(
     Ok(differences)
 }
 
-/// Removes the rules of the network's attachments, but of those whose host veth `keep` wants.
+/// Removes the rules of the network's attachments, but of those that `keep` wants.
 pub(crate) fn collect(
     host: &mut Netlink,
     network: &str,
-    keep: impl Fn(&mut Netlink, &str) -> Result<bool, Error>,
+    keep: impl Fn(&mut Netlink, &Record) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let mut rules = Rules::open().map_err(failed)?;
     for record in rules.records().map_err(failed)? {
-        if record.network != names::network(network) || keep(host, &record.host_veth)? {
+        if record.network != names::network(network) || keep(host, &record)? {
             continue;
         }
         let removed = rules.remove_recorded(&record).map_err(failed)?;

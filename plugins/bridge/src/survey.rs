@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
 
-use crate::attachment::Identity;
+use crate::attachment::{self, Identity};
 use crate::mac::Mac;
 use crate::maker;
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
+use crate::nft::Record;
 
 /// An attachment that exists.
 #[derive(Debug)]
@@ -53,9 +54,17 @@ pub(crate) fn networks(links: &[Link]) -> BTreeSet<String> {
     identities(links).map(|identity| identity.network().into_owned()).collect()
 }
 
-/// Who is attached by one of `links`.
+/// Who is attached by one of `links`, be it one that somebody has renamed.
 pub(crate) fn identities(links: &[Link]) -> impl Iterator<Item = Identity> {
-    links.iter().filter_map(identity_of)
+    links.iter().filter_map(|link| Identity::claimed_by(&link.alias))
+}
+
+/// Whether the attachment that a record is of has a host veth among `links`: under its name, or under another with its
+/// mark.
+pub(crate) fn is_alive(record: &Record, links: &[Link]) -> bool {
+    let Record { network, container_id, ifname, host_veth } = record;
+    let mark = attachment::mark(network, container_id, ifname);
+    links.iter().any(|link| link.name == *host_veth || link.alias == mark)
 }
 
 /// Whose host veth a link is.

@@ -34,10 +34,9 @@ pub(super) fn prune() -> anyhow::Result<String> {
         host.delete_link(bridge.index).with_context(|| format!("remove bridge {}", bridge.name))?;
         removed += &format!("removed bridge {}\n", bridge.name);
     }
-    let host_veths: BTreeSet<&str> = links.iter().map(|link| link.name.as_str()).collect();
     let mut rules = Rules::open()?;
     for record in rules.records()? {
-        if host_veths.contains(record.host_veth.as_str()) {
+        if survey::is_alive(&record, &links) {
             continue;
         }
         rules.remove_recorded(&record)?;
