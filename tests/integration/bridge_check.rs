@@ -93,6 +93,8 @@ fn damage_on_the_host_is_named() {
         ("ip link set VETH mtu 1400", "MTU of \"eth0\" is 1500, not 1400"),
         ("bridge link set dev VETH hairpin off", "hairpin mode of host veth"),
         ("bridge link set dev VETH isolated on", "isolation of host veth"),
+        // Listening, which only a spanning tree has reason for.
+        ("bridge link set dev VETH state 1", "does not forward"),
         ("ip link delete VETH", "is missing"),
         ("ip link set VETH alias other", "mark of host veth"),
         ("ip link set VETH alias cni:n/other/eth0", "mark of host veth"),
@@ -124,9 +126,15 @@ fn damage_in_the_container_is_named() {
     for (damage, named) in [
         ("ip address delete 10.1.2.2/24 dev eth0", "address 10.1.2.2/24 is missing on \"eth0\""),
         ("ip address delete fd00:1::2/64 dev eth0", "address fd00:1::2/64 is missing on \"eth0\""),
+        ("ip route delete 10.1.2.0/24", "route 10.1.2.0/24 of address 10.1.2.2/24 is missing"),
+        ("ip route delete fd00:1::/64", "route fd00:1::/64 of address fd00:1::2/64 is missing"),
         ("ip route delete default", "route 0.0.0.0/0 via 10.1.2.1 is missing"),
         ("ip route delete 10.9.0.0/16", "route 10.9.0.0/16 via 10.1.2.1 is missing"),
         ("ip route change 10.9.0.0/16 via 10.1.2.1 mtu 1300 advmss 1300", "MTU of route 10.9.0.0/16"),
+        (
+            "ip route change 10.9.0.0/16 via 10.1.2.1 mtu 1400",
+            "advmss of route 10.9.0.0/16 via 10.1.2.1 is 0",
+        ),
         ("ip link set eth0 address 02:00:00:00:00:78", "hardware address of \"eth0\" is 02:00:00:00:00:78"),
         ("sysctl -w net.ipv6.conf.eth0.accept_ra=2", "\"eth0\" accepts router advertisements"),
         ("ip link set eth0 down", "interface \"eth0\" of the container is down"),
@@ -159,6 +167,43 @@ fn what_others_do_does_not_disturb() {
     integration_tests::wait_until("the sniffer has begun", promiscuity);
     assert_eq!(story.found(), "");
     sniffer.kill();
+}
+
+#[test]
+fn a_port_that_a_spanning_tree_holds_is_no_difference() {
+    let story = Story::new(&json!({}));
+    story.world.host().run("ip link set br0 type bridge stp_state 1").success();
+    // It has to listen and to learn for half a minute before it forwards again.
+    for state in ["down", "up"] {
+        story.world.host().run(&format!("ip link set {} {state}", story.host_veth())).success();
+    }
+    assert_eq!(story.found(), "");
+}
+
+/// As the chained plugins `sbr` and `vrf` do, and a person who would have another metric.
+#[test]
+fn the_route_of_an_address_may_be_in_another_table_and_have_another_metric() {
+    let story = Story::new(&json!({}));
+    for change in [
+        "add 10.1.2.0/24 dev eth0 table 100",
+        "delete 10.1.2.0/24 table main",
+        "add fd00:1::/64 dev eth0 metric 7",
+        "delete fd00:1::/64 dev eth0 metric 256",
+    ] {
+        story.container.run(&format!("ip route {change}")).success();
+    }
+    assert_eq!(story.found(), "");
+}
+
+#[test]
+fn a_route_of_table_0_is_looked_for_in_the_main_one() {
+    let story = Story::new(&json!({ "ipam": {
+        "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]],
+        "routes": [{ "dst": "10.9.0.0/16", "table": 0 }, { "dst": "fd00:9::/64", "table": 0 }]
+    } }));
+    assert_eq!(story.found(), "");
+    story.container.run("ip route delete 10.9.0.0/16").success();
+    assert!(story.found().contains("route 10.9.0.0/16"), "{}", story.found());
 }
 
 #[test]

@@ -96,9 +96,13 @@ impl Comparison<'_> {
         let bridge = self.bridge(&mut host).map_err(failed)?;
         log::debug!("compared the bridge");
         let end = self.container(&mut container).map_err(failed)?;
-        log::debug!("compared the container's interface, addresses and routes");
+        log::debug!("compared the container's interface and addresses");
         let maker = self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
         log::debug!("compared the bridge port");
+        if let Some(end) = end.as_ref().filter(|_| !self.plan.addresses.is_empty()) {
+            self.routes(&mut container, end.index, maker).map_err(failed)?;
+            log::debug!("compared the container's routes");
+        }
         if let Some(bridge) = &bridge {
             self.gateway(&mut host, bridge)?;
             log::debug!("compared the gateway and forwarding");
@@ -164,7 +168,7 @@ impl Comparison<'_> {
         self.result.interfaces.iter().find(|interface| interface.sandbox.is_empty() && interface.name == name)
     }
 
-    /// The container's interface with its addresses and routes.
+    /// The container's interface with its addresses.
     fn container(&mut self, container: &mut Netlink) -> Result<Option<Link>, Failure> {
         let ifname = self.identity.attachment().ifname();
         let Some(link) = container.link_by_name(ifname)? else {
@@ -197,9 +201,6 @@ impl Comparison<'_> {
                 Some(_) => {}
             }
         }
-        if !self.plan.routes.is_empty() {
-            self.routes(container, link.index)?;
-        }
         Ok(Some(link))
     }
 
@@ -220,11 +221,24 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn routes(&mut self, container: &mut Netlink, index: u32) -> Result<(), Failure> {
+    /// The planned routes, and those that come with an address: into whatever table somebody has moved these.
+    fn routes(&mut self, container: &mut Netlink, index: u32, maker: Option<Maker>) -> Result<(), Failure> {
         let mut present = Vec::new();
+        let routes = self.plan.routes.iter().map(|route| route.dst);
+        let wished: Vec<IpNetwork> = self.plan.networks().into_iter().chain(routes).collect();
         for family in [Family::V4, Family::V6] {
-            if self.plan.routes.iter().any(|route| Family::of(route.dst.ip()) == family) {
+            if wished.iter().any(|network| Family::of(network.ip()) == family) {
                 present.extend(container.routes(family)?);
+            }
+        }
+        for address in self.plan.networks() {
+            let subnet = IpNetwork::new(address.network(), address.prefix()).unwrap_or(address);
+            let is_there = present
+                .iter()
+                .any(|route| route.dst == subnet && route.link == Some(index) && route.via.is_none());
+            // An address alone in its subnet needs none.
+            if !is_there && address.prefix() < host_prefix(address) {
+                self.differs(format_args!("route {subnet} of address {address} is missing"));
             }
         }
         for wished in &self.plan.routes {
@@ -240,10 +254,11 @@ impl Comparison<'_> {
                 continue;
             };
             // A container that the reference wired never got these.
-            if wished.mtu != 0 && route.mtu != 0 {
+            let is_due = |metric: u32| metric != 0 || maker == Some(Maker::Ours);
+            if wished.mtu != 0 && is_due(route.mtu) {
                 self.compare(format_args!("MTU of route {}", shown(wished)), route.mtu, wished.mtu);
             }
-            if wished.advmss != 0 && route.advmss != 0 {
+            if wished.advmss != 0 && is_due(route.advmss) {
                 self.compare(format_args!("advmss of route {}", shown(wished)), route.advmss, wished.advmss);
             }
         }
@@ -324,7 +339,13 @@ impl Comparison<'_> {
                 on_off(port.isolated),
                 on_off(wished.isolated),
             );
-            if link.up && port.state == Admission::Disabled && !self.settings.leave_container_down {
+            // The spanning tree protocol may have its reasons to hold a port; nobody else has.
+            let is_closed = match port.state {
+                Admission::Disabled => true,
+                Admission::Held => bridge.is_some_and(|bridge| !bridge.spanning_tree),
+                Admission::Forwarding => false,
+            };
+            if link.up && is_closed && !self.settings.leave_container_down {
                 self.differs(format_args!("bridge port \"{name}\" does not forward"));
             }
         }
@@ -393,6 +414,11 @@ impl Comparison<'_> {
         }
         Ok(())
     }
+}
+
+/// The length of a prefix that is a whole address.
+fn host_prefix(address: IpNetwork) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 fn shown(route: &PlannedRoute) -> String {

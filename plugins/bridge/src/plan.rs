@@ -164,16 +164,18 @@ fn first_host(subnet: IpNetwork) -> Result<IpAddr, PlanError> {
     first.filter(|first| subnet.contains(*first)).ok_or(PlanError::NoRoomForGateway(subnet))
 }
 
-/// The leased routes, and for a default gateway one default route for each family that has none.
+/// The leased routes, and for a default gateway one default route for each family that has none, in the order of the
+/// addresses.
 ///
 /// A leased default route without a next hop is that route: it gets the gateway.
 fn told_routes(mut routes: Vec<Route>, addresses: &[PlannedAddress], gateway: GatewayRole) -> Vec<Route> {
     let GatewayRole::Gateway { default_route: true, .. } = gateway else { return routes };
-    for family in [Family::V4, Family::V6] {
+    let leads_with_v6 = addresses.first().is_some_and(|address| address.network.is_ipv6());
+    let families = if leads_with_v6 { [Family::V6, Family::V4] } else { [Family::V4, Family::V6] };
+    for family in families {
         let Some(via) = first_gateway(addresses, family) else { continue };
         let dst = default_route(family);
-        let in_main =
-            |route: &&mut Route| route.dst == dst && route.table.is_none_or(|table| table == MAIN_TABLE);
+        let in_main = |route: &&mut Route| route.dst == dst && table_of(route) == MAIN_TABLE;
         match routes.iter_mut().find(in_main) {
             Some(route) => route.gw = route.gw.or(Some(via)),
             None => routes.push(Route { gw: Some(via), ..Route::to(dst) }),
@@ -194,7 +196,7 @@ fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<Pl
             mtu: route.mtu,
             advmss: route.advmss,
             priority: route.priority,
-            table: route.table.unwrap_or(MAIN_TABLE),
+            table: table_of(route),
             scope: route.scope,
         };
         // What the kernel tells routes apart by.
@@ -207,6 +209,11 @@ fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<Pl
         routes.push(planned);
     }
     Ok(routes)
+}
+
+/// The table that a route goes into. Table 0 (`RT_TABLE_UNSPEC`) is none: the kernel takes it for the main one.
+fn table_of(route: &Route) -> u32 {
+    route.table.filter(|table| *table != 0).unwrap_or(MAIN_TABLE)
 }
 
 /// Whether `via` is the gateway of a lease and outside every subnet, so that only the link can tell where it is. Any

@@ -33,6 +33,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -86,6 +87,8 @@ pub(crate) struct Link {
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
     pub(crate) vlan_filtering: bool,
+    /// Whether, being a bridge, it leaves it to the spanning tree protocol which ports forward.
+    pub(crate) spanning_tree: bool,
 }
 
 /// What drives a link.
@@ -458,6 +461,7 @@ fn read(octets: &[u8]) -> Option<Link> {
         group: 0,
         port: None,
         vlan_filtering: false,
+        spanning_tree: false,
     };
     for attribute in each(attributes) {
         let value = attribute.value();
@@ -491,8 +495,15 @@ fn read_info(octets: &[u8], link: &mut Link) {
                 }
             }
             IFLA_INFO_DATA if link.kind == Kind::Bridge => {
-                link.vlan_filtering =
-                    each(value).any(|data| data.kind() == IFLA_BR_VLAN_FILTERING && data.value() == [1]);
+                for data in each(value) {
+                    match data.kind() {
+                        IFLA_BR_VLAN_FILTERING => link.vlan_filtering = data.value() == [1],
+                        IFLA_BR_STP_STATE => {
+                            link.spanning_tree = parse_u32(data.value()).is_ok_and(|state| state != 0);
+                        }
+                        _ => {}
+                    }
+                }
             }
             IFLA_INFO_SLAVE_KIND => port_of_bridge = text(value) == "bridge",
             IFLA_INFO_SLAVE_DATA if port_of_bridge => link.port = Some(read_port(value)),

@@ -93,6 +93,27 @@ fn a_default_route_of_another_table_is_not_the_one() {
 }
 
 #[test]
+fn table_0_is_the_main_one() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "0.0.0.0/0", "table": 0}, {"dst": "10.0.0.0/8", "table": 0}]);
+    let plan = plan(json!({"isDefaultGateway": true}), result);
+    assert_eq!(
+        routes(&plan),
+        ["0.0.0.0/0 via 172.17.0.1", "10.0.0.0/8 via 172.17.0.1", "::/0 via fd00:17::1"]
+    );
+    assert_eq!(plan.to_result(Vec::new()).routes[1].table, Some(0), "the result tells it as it was leased");
+}
+
+#[test]
+fn default_routes_come_in_the_order_of_the_addresses() {
+    let result = json!({"ips": [
+        {"address": "fd00::2/64", "gateway": "fd00::1"}, {"address": "10.0.0.2/24", "gateway": "10.0.0.1"},
+    ]});
+    let plan = plan(json!({"isDefaultGateway": true}), result);
+    assert_eq!(routes(&plan), ["::/0 via fd00::1", "0.0.0.0/0 via 10.0.0.1"]);
+}
+
+#[test]
 fn without_a_gateway_the_bridge_gets_no_address_and_routes_are_as_leased() {
     let mut result = dual();
     result["routes"] = json!([{"dst": "10.0.0.0/8", "mtu": 1400, "advmss": 1360, "priority": 7}]);
