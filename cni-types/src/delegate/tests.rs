@@ -9,12 +9,17 @@ use tempfile::TempDir;
 use super::*;
 use crate::{Environment, NetConf};
 
-/// A directory for `CNI_PATH` with one plugin, a shell script.
+/// A directory for `CNI_PATH` with one plugin, a shell script. Another process writes it: what this one has open for
+/// writing, the processes that the tests beside start have too, and nobody could execute it until they are programs.
 fn plugin(script: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("fake");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let written = std::process::Command::new("sh")
+        .args(["-c", "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod 755 \"$0\""])
+        .arg(&program)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
     directory
 }
 
@@ -24,26 +29,24 @@ fn call(conf: &str) -> NetworkCall {
     NetworkCall::new(NetConf::parse(Command::Add, conf.as_bytes().to_vec()).unwrap(), env)
 }
 
+/// What `refused` says once it is not that the program is being written.
+fn wait_until_not_busy(refused: impl Fn() -> Error) -> Error {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let error = refused();
+        if error.code() != ErrorCode::TRY_AGAIN_LATER || Instant::now() > end {
+            return error;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 const CONF: &str = r#"{"cniVersion":"1.0.0","name":"n"}"#;
 
 fn add(script: &str, conf: &str) -> Result<CniResult, Error> {
     let directory = plugin(script);
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    started(&delegate, &call(conf)).added()
-}
-
-/// Starts a script for ADD. A process that a test beside this one is about to start may hold it open for writing, until
-/// it executes its own program.
-fn started(delegate: &Delegate, call: &NetworkCall) -> Running {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        match delegate.start(Command::Add, call) {
-            Err(error) if error.code() == ErrorCode::TRY_AGAIN_LATER && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            started => return started.unwrap(),
-        }
-    }
+    delegate.start(Command::Add, &call(conf))?.added()
 }
 
 #[test]
@@ -91,6 +94,44 @@ fn a_delegate_that_reads_nothing_blocks_nobody() {
 }
 
 #[test]
+fn a_plugin_that_cannot_be_executed_is_told_at_its_end() {
+    let directory = plugin("echo '{}'");
+    let program = directory.path().join("fake");
+    let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
+    let refused = || delegate.start(Command::Add, &call(CONF)).unwrap().added().unwrap_err();
+
+    let written = std::fs::File::options().append(true).open(&program).unwrap();
+    let busy = refused();
+    assert_eq!(busy.code(), ErrorCode::TRY_AGAIN_LATER);
+    assert_eq!(busy.msg(), format!("execute {}: Text file busy", program.display()));
+    drop(written);
+
+    for (content, mode, code, reason) in [
+        ("#!/bin/sh\n", 0o644, ErrorCode::IO_FAILURE, "Permission denied"),
+        ("#!/no/such/shell\n", 0o755, ErrorCode::IO_FAILURE, "No such file or directory"),
+        ("neither a script nor an image", 0o755, ErrorCode::IO_FAILURE, "Exec format error"),
+    ] {
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, content).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
+        // A test beside this one may hold the file open as above, until the process that it starts is a program.
+        let error = wait_until_not_busy(refused);
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.msg().contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn a_delegate_starts_with_what_it_was_given_and_does_not_ignore_a_broken_pipe() {
+    // Rust programs ignore SIGPIPE, by its number bit 0x1000; a script that nobody reads from has to end all the same.
+    let script = r#"ignored=$(awk '/^SigIgn:/ { print $2 }' /proc/$$/status)
+        [ $((0x$ignored & 0x1000)) = 0 ] || exit 1
+        [ "$CNI_ARGS$CNI_COMMAND" = A=1ADD ] || exit 2; [ "$(cat)" = '{"cniVersion":"1.0.0","name":"n"}' ] || exit 3
+        echo '{}'; echo words >&2"#;
+    add(script, CONF).unwrap();
+}
+
+#[test]
 fn signals_that_the_caller_holds_back_are_not_held_back_from_the_delegate() {
     let ending: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
     ending.thread_block().unwrap();
@@ -106,7 +147,7 @@ fn a_delegate_that_nobody_waits_for_is_killed() {
     let told = directory.path().join("pid");
     mkfifo(&told, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    let running = started(&delegate, &call(CONF));
+    let running = delegate.start(Command::Add, &call(CONF)).unwrap();
     // Reading a pipe waits until somebody has written to it.
     let pid = std::fs::read_to_string(&told).unwrap();
     let process = Path::new("/proc").join(pid.trim());
