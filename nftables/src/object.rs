@@ -62,7 +62,7 @@ pub struct Table<'a> {
 }
 
 /// Where in a packet's way a base chain sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Before routing.
     Prerouting,
@@ -100,7 +100,7 @@ impl Hook {
 }
 
 /// What a base chain may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ChainKind {
     /// Accept and drop.
     Filter,
@@ -111,7 +111,7 @@ pub enum ChainKind {
 }
 
 /// What becomes of a packet that no rule of a base chain decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// It goes on.
     Accept,
@@ -120,7 +120,7 @@ pub enum Policy {
 }
 
 /// What makes a chain a base chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Base {
     /// What it may do.
     pub kind: ChainKind,

@@ -13,14 +13,14 @@ use crate::wire::LinkTest;
 use crate::{Verdict, wire};
 
 /// One rule of a chain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub(crate) expressions: Vec<Expression>,
     pub(crate) comment: Option<String>,
 }
 
 /// A step of a rule, as the kernel knows it: its type, and its encoded attributes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Expression {
     pub(crate) name: Cow<'static, str>,
     pub(crate) data: Vec<u8>,

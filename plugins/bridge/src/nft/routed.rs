@@ -13,7 +13,7 @@ use crate::names;
 
 use super::content::{self, Content, Doomed, Member, NetworkChain, chain_name};
 use super::skeleton::{Skeleton, SkeletonChain};
-use super::{Attached, accept, isolation, masquerade, record};
+use super::{Attached, accept, isolation, masquerade, ports, record};
 
 const ATTACHMENTS: &str = "attachments";
 
@@ -84,6 +84,7 @@ fn chains() -> Vec<SkeletonChain> {
 /// of a VLAN or is let through the chains of others.
 pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     let mut content = Content::new(&SKELETON);
+    let edition = edition(&[(SKELETON.chains)(), (ports::SKELETON.chains)()]);
     for attachment in attached {
         let owner = &attachment.owner;
         let masqueraded = if attachment.policy.masquerade { attachment.addresses } else { &[] };
@@ -98,7 +99,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
         if uses.is_empty() && !is_member {
             continue;
         }
-        let list = list(&names::network(owner.network), &uses);
+        let list = list(&names::network(owner.network), &uses, edition);
         let mac = is_member.then_some(attachment.mac);
         let link = is_member.then_some(attachment.gateway_link);
         content.element(
@@ -112,11 +113,19 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     content
 }
 
+/// A number for the rules that the tables themselves have, another for each build that has others. It is part of the
+/// names of lists, so that the first ADD of such a build misses that of its network and has all rules mended, at no cost
+/// to the others. (A network that needs rules in the other table only has no list, and waits for `bridge repair`.)
+fn edition(tables: &[Vec<SkeletonChain>]) -> u64 {
+    content::stable_hash(tables)
+}
+
 /// The chain that lists what an attachment uses. A network has one for each different list: its subnets or its policy
 /// may have changed.
-fn list(network: &str, uses: &[String]) -> NetworkChain {
+fn list(network: &str, uses: &[String], edition: u64) -> NetworkChain {
+    let hash = content::stable_hash((uses, edition)) as u32;
     NetworkChain {
-        name: format!("{}-{:08x}", chain_name("network", network), content::stable_hash(uses) as u32),
+        name: format!("{}-{hash:08x}", chain_name("network", network)),
         comment: format!("network {network}: what it uses; no packet comes here"),
         rules: uses.iter().map(|chain| Rule::new().jump(chain)).collect(),
         entries: Vec::new(),
@@ -173,4 +182,21 @@ pub(super) fn uses(socket: &mut Socket, host_veth: &str) -> Result<Option<Vec<St
 /// The elements that are records.
 pub(super) fn records(socket: &mut Socket) -> Result<Vec<Element>, Error> {
     socket.elements(SKELETON.table, ATTACHMENTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_another_name_where_the_tables_have_other_rules() {
+        let own = || [(SKELETON.chains)(), (ports::SKELETON.chains)()];
+        let name = |tables: &[Vec<SkeletonChain>]| list("n", &["x".to_owned()], edition(tables)).name;
+        for table in 0..own().len() {
+            let mut changed = own();
+            changed[table].iter_mut().find_map(|chain| chain.rules.pop()).unwrap();
+            assert_ne!(name(&changed), name(&own()));
+        }
+        assert_eq!(name(&own()), name(&own()));
+    }
 }

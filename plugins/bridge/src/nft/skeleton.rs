@@ -26,7 +26,7 @@ pub(super) struct Skeleton {
 }
 
 /// A chain of a skeleton.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub(super) struct SkeletonChain {
     pub(super) name: &'static str,
     pub(super) comment: &'static str,

@@ -234,6 +234,29 @@ fn a_table_of_an_earlier_build_gets_what_it_lacks_and_goes() {
     }
 }
 
+/// The list of a network has a name from the rules that its build has, so that of another build is missing.
+#[test]
+fn own_rules_of_another_build_are_mended_by_the_next_add() {
+    let mut rules = namespace();
+    let (old, new) = (Sample::new(2, ALL), Sample::new(3, ALL));
+    rules.install(&[old.attached()]).unwrap();
+    let listed = nft("-t list chains inet");
+    let list = listed.split_whitespace().find(|word| word.starts_with("network-testnet-")).unwrap();
+    nft(&format!("rename chain inet cni-bridge {list} network-testnet-00000000"));
+    nft("flush chain inet cni-bridge input");
+    nft("flush chain bridge cni-bridge prerouting");
+    assert_eq!(rules.join(&[new.attached()]).unwrap(), Installed::Anew);
+    rules.repair(&[old.attached(), new.attached()]).unwrap();
+    for sample in [&old, &new] {
+        assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+    }
+    assert!(!ruleset().contains("network-testnet-00000000"), "{}", ruleset());
+    for sample in [&old, &new] {
+        rules.remove(&sample.owner()).unwrap();
+    }
+    assert_eq!(ruleset(), "");
+}
+
 #[test]
 fn nft_can_load_what_it_lists() {
     let mut rules = namespace();
