@@ -61,11 +61,13 @@ pub(crate) fn read(packet: &[u8]) -> Received<'_> {
         return Received::Nothing;
     }
     let fault = |rcode, asked, edns| Received::Fault(Fault { header, asked, edns, rcode });
+    // Whoever speaks EDNS is answered with it, whatever is wrong with the rest (RFC 6891, section 6.1.1).
+    let edns_if_readable = || read_edns(&message).ok().flatten();
     if header.opcode() != Opcode::QUERY {
-        return fault(OptRcode::NOTIMP, None, None);
+        return fault(OptRcode::NOTIMP, None, edns_if_readable());
     }
     if message.header_counts().qdcount() != 1 {
-        return fault(OptRcode::FORMERR, None, None);
+        return fault(OptRcode::FORMERR, None, edns_if_readable());
     }
     let Some(asked) = read_question(packet) else { return fault(OptRcode::FORMERR, None, None) };
     let Ok(edns) = read_edns(&message) else { return fault(OptRcode::FORMERR, Some(asked), None) };
@@ -203,6 +205,32 @@ mod tests {
         assert_eq!(rcode(&good[..good.len() - 1]), Some(OptRcode::FORMERR));
         assert!(matches!(read(&changed(2, 0x80)), Received::Nothing));
         assert!(matches!(read(&good[..11]), Received::Nothing));
+    }
+
+    #[test]
+    fn a_fault_is_told_with_edns_to_whoever_speaks_it() {
+        let with_header = |opcode: u8, questions: usize| {
+            let mut packet = with_opt(4096, 0);
+            let question = packet[HEADER_LEN..packet.len() - 11].to_vec();
+            packet.splice(HEADER_LEN..packet.len() - 11, question.repeat(questions));
+            (packet[2], packet[5]) = (opcode << 3, questions as u8);
+            packet
+        };
+        let edns = Some(Edns { payload: 4096, version: 0, dnssec_ok: true });
+        for (opcode, questions, rcode) in [
+            (2, 1, OptRcode::NOTIMP),
+            (5, 0, OptRcode::NOTIMP),
+            (0, 0, OptRcode::FORMERR),
+            (0, 2, OptRcode::FORMERR),
+        ] {
+            let packet = with_header(opcode, questions);
+            let Received::Fault(fault) = read(&packet) else { panic!("{packet:?}") };
+            assert_eq!((fault.rcode, fault.edns), (rcode, edns), "opcode {opcode}, {questions} questions");
+        }
+        // One that cannot be read is left out.
+        let cut = with_header(2, 1);
+        let Received::Fault(fault) = read(&cut[..cut.len() - 1]) else { panic!("{cut:?}") };
+        assert_eq!((fault.rcode, fault.edns), (OptRcode::NOTIMP, None));
     }
 
     proptest! {
