@@ -79,6 +79,20 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether the answer to a datagram may still come.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.transport, Some(Transport::Datagram(_)))
+    }
+
+    /// Sends the datagram once more, that may be lost: from the same port and with the same id, so that the answer to
+    /// an earlier one is still good.
+    pub(super) fn repeat(&self) -> Result<()> {
+        if let Some(Transport::Datagram(socket)) = &self.transport {
+            send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
+        }
+        Ok(())
+    }
+
     /// Goes on after `server`'s socket has become ready.
     pub(super) fn proceed(&mut self, poller: &Poller, token: Token, server: SocketAddr) -> Progress {
         let step = match self.transport.take() {

@@ -2,8 +2,9 @@
 //!
 //! Each question goes out once however many clients wait for it, from a socket of its own: a random id and a random
 //! port, connected, so that the kernel drops what others send, and the question compared when something comes back
-//! (RFC 5452). A server that is silent or fails is followed by the next one; all together take less time than a stub
-//! resolver waits. What comes back is passed on as it is.
+//! (RFC 5452). A server that is silent or fails is followed by the next one, and still listened to: one that takes
+//! longer may be the only one that knows. All together take less time than a stub resolver waits. What comes back is
+//! passed on as it is.
 //!
 //! It never asks one of our own addresses, and knows neither zones nor who may ask.
 
@@ -121,15 +122,44 @@ pub(crate) struct Forwarder {
 #[derive(Debug)]
 struct Flight {
     key: Box<[u8]>,
+    /// As whoever asked first has written it.
+    question: Box<[u8]>,
+    dnssec_ok: bool,
+    checking_disabled: bool,
     servers: Box<[SocketAddr]>,
-    attempt: usize,
-    exchange: Exchange,
+    /// With the first of the servers, in their order; each is listened to until the question is over.
+    talks: Vec<Talk>,
+    /// Whose turn it is.
+    current: usize,
+    /// Times that a server was asked.
+    attempts: usize,
+    /// Of the last attempt.
     generation: u16,
     began: Instant,
     source: IpAddr,
     waiting: Vec<Waiting>,
     /// A failure that some server has told, for the case that no other one knows better.
     failure: Option<Reply>,
+}
+
+/// What is said with one server about one question.
+#[derive(Debug)]
+struct Talk {
+    exchange: Exchange,
+    /// Of the socket.
+    generation: u16,
+    /// Whether the server has told a failure, which it would tell again.
+    has_failed: bool,
+}
+
+impl Flight {
+    /// The next server that may know better.
+    fn next(&self) -> Option<usize> {
+        let count = self.servers.len();
+        (1..=count)
+            .map(|step| (self.current + step) % count)
+            .find(|server| self.talks.get(*server).is_none_or(|talk| !talk.has_failed))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -189,7 +219,7 @@ impl Forwarder {
             upstreams
         };
         let mut servers: Vec<SocketAddr> =
-            upstreams.iter().copied().filter(|server| !is_own(*server)).collect();
+            upstreams.iter().copied().map(canonical).filter(|server| !is_own(*server)).collect();
         if servers.is_empty() {
             return Asked::Failed;
         }
@@ -225,12 +255,15 @@ impl Forwarder {
             return Asked::Failed;
         }
         servers.sort_by_key(|server| self.avoids(*server, now));
-        let exchange = Exchange::new(question, dnssec_ok, query.header.cd());
         let slot = self.flights.insert(Flight {
             key: key.clone(),
+            question: question.into(),
+            dnssec_ok,
+            checking_disabled: query.header.cd(),
             servers: servers.into(),
-            attempt: 0,
-            exchange,
+            talks: Vec::with_capacity(1),
+            current: 0,
+            attempts: 0,
             generation: 0,
             began: now,
             source: recipient.source(),
@@ -242,8 +275,8 @@ impl Forwarder {
         while !self.attempt(poller, slot, now) {
             self.blame(slot, now);
             let flight = &mut self.flights[slot];
-            flight.attempt += 1;
-            if flight.attempt >= flight.servers.len() {
+            flight.current += 1;
+            if flight.current >= flight.servers.len() {
                 self.land(slot);
                 return Asked::Failed;
             }
@@ -260,22 +293,34 @@ impl Forwarder {
         deliver: &mut dyn FnMut(Recipient, &[u8]),
     ) {
         let slot = token.slot as usize;
-        let Some(flight) = self.flights.get_mut(slot).filter(|flight| flight.generation == token.generation)
-        else {
-            return;
-        };
-        let server = flight.servers[flight.attempt % flight.servers.len()];
-        match flight.exchange.proceed(poller, token, server) {
+        let Some(flight) = self.flights.get_mut(slot) else { return };
+        let of_token = |talk: &Talk| talk.generation == token.generation;
+        let Some(index) = flight.talks.iter().position(of_token) else { return };
+        let (server, is_current) = (flight.servers[index], index == flight.current);
+        let talk = &mut flight.talks[index];
+        match talk.exchange.proceed(poller, token, server) {
             Progress::Pending => {}
-            Progress::Broken => self.next(poller, slot, now, deliver),
+            Progress::Broken if is_current => self.give_up(poller, slot, now, deliver),
+            // Another server is being asked already.
+            Progress::Broken => {}
             Progress::WithoutEdns => {
-                if !self.attempt(poller, slot, now) {
-                    self.next(poller, slot, now, deliver);
+                let is_asked = if is_current {
+                    self.attempt(poller, slot, now)
+                } else {
+                    self.begin(poller, slot, index).is_ok()
+                };
+                if is_current && !is_asked {
+                    self.give_up(poller, slot, now, deliver);
                 }
             }
             Progress::Reply(reply) if reply.is_failure() => {
+                talk.has_failed = true;
                 flight.failure = Some(reply);
-                self.next(poller, slot, now, deliver);
+                // It is there, so that nothing is held against it: of the next question it may know more than others.
+                self.servers.entry(server).or_default().health.failed += 1;
+                if is_current {
+                    self.next(poller, slot, now, deliver);
+                }
             }
             Progress::Reply(reply) => {
                 let server = self.servers.entry(server).or_default();
@@ -299,7 +344,7 @@ impl Forwarder {
             let Some((_, token)) = self.deadlines.pop_front() else { return };
             let slot = token.slot as usize;
             if self.flights.get(slot).is_some_and(|flight| flight.generation == token.generation) {
-                self.next(poller, slot, now, deliver);
+                self.give_up(poller, slot, now, deliver);
             }
         }
     }
@@ -359,7 +404,19 @@ impl Forwarder {
         failed_last.is_some_and(|failed| now.saturating_duration_since(failed) < GRUDGE)
     }
 
-    /// Blames the server that is being asked and asks the next one, or tells everybody that none knows.
+    /// Blames the server whose turn it is, and asks the next one.
+    fn give_up(
+        &mut self,
+        poller: &Poller,
+        slot: usize,
+        now: Instant,
+        deliver: &mut dyn FnMut(Recipient, &[u8]),
+    ) {
+        self.blame(slot, now);
+        self.next(poller, slot, now, deliver);
+    }
+
+    /// Asks the next server, or tells everybody that none knows.
     fn next(
         &mut self,
         poller: &Poller,
@@ -368,28 +425,26 @@ impl Forwarder {
         deliver: &mut dyn FnMut(Recipient, &[u8]),
     ) {
         loop {
-            self.blame(slot, now);
             let flight = &mut self.flights[slot];
-            flight.attempt += 1;
-            let over = flight.attempt >= MAX_ATTEMPTS
-                || now.saturating_duration_since(flight.began) + PATIENCE > TOTAL
-                // Whoever told its failure would tell it again.
-                || flight.failure.is_some() && flight.attempt >= flight.servers.len();
-            if over {
+            let is_over = flight.attempts >= MAX_ATTEMPTS
+                || now.saturating_duration_since(flight.began) + PATIENCE > TOTAL;
+            let Some(next) = flight.next().filter(|_| !is_over) else {
                 let mut flight = self.land(slot);
-                let failure =
-                    flight.failure.take().unwrap_or_else(|| Reply::failure(flight.exchange.question()));
+                let failure = flight.failure.take().unwrap_or_else(|| Reply::failure(&flight.question));
                 return respond(&flight, &failure, deliver);
-            }
+            };
+            flight.current = next;
             if self.attempt(poller, slot, now) {
                 return;
             }
+            self.blame(slot, now);
         }
     }
 
+    /// Holds it against the server whose turn it is that nothing came of it.
     fn blame(&mut self, slot: usize, now: Instant) {
         let flight = &self.flights[slot];
-        let blamed = self.servers.entry(flight.servers[flight.attempt % flight.servers.len()]).or_default();
+        let blamed = self.servers.entry(flight.servers[flight.current]).or_default();
         blamed.health.failed += 1;
         blamed.failed_last = Some(now);
     }
@@ -397,13 +452,33 @@ impl Forwarder {
     /// Asks the server whose turn it is. Tells whether the question went out.
     fn attempt(&mut self, poller: &Poller, slot: usize, now: Instant) -> bool {
         self.generation = self.generation.wrapping_add(1);
-        let token = Token { kind: Kind::Upstream, slot: slot as u32, generation: self.generation };
+        let generation = self.generation;
         let flight = &mut self.flights[slot];
-        flight.generation = self.generation;
-        let server = flight.servers[flight.attempt % flight.servers.len()];
-        self.servers.entry(server).or_default().health.asked += 1;
+        flight.generation = generation;
+        flight.attempts += 1;
+        let index = flight.current;
+        self.servers.entry(flight.servers[index]).or_default().health.asked += 1;
+        let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
         self.deadlines.push_back((now + PATIENCE, token));
-        flight.exchange.begin(poller, token, server).is_ok()
+        match flight.talks.get(index) {
+            Some(talk) if talk.exchange.is_waiting() => talk.exchange.repeat().is_ok(),
+            _ => self.begin(poller, slot, index).is_ok(),
+        }
+    }
+
+    /// Asks the server number `index` from the beginning.
+    fn begin(&mut self, poller: &Poller, slot: usize, index: usize) -> std::io::Result<()> {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let flight = &mut self.flights[slot];
+        while flight.talks.len() <= index {
+            let exchange = Exchange::new(&flight.question, flight.dnssec_ok, flight.checking_disabled);
+            flight.talks.push(Talk { exchange, generation: 0, has_failed: false });
+        }
+        let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
+        let talk = &mut flight.talks[index];
+        talk.generation = generation;
+        talk.exchange.begin(poller, token, flight.servers[index])
     }
 
     /// Takes a question that is over out of every book.
@@ -417,6 +492,14 @@ impl Forwarder {
             }
         }
         flight
+    }
+}
+
+/// An address of IPv4 as such, where it is written as one of IPv6 (RFC 4291, section 2.5.5.2): it may be our own.
+fn canonical(server: SocketAddr) -> SocketAddr {
+    match server.ip().to_canonical() {
+        ip if ip == server.ip() => server,
+        ip => SocketAddr::new(ip, server.port()),
     }
 }
 

@@ -42,19 +42,26 @@ impl Reply {
         let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let body = &message[HEADER_LEN..];
         let asked = body.get(..question.len());
-        let response = header[2] & 0x80 != 0;
-        // An error may come without the question, but then nothing but the id would tell a forgery.
-        if count(0) != id
-            || !response
-            || count(4) != 1
-            || !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(question))
+        // A response, of the kind that a query has.
+        if count(0) != id || header[2] & 0xf8 != 0x80 {
+            return Err(Rejected::Foreign);
+        }
+        // Servers that know no EDNS, or could not read the query, send an error without the question. Nothing but id and
+        // port would tell a forgery; but all that it does is to have another server asked.
+        let rcode = header[3] & 0x0f;
+        if message.len() == HEADER_LEN
+            && (4..HEADER_LEN).all(|at| header[at] == 0)
+            && !matches!(rcode, RCODE_NOERROR | RCODE_NXDOMAIN)
         {
+            return Ok(Self::error(question, rcode));
+        }
+        if count(4) != 1 || !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(question)) {
             return Err(Rejected::Foreign);
         }
         if header[2] & 0x02 != 0 {
             return Err(Rejected::Truncated);
         }
-        let mut rcode = header[3] & 0x0f;
+        let mut rcode = rcode;
         let mut walk = Walk { message, at: HEADER_LEN + question.len() };
         let mut ttls = Vec::new();
         let mut shortest: Option<u32> = None;
@@ -106,16 +113,14 @@ impl Reply {
 
     /// SERVFAIL for `question`, of our own making.
     pub(crate) fn failure(question: &[u8]) -> Self {
-        let mut octets = vec![0, 0, 0x80, 0x80 | RCODE_SERVFAIL, 0, 1, 0, 0, 0, 0, 0, 0];
+        Self::error(question, RCODE_SERVFAIL)
+    }
+
+    fn error(question: &[u8], rcode: u8) -> Self {
+        let mut octets = vec![0, 0, 0x80, 0x80 | rcode, 0, 1, 0, 0, 0, 0, 0, 0];
         octets.extend_from_slice(question);
         let octets = octets.into();
-        Self {
-            octets,
-            question_len: question.len(),
-            ttls: Box::default(),
-            rcode: RCODE_SERVFAIL,
-            lifetime: None,
-        }
+        Self { octets, question_len: question.len(), ttls: Box::default(), rcode, lifetime: None }
     }
 
     /// Whether another server may know better: this one failed or refused.
@@ -288,7 +293,31 @@ mod tests {
             query
         };
         assert_eq!(Reply::read(&query, 0x1234, QUESTION), Err(Rejected::Foreign));
+        let notify = {
+            let mut notify = good.clone();
+            notify[2] |= 4 << 3;
+            notify
+        };
+        assert_eq!(Reply::read(&notify, 0x1234, QUESTION), Err(Rejected::Foreign));
         assert_eq!(Reply::read(&message(0, 2, [&[], &[], &[]]), 0x1234, QUESTION), Err(Rejected::Truncated));
+    }
+
+    #[test]
+    fn an_error_may_come_without_the_question() {
+        let header = |rcode: u8| [0x12, 0x34, 0x81, 0x80 | rcode, 0, 0, 0, 0, 0, 0, 0, 0];
+        for rcode in [1, 2, 4, 5] {
+            let reply = Reply::read(&header(rcode), 0x1234, QUESTION).unwrap();
+            assert!(reply.is_failure() && reply.refuses_edns() == matches!(rcode, 1 | 4), "{rcode}");
+            let mut out = Vec::new();
+            reply.compose(&mut out, &client(512, None), 0);
+            assert_eq!(out[..HEADER_LEN], [0xab, 0xcd, 0x81, 0x90 | rcode, 0, 1, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(out[HEADER_LEN..], *QUESTION);
+        }
+        // What says that there is or is no such name says of which.
+        for rcode in [0, 3] {
+            assert_eq!(Reply::read(&header(rcode), 0x1234, QUESTION), Err(Rejected::Foreign));
+        }
+        assert_eq!(Reply::read(&header(1), 0x1235, QUESTION), Err(Rejected::Foreign));
     }
 
     #[test]

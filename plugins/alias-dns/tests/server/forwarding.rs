@@ -1,20 +1,24 @@
 //! What is asked elsewhere, of a real name server.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use alias_dns::daemon::Client;
 use domain::base::iana::Rtype;
 
 use crate::Test;
-use crate::dns::{ask, connect, exchange, query, receive, send};
-use crate::world::{GATEWAY, eventually, host, in_time, inside, put, put_record, record, run, state};
+use crate::dns::{Response, ask, connect, exchange, query, receive, send};
+use crate::world::{BOUND, GATEWAY, eventually, host, in_time, inside, put, put_record, record, run, state};
 
 pub(crate) const TESTS: &[Test] = &[
     ("names_of_elsewhere_are_asked_once_kept_and_aged", cached),
     ("resolv_conf_is_followed_and_silent_servers_are_passed_over", followed),
     ("a_long_answer_is_fetched_over_tcp", long_answers),
+    ("a_server_that_takes_its_time_is_heard_all_the_same", late_answers),
+    ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
+    ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
@@ -148,6 +152,8 @@ fn nobody_to_ask() {
     quickly("a", "SERVFAIL");
     resolv_conf(&format!("nameserver {GATEWAY}"));
     quickly("b", "SERVFAIL");
+    resolv_conf(&format!("nameserver ::ffff:{GATEWAY}"));
+    quickly("b", "SERVFAIL");
     resolv_conf("nameserver 10.9.0.2");
     let mut internal = record("c1", "172.20.0.2", "centos-1");
     internal.forward = false;
@@ -158,4 +164,121 @@ fn nobody_to_ask() {
     put_record(&internal);
     resolv_conf("nameserver 10.9.0.9");
     quickly("d", "NOERROR");
+}
+
+/// A name server at 10.9.0.`number`, outside, that says what the test wants.
+fn server(number: u8) -> UdpSocket {
+    run(&format!("ip -n up addr add 10.9.0.{number}/24 dev eth0"));
+    let server = inside("up", move || UdpSocket::bind(SocketAddr::from(([10, 9, 0, number], 53))).unwrap());
+    server.set_read_timeout(Some(BOUND)).unwrap();
+    server
+}
+
+/// The next query for `name` that comes to `server`, and whom it is from.
+fn query_at(server: &UdpSocket, name: &str) -> (Vec<u8>, SocketAddr) {
+    let label = name.split('.').next().unwrap();
+    let mut buffer = [0; 512];
+    loop {
+        let (len, from) = server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{name}: {error}"));
+        if buffer[..len].windows(label.len()).any(|octets| octets == label.as_bytes()) {
+            return (buffer[..len].to_vec(), from);
+        }
+    }
+}
+
+/// What a name server says to `query`: its header, question, and `address` if the name has one.
+fn reply_to(query: &[u8], rcode: u8, address: Option<[u8; 4]>) -> Vec<u8> {
+    let question = query[12..].iter().position(|octet| *octet == 0).unwrap() + 12 + 5;
+    let mut reply = query[..question].to_vec();
+    (reply[2], reply[3]) = (0x81, 0x80 | rcode);
+    reply[4..12].copy_from_slice(&[0, 1, 0, u8::from(address.is_some()), 0, 0, 0, 0]);
+    if let Some(address) = address {
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        reply.extend(address);
+    }
+    reply
+}
+
+/// Asks for `name` in the background.
+fn asking(name: &str) -> JoinHandle<Response> {
+    let name = name.to_owned();
+    std::thread::spawn(move || ask(GATEWAY, &name, Rtype::A).unwrap())
+}
+
+fn late_answers() {
+    outside();
+    let (one, two) = (server(4), server(5));
+    // On a busy machine it may become too late.
+    resolv_conf("nameserver 10.9.0.4");
+    eventually("the only server's answer counts after it was asked again", || {
+        let name = fresh("only");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        query_at(&one, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.4"]
+    });
+    resolv_conf("nameserver 10.9.0.4\nnameserver 10.9.0.5");
+    eventually("the first server's answer counts after the second was asked", || {
+        let name = fresh("both");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        query_at(&two, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.4"]
+    });
+}
+
+fn failures() {
+    outside();
+    let (one, two) = (server(4), server(5));
+    resolv_conf("nameserver 10.9.0.4\nnameserver 10.9.0.5");
+    // On a busy machine a server may be too slow, and then it is passed over for half a minute.
+    eventually("the first server is asked first after it has failed", || {
+        let name = fresh("broken");
+        let asking_broken = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&reply_to(&query, 2, None), client).unwrap();
+        let (query, client) = query_at(&two, &name);
+        two.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
+        let name = fresh("next");
+        let is_second_heard = asking_broken.join().unwrap().answer == ["A 192.0.2.5"];
+        let asking_next = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        let is_first_heard = asking_next.join().unwrap().answer == ["A 192.0.2.4"];
+        two.set_nonblocking(true).unwrap();
+        let is_second_left_alone = two.recv_from(&mut [0; 512]).is_err();
+        two.set_nonblocking(false).unwrap();
+        is_second_heard && is_first_heard && is_second_left_alone
+    });
+    eventually("a failure does not end the wait for the other server", || {
+        let name = fresh("slow");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&reply_to(&query, 2, None), client).unwrap();
+        let (query, client) = query_at(&two, &name);
+        query_at(&two, &name);
+        two.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.5"]
+    });
+}
+
+fn bare_errors() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    eventually("the name is found without EDNS", || {
+        let name = fresh("old");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        assert_eq!(query[11], 1, "with EDNS at first");
+        let mut header = query[..12].to_vec();
+        (header[2], header[3]) = (0x81, 0x81);
+        header[4..].fill(0);
+        one.send_to(&header, client).unwrap();
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.4"] && query[11] == 0
+    });
 }
