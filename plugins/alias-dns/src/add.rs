@@ -131,7 +131,7 @@ fn record(
 ///
 /// IPAM names a gateway also where the bridge has no address (`isGateway` false), so the host has to be asked. A
 /// link-local one cannot stand in a resolv.conf that is written before its interface is known.
-fn gateways(host: &impl Host, network: &str, result: &CniResult) -> Result<Vec<IpNetwork>, Error> {
+pub(crate) fn gateways(host: &impl Host, network: &str, result: &CniResult) -> Result<Vec<IpNetwork>, Error> {
     let mut gateways: Vec<IpNetwork> = Vec::new();
     let mut foreign = None;
     for ip in &result.ips {
@@ -169,7 +169,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 
 /// The device that the container's packets come in by: the first one of `result` that is on the host, as bridge plugins
 /// list them. Results before 0.3.0 list none.
-fn host_device(host: &impl Host, result: &CniResult, gateways: &[IpNetwork]) -> Option<String> {
+pub(crate) fn host_device(host: &impl Host, result: &CniResult, gateways: &[IpNetwork]) -> Option<String> {
     let listed = result.interfaces.iter().find(|interface| interface.sandbox.is_empty());
     listed
         .map(|interface| interface.name.clone())

@@ -1,15 +1,18 @@
-//! CHECK: compares the record with prevResult, and the server with the record.
+//! CHECK: compares the record with the configuration and with prevResult, and the server with the record.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use cni_types::{AttachmentCall, CniResult, Error, ErrorCode};
+use ipnetwork::IpNetwork;
 
-use crate::add::container_addresses;
-use crate::config::{OnError, Settings};
+use crate::add::{container_addresses, gateways, host_device};
+use crate::config::{Forwarding, OnError, Settings};
+use crate::domain_name::DomainName;
 use crate::host::Host;
 use crate::records::disk::Store;
-use crate::records::{Record, RecordKey};
+use crate::records::{Link, Record, RecordKey};
 
 pub(crate) fn check(host: &impl Host, call: &AttachmentCall) -> Result<(), Error> {
     let settings = Settings::of(call)?;
@@ -17,7 +20,7 @@ pub(crate) fn check(host: &impl Host, call: &AttachmentCall) -> Result<(), Error
         .conf()
         .prev_result()?
         .ok_or_else(|| Error::invalid_config("prevResult", "missing: CHECK compares with it"))?;
-    match compare(host, call, &result) {
+    match compare(host, call, &settings, &result) {
         Err(error) if settings.on_error == OnError::Warn => {
             log::warn!("network {}: {error}", call.conf().name());
             Ok(())
@@ -26,7 +29,12 @@ pub(crate) fn check(host: &impl Host, call: &AttachmentCall) -> Result<(), Error
     }
 }
 
-fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Result<(), Error> {
+fn compare(
+    host: &impl Host,
+    call: &AttachmentCall,
+    settings: &Settings,
+    result: &CniResult,
+) -> Result<(), Error> {
     let key = RecordKey::new(call.conf().name(), call.attachment().clone())?;
     let state = host.state(call.env())?;
     let record = Store::new(&state).read(&key).map_err(|unreadable| difference(&key, unreadable))?;
@@ -34,7 +42,11 @@ fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Resul
     let Some(record) = record else {
         return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
     };
-    compare_addresses(&record, result)?;
+    let mut differences = with_configuration(&record, settings);
+    differences.extend(with_result(host, call, &record, result)?);
+    if !differences.is_empty() {
+        return Err(difference(&key, differences.join("; ")));
+    }
     if host.answers(&state, &record)? {
         log::debug!("the server answers by it");
         return Ok(());
@@ -42,15 +54,72 @@ fn compare(host: &impl Host, call: &AttachmentCall, result: &CniResult) -> Resul
     Err(difference(&key, "the server does not answer by its record"))
 }
 
-/// What prevResult says of name servers is not compared: a plugin later in the list may have put others there.
-fn compare_addresses(record: &Record, result: &CniResult) -> Result<(), Error> {
-    let recorded: BTreeSet<IpAddr> = record.addresses.iter().copied().collect();
-    let attached: BTreeSet<IpAddr> = container_addresses(result).into_iter().collect();
-    if recorded == attached {
-        return Ok(());
+/// What the record lacks of the configuration, or has otherwise. Names and links that only the record has are no
+/// difference: not every runtime repeats the arguments of ADD. Nor are upstream servers, which come the same way.
+fn with_configuration(record: &Record, settings: &Settings) -> Vec<String> {
+    let names = settings.names.iter().filter(|name| !record.names.iter().any(|other| other.is_same(name)));
+    let mut differences: Vec<String> =
+        names.map(|name| format!("the record lacks the name {}", name.as_str())).collect();
+    let is_same =
+        |one: &Link, other: &Link| one.target.is_same(&other.target) && one.alias.is_same(&other.alias);
+    let links = settings.links.iter().filter(|link| !record.links.iter().any(|other| is_same(link, other)));
+    differences.extend(
+        links.map(|link| {
+            format!("the record lacks the link {}:{}", link.target.as_str(), link.alias.as_str())
+        }),
+    );
+    let mut compare = |what: &str, recorded: &dyn Display, configured: &dyn Display| {
+        let (recorded, configured) = (recorded.to_string(), configured.to_string());
+        if recorded != configured {
+            differences
+                .push(format!("{what}: the record has {recorded}, the configuration has {configured}"));
+        }
+    };
+    let domains = |first: &DomainName, others: &[DomainName]| {
+        let all: Vec<_> =
+            std::iter::once(first).chain(others).map(|name| name.as_str().to_ascii_lowercase()).collect();
+        all.join(", ")
+    };
+    compare(
+        "domains",
+        &domains(&record.domain, &record.other_domains),
+        &domains(&settings.domain, &settings.other_domains),
+    );
+    compare("ttl", &record.ttl, &settings.ttl);
+    // The default goes by the routes, of which a plugin later in the list may have made others.
+    if let Forwarding::Configured(forward) = settings.forward {
+        compare("forward", &record.forward, &forward);
     }
-    let text = format_args!("the record has {recorded:?}, prevResult has {attached:?}");
-    Err(difference(&record.key, text))
+    differences
+}
+
+/// What the record has otherwise than prevResult. What that says of name servers is not compared: a plugin later in the
+/// list may have put others there.
+fn with_result(
+    host: &impl Host,
+    call: &AttachmentCall,
+    record: &Record,
+    result: &CniResult,
+) -> Result<Vec<String>, Error> {
+    let gateways = gateways(host, call.conf().name(), result)?;
+    let bridge = host_device(host, result, &gateways).unwrap_or_default();
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, recorded: BTreeSet<String>, attached: BTreeSet<String>| {
+        if recorded != attached {
+            let in_words = |all: BTreeSet<String>| match Vec::from_iter(all).join(", ") {
+                none if none.is_empty() => "none".to_owned(),
+                all => all,
+            };
+            let [recorded, attached] = [recorded, attached].map(in_words);
+            differences.push(format!("{what}: the record has {recorded}, prevResult has {attached}"));
+        }
+    };
+    let texts = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect();
+    compare("addresses", texts(&record.addresses), texts(&container_addresses(result)));
+    let texts = |all: &[IpNetwork]| all.iter().map(ToString::to_string).collect();
+    compare("gateways", texts(&record.gateways), texts(&gateways));
+    compare("bridge", [record.bridge.clone()].into(), [bridge].into());
+    Ok(differences)
 }
 
 fn difference(key: &RecordKey, what: impl std::fmt::Display) -> Error {
