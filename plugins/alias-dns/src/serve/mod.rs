@@ -349,7 +349,8 @@ impl Desk {
         *rotation = rotation.wrapping_add(1);
         let question = Question { name: query.asked.name, rtype: query.asked.rtype };
         let mut answer = answer::answer(zones, asker, question, *rotation);
-        if matches!(answer, Answer::Refused) && own_address::is_on(bridge, recipient.peer()) {
+        let is_own = || own_address::is_on(bridge, recipient.peer());
+        if matches!(answer, Answer::Refused) && strangers.is_host(recipient, now, is_own) {
             answer = answer::answer(zones, Asker { source: *gateway, ..asker }, question, *rotation);
         }
         match &answer {
