@@ -178,11 +178,15 @@ impl Flood {
         }
         let of_residents = program.len();
         if self.held.iter().any(|flooder| flooder.source == Source::Strangers) {
+            let room = libc::BPF_MAXINSNS as usize - program.len() - SAMPLED.len() - 1;
             let known = residents.all();
-            program.extend(known.into_iter().flat_map(|source| unless_from(source, &[give(u32::MAX)])));
+            let of_one =
+                known.first().map_or(1, |one| unless_outside(Span { first: *one, last: *one }).len());
+            let known = spans(known, room / of_one);
+            program.extend(known.into_iter().flat_map(unless_outside));
             program.extend(SAMPLED);
         }
-        // So many residents cannot be told from strangers.
+        // Where residents have so many prefixes, they cannot be told from strangers.
         if program.len() >= libc::BPF_MAXINSNS as usize {
             program.truncate(of_residents);
         }
@@ -233,20 +237,92 @@ const SAMPLED: [libc::sock_filter; 4] = [
 
 /// Does `what` with what comes from `source`, and passes over that for everything else.
 fn unless_from(source: IpAddr, what: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
-    // Where the source is in the header: RFC 791 section 3.1, RFC 8200 section 3.
-    let (at, octets): (i32, Vec<u8>) = match source {
-        IpAddr::V4(source) => (12, source.octets().into()),
-        IpAddr::V6(source) => (8, source.octets().into()),
-    };
-    let (words, _) = octets.as_chunks();
+    let (words, at) = words_of(source);
+    unless_words(&words, at, what)
+}
+
+/// The words of an address, and where the source address is in a packet's header (RFC 791 section 3.1, RFC 8200
+/// section 3).
+fn words_of(source: IpAddr) -> (Vec<u32>, i32) {
+    match source {
+        IpAddr::V4(source) => (vec![source.to_bits()], 12),
+        IpAddr::V6(source) => {
+            let octets = source.octets();
+            let (words, _) = octets.as_chunks();
+            (words.iter().map(|word| u32::from_be_bytes(*word)).collect(), 8)
+        }
+    }
+}
+
+/// Does `what` with a packet that has `words` from the offset `at` on, and passes over that for everything else.
+fn unless_words(words: &[u32], at: i32, what: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
     let mut program = Vec::new();
     for (number, word) in words.iter().enumerate() {
         let to_the_end = (words.len() - number - 1) * 2 + what.len();
         program.push(load(libc::SKF_NET_OFF + at + 4 * number as i32));
-        program.push(jump(libc::BPF_JEQ, u32::from_be_bytes(*word), 0, to_the_end as u8));
+        program.push(jump(libc::BPF_JEQ, *word, 0, to_the_end as u8));
     }
     program.extend(what);
     program
+}
+
+/// Addresses of one prefix that differ in their last word only: from one to the other, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+/// At most `most` spans that all `addresses` are in, and as little else as can be: what an allocator gives in turn
+/// makes one, and where there are too many, the smallest gaps are closed. A stranger with an address in such a gap is
+/// not held back, but answered as little as the others. More than `most` where the prefixes alone are more.
+fn spans(mut addresses: Vec<IpAddr>, most: usize) -> Vec<Span> {
+    addresses.sort_unstable();
+    addresses.dedup();
+    let gap = |pair: &[IpAddr]| {
+        let [(prefix, number), (next_prefix, next_number)] = [split(*pair.first()?), split(*pair.last()?)];
+        (prefix == next_prefix).then(|| next_number - number)
+    };
+    let mut gaps: Vec<u32> = addresses.windows(2).filter_map(gap).filter(|gap| *gap > 1).collect();
+    let prefixes = addresses.windows(2).filter(|pair| gap(pair).is_none()).count() + 1;
+    // As many of the widest gaps are left open as there is room for.
+    let open = most.saturating_sub(prefixes);
+    let closed = match gaps.len().checked_sub(open) {
+        None | Some(0) => 1,
+        Some(surplus) => *gaps.select_nth_unstable(surplus - 1).1,
+    };
+    let mut spans: Vec<Span> = Vec::new();
+    for address in addresses {
+        match spans.last_mut() {
+            Some(span) if gap(&[span.last, address]).is_some_and(|gap| gap <= closed) => span.last = address,
+            _ => spans.push(Span { first: address, last: address }),
+        }
+    }
+    spans
+}
+
+/// The last word of an address, and what is before it; addresses of the two families never have that in common.
+fn split(address: IpAddr) -> (u128, u32) {
+    match address {
+        IpAddr::V4(address) => (u128::MAX, address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 32, address.to_bits() as u32),
+    }
+}
+
+/// Lets through what comes from an address in `span`, and goes on with everything else.
+fn unless_outside(span: Span) -> Vec<libc::sock_filter> {
+    let give_all = [give(u32::MAX)];
+    let (words, at) = words_of(span.first);
+    let (last, _) = words_of(span.last);
+    let Some((low, prefix)) = words.split_last() else { return Vec::new() };
+    let high = last.last().unwrap_or(low);
+    let in_range = [
+        load(libc::SKF_NET_OFF + at + 4 * prefix.len() as i32),
+        jump(libc::BPF_JGE, *low, 0, 2),
+        jump(libc::BPF_JGT, *high, 1, 0),
+    ];
+    let then = [&in_range[..], &give_all].concat();
+    unless_words(prefix, at, &then)
 }
 
 /// Loads the word at an offset of the packet, or what the kernel gives at its own offsets.
@@ -282,6 +358,8 @@ mod option {
 mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd as _;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -349,13 +427,57 @@ mod tests {
     }
 
     #[test]
-    fn with_too_many_residents_no_stranger_is_held_back() {
-        let residents: Vec<IpAddr> = (0..5000_u32).map(|n| IpAddr::V4(n.into())).collect();
-        let (own, flooder) = (IpAddr::from([127, 0, 0, 1]), Source::Resident([127, 0, 0, 1].into()));
-        let mut flood = Flood { full: 0, held: vec![held(Source::Strangers)] };
-        assert_eq!(through(&flood, &residents, own), SENT);
-        flood.held.push(held(flooder));
+    fn with_any_number_of_residents_strangers_are_held_back() {
+        let own = IpAddr::from([127, 0, 0, 1]);
+        let strangers = Flood { full: 0, held: vec![held(Source::Strangers)] };
+        // In turn as an allocator gives them, and with gaps.
+        for step in [1, 7] {
+            let mut residents: Vec<IpAddr> =
+                (0..20_000_u32).map(|n| IpAddr::V4((0x0a00_0000 + n * step).into())).collect();
+            assert_sampled(through(&strangers, &residents, own));
+            residents.push(own);
+            assert_eq!(through(&strangers, &residents, own), SENT);
+        }
+        let mut residents: Vec<IpAddr> =
+            (0..20_000_u32).map(|n| format!("fd00::{:x}", n * 3).parse().unwrap()).collect();
+        let own = IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+        assert_sampled(through(&strangers, &residents, own));
+        residents.push(own);
+        assert_eq!(through(&strangers, &residents, own), SENT);
+        // Each with a prefix of its own.
+        let residents: Vec<IpAddr> =
+            (0..2000_u32).map(|n| format!("fd00:{n:x}::1").parse().unwrap()).collect();
+        let flood = Flood { full: 0, held: vec![held(Source::Strangers), held(Source::Resident(own))] };
+        assert_eq!(through(&strangers, &residents, own), SENT);
         assert_sampled(through(&flood, &residents, own));
+    }
+
+    proptest! {
+        #[test]
+        fn spans_hold_every_address_and_nothing_else_while_there_is_room(
+            numbers in proptest::collection::btree_set(0_u32..200, 1..60),
+            prefixes in 1_u32..4,
+            most in 1_usize..60,
+        ) {
+            let numbers = numbers.into_iter().flat_map(|n| (0..prefixes).map(move |prefix| (prefix, n)));
+            let addresses: Vec<IpAddr> =
+                numbers.map(|(prefix, n)| format!("fd00:{prefix:x}::{n:x}").parse().unwrap()).collect();
+            let held = |spans: &[Span], address: &IpAddr| {
+                spans.iter().any(|span| (span.first..=span.last).contains(address))
+            };
+            let exact = spans(addresses.clone(), usize::MAX);
+            let some = spans(addresses.clone(), most);
+            prop_assert!(some.len() <= most.max(prefixes as usize));
+            for span in &some {
+                prop_assert_eq!(split(span.first).0, split(span.last).0);
+            }
+            for (prefix, n) in (0..4).flat_map(|prefix| (0..200).map(move |n| (prefix, n))) {
+                let address: IpAddr = format!("fd00:{prefix:x}::{n:x}").parse().unwrap();
+                let is_there = addresses.contains(&address);
+                prop_assert_eq!(held(&exact, &address), is_there);
+                prop_assert!(held(&some, &address) || !is_there);
+            }
+        }
     }
 
     #[test]
