@@ -29,7 +29,8 @@ const MAX_OF_SOURCE: u32 = 32;
 /// Connections altogether.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Octets of a query. No question of ours to answer is near it.
+/// Octets of a query that are looked at. No question of ours to answer is near it; one that is longer can hardly be
+/// read without its end, and gets an error like any other.
 const MAX_QUERY: usize = 4096;
 
 /// Octets that wait for a client; with more than that nothing is read from it.
@@ -65,6 +66,8 @@ struct Connection {
     listener: Rc<Listener>,
     token: Token,
     incoming: Vec<u8>,
+    /// Octets that come next and belong to a query that was too long.
+    excess: usize,
     outgoing: Vec<u8>,
     sent: usize,
     awaited: u32,
@@ -142,6 +145,7 @@ impl Connections {
                 listener: Rc::clone(listener),
                 token,
                 incoming: Vec::new(),
+                excess: 0,
                 outgoing: Vec::new(),
                 sent: 0,
                 awaited: 0,
@@ -231,13 +235,13 @@ impl Connection {
             return Life::Over;
         }
         while self.is_taking() {
-            let Some(query) = self.whole_query() else { break };
-            let Ok(len) = query else { return Life::Over };
+            let Some(len) = self.whole_query() else { break };
             let query = &self.incoming[PREFIX_LEN..PREFIX_LEN + len];
             let mut response = Vec::new();
             if respond(&self.listener, self.peer, self.token, query, &mut response) == Made::Awaited {
                 self.awaited += 1;
             }
+            self.excess = self.message_len().unwrap_or(len) - len;
             self.incoming.drain(..PREFIX_LEN + len);
             self.push(&response);
             self.deadline = now + IDLE;
@@ -248,13 +252,15 @@ impl Connection {
         self.rest(poller)
     }
 
-    /// The length of the query that has come in whole; an error for one that is too long to come.
-    fn whole_query(&self) -> Option<Result<usize, ()>> {
-        let (prefix, rest) = self.incoming.split_first_chunk::<PREFIX_LEN>()?;
-        match usize::from(u16::from_be_bytes(*prefix)) {
-            len if len > MAX_QUERY => Some(Err(())),
-            len => (rest.len() >= len).then_some(Ok(len)),
-        }
+    /// The length of the query that has come in as far as it is looked at.
+    fn whole_query(&self) -> Option<usize> {
+        let len = self.message_len()?.min(MAX_QUERY);
+        (self.incoming.len() >= PREFIX_LEN + len).then_some(len)
+    }
+
+    /// The length of the message that comes in, as it says itself.
+    fn message_len(&self) -> Option<usize> {
+        self.incoming.first_chunk::<PREFIX_LEN>().map(|prefix| usize::from(u16::from_be_bytes(*prefix)))
     }
 
     /// Whether more queries are taken now.
@@ -279,7 +285,11 @@ impl Connection {
         let room = buffer.len().saturating_sub(self.incoming.len());
         match recv(self.socket.as_raw_fd(), &mut buffer[..room], MsgFlags::MSG_DONTWAIT) {
             Ok(0) if room > 0 => self.finished = true,
-            Ok(len) => self.incoming.extend_from_slice(&buffer[..len]),
+            Ok(len) => {
+                let excess = self.excess.min(len);
+                self.excess -= excess;
+                self.incoming.extend_from_slice(&buffer[excess..len]);
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return Life::Over,
         }

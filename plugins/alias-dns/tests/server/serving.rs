@@ -38,6 +38,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
     ("strangers_have_as_many_connections_together_as_a_container", connections_of_strangers),
     ("broken_packets_get_formerr_or_silence_and_harm_nobody", broken_packets),
+    ("a_query_that_is_too_long_costs_the_connection_nothing", long_queries),
 ];
 
 fn every_way() {
@@ -268,6 +269,26 @@ fn broken_packets() {
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
     let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
     assert_eq!((status.queries.panicked, status.unconfined.as_str()), (0, ""));
+}
+
+fn long_queries() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let padded = |octets: u16| {
+        let mut packet = query(7, "centos-1", Rtype::A, Some(1232));
+        let end = packet.len();
+        packet[end - 2..].copy_from_slice(&(octets + 4).to_be_bytes());
+        // RFC 7830.
+        packet.extend([0, 12]);
+        packet.extend(octets.to_be_bytes());
+        packet.resize(packet.len() + usize::from(octets), 0);
+        packet
+    };
+    let mut stream = connect(GATEWAY);
+    for (octets, rcode) in [(3000, "NOERROR"), (5000, "FORMERR"), (65_000, "FORMERR"), (3000, "NOERROR")] {
+        send(&mut stream, &padded(octets));
+        assert_eq!(receive(&mut stream).unwrap().rcode, rcode, "{octets} octets");
+    }
 }
 
 fn both_transports(server: &'static str) {
