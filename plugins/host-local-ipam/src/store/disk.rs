@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::boot::{self, BootId};
-use super::index::{Broken, Changed, Entry, Index, Location, Stamp, hash};
+use super::index::{Broken, Changed, Entry, Index, Location, Room, Stamp, fingerprint, hash};
 use super::lock::Lock;
 use super::names::Names;
 use super::scan::{self, FileText, Found};
@@ -106,9 +106,44 @@ enum Changes {
 /// What an index that is given up tells about the leases that are there now.
 #[derive(Default)]
 struct Past {
-    /// Sorted by address and holder.
-    leases: Vec<Entry>,
+    /// Sorted by file.
+    leases: Vec<Known>,
+    room: Room,
     dead: Dead,
+}
+
+/// A lease as it was, in few bytes: there may be very many.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// [`fingerprint`] of the file, but for the lowest bits, which are the `OF_` and `IN_` ones.
+    file: u64,
+    /// As in [`Entry::holder`].
+    holder: u64,
+}
+
+impl Known {
+    const OF_EARLIER_BOOT: u64 = 1;
+    const IN_PLACE: u64 = 2;
+    const FILE: u64 = !(Self::OF_EARLIER_BOOT | Self::IN_PLACE);
+
+    fn new(entry: &Entry) -> Self {
+        let mut file = fingerprint(entry.address, entry.changed) & Self::FILE;
+        if entry.era == Era::EarlierBoot {
+            file |= Self::OF_EARLIER_BOOT;
+        }
+        if entry.location == Location::ByAddress {
+            file |= Self::IN_PLACE;
+        }
+        Self { file, holder: entry.holder }
+    }
+
+    fn era(self) -> Era {
+        if self.file & Self::OF_EARLIER_BOOT == 0 { Era::ThisBoot } else { Era::EarlierBoot }
+    }
+
+    fn is_in_place(self) -> bool {
+        self.file & Self::IN_PLACE != 0
+    }
 }
 
 /// Which leases have a holder that is provably dead.
@@ -160,7 +195,7 @@ impl DiskStore {
             place: place.clone(),
             directory,
             boot,
-            index: Index::empty(boot, 0),
+            index: Index::empty(boot, Room::default()),
             cursors: Vec::new(),
             changes: Changes::None,
             _lock: lock,
@@ -308,7 +343,7 @@ impl DiskStore {
     /// Makes the index anew from the files.
     fn rebuild(&mut self, past: &Past, reading: Reading) -> Result<(), StoreError> {
         self.changes = Changes::Lost;
-        let mut index = Index::empty(self.boot, past.leases.len());
+        let mut index = Index::empty(self.boot, past.room);
         self.each_file(&mut |found| {
             if reading == Reading::Changed
                 && let Some(known) = past.untouched(found)
@@ -329,7 +364,7 @@ impl DiskStore {
 
     /// What the index knows, for the one that takes its place.
     fn known(&self) -> Past {
-        Past::new(self.index.entries().unwrap_or_default(), Dead::Known)
+        Past::new(&self.index, Dead::Known)
     }
 
     /// Asks the index; if it turns out to be broken, makes it anew and asks again.
@@ -485,9 +520,14 @@ fn modified(text: &FileText) -> Option<SystemTime> {
 }
 
 impl Past {
-    fn new(mut leases: Vec<Entry>, dead: Dead) -> Self {
-        leases.sort_unstable_by_key(|entry| (entry.address, entry.holder));
-        Self { leases, dead }
+    /// What `index` knows; nothing where it is damaged.
+    fn new(index: &Index, dead: Dead) -> Self {
+        let mut leases = Vec::with_capacity(index.len());
+        if index.each_entry(|entry| leases.push(Known::new(&entry))).is_err() {
+            return Self { dead, ..Self::default() };
+        }
+        leases.sort_unstable_by_key(|known| known.file);
+        Self { leases, room: index.room(), dead }
     }
 
     /// Judges by an index that was saved, in the end, under another boot id. If the directory still has the stamp of that
@@ -505,34 +545,40 @@ impl Past {
         } else {
             Dead::None
         };
-        Self::new(earlier.entries().unwrap_or_default(), dead)
+        Self::new(earlier, dead)
     }
 
-    fn at(&self, address: Option<Point>) -> impl Iterator<Item = &Entry> {
-        let first = self.leases.partition_point(|entry| entry.address < address);
-        self.leases[first..].iter().take_while(move |entry| entry.address == address)
+    /// The leases whose file was this one, as it is.
+    fn of_file(&self, address: Option<Point>, changed: Changed) -> impl Iterator<Item = Known> {
+        let file = fingerprint(address, changed) & Known::FILE;
+        let first = self.leases.partition_point(|known| known.file < file);
+        self.leases[first..].iter().copied().take_while(move |known| known.file & Known::FILE == file)
     }
 
     /// The lease that `found` was, if nobody has touched it since.
     fn untouched(&self, found: &Found<'_>) -> Option<Entry> {
-        let mut known =
-            self.at(found.address).filter(|entry| entry.location == Location::ByAddress).peekable();
-        if !found.is_in_place || known.peek().is_none() {
+        if !found.is_in_place || self.leases.is_empty() {
             return None;
         }
         let changed = Changed::of(&found.stat()?);
-        known.find(|entry| entry.changed == changed).copied()
+        let known = self.of_file(found.address, changed).find(|known| known.is_in_place())?;
+        Some(Entry {
+            holder: known.holder,
+            address: found.address,
+            changed,
+            era: known.era(),
+            location: Location::ByAddress,
+        })
     }
 
     fn era(&self, entry: &Entry) -> Era {
-        let mut known = self
-            .at(entry.address)
-            .filter(|known| (known.holder, known.changed) == (entry.holder, entry.changed));
+        let mut known =
+            self.of_file(entry.address, entry.changed).filter(|known| known.holder == entry.holder);
         let dead = match self.dead {
             Dead::None => false,
             Dead::All => true,
             Dead::Untouched => known.next().is_some(),
-            Dead::Known => known.any(|known| known.era == Era::EarlierBoot),
+            Dead::Known => known.any(|known| known.era() == Era::EarlierBoot),
         };
         if dead { Era::EarlierBoot } else { Era::ThisBoot }
     }

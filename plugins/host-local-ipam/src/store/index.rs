@@ -123,6 +123,14 @@ impl Changed {
     }
 }
 
+/// A number for a file as it is, by which it is known again: of its name's meaning, and of when and where it was changed.
+pub(super) fn fingerprint(address: Option<Point>, changed: Changed) -> u64 {
+    let bits = address.map_or(0, Point::bits);
+    [bits as u64, (bits >> 64) as u64, changed.at as u64]
+        .into_iter()
+        .fold(changed.inode, |sum, part| mix(sum ^ part).wrapping_add(part))
+}
+
 /// How the file of a lease is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Location {
@@ -312,6 +320,13 @@ enum Image {
     Memory(Vec<Block>),
 }
 
+/// How much an index holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    entries: usize,
+    chunks: usize,
+}
+
 /// The index of one network.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -328,15 +343,15 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// An index without leases, with room for `leases`.
-    pub(super) fn empty(boot: Option<BootId>, leases: usize) -> Self {
-        Self::sized(boot, leases.div_ceil(ENTRIES_A_BLOCK / 2), MIN_BLOCKS)
+    /// An index without leases, with room for as many as `like` has, and some more.
+    pub(super) fn empty(boot: Option<BootId>, like: Room) -> Self {
+        let blocks = |count: usize, a_block: usize| (count + count / 16).div_ceil(a_block).max(MIN_BLOCKS);
+        Self::sized(boot, blocks(like.entries, ENTRIES_A_BLOCK), blocks(like.chunks, CHUNKS_A_BLOCK))
     }
 
     fn sized(boot: Option<BootId>, entry_blocks: usize, chunk_blocks: usize) -> Self {
-        let blocks = |wanted: usize| wanted.max(MIN_BLOCKS).next_power_of_two();
-        let entries = Table { first: 1, blocks: blocks(entry_blocks) };
-        let chunks = Table { first: 1 + entries.blocks, blocks: blocks(chunk_blocks) };
+        let entries = Table { first: 1, blocks: entry_blocks };
+        let chunks = Table { first: 1 + entries.blocks, blocks: chunk_blocks };
         let generation = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(1, |since| mix(since.as_nanos() as u64));
@@ -439,6 +454,11 @@ impl Index {
         self.entry_count
     }
 
+    /// What another one needs for the same leases.
+    pub(super) fn room(&self) -> Room {
+        Room { entries: self.entry_count, chunks: self.chunk_count }
+    }
+
     /// Whether a lease of an earlier boot is left.
     pub(super) fn has_dead(&self) -> bool {
         self.dead_count > 0
@@ -459,7 +479,17 @@ impl Index {
 
     /// Every lease file.
     pub(super) fn entries(&self) -> Result<Vec<Entry>, Broken> {
-        self.slots(self.entries, self.entry_count)
+        let mut entries = Vec::with_capacity(self.entry_count);
+        self.each_entry(|entry| entries.push(entry))?;
+        Ok(entries)
+    }
+
+    /// Shows `visit` every lease file.
+    pub(super) fn each_entry(&self, mut visit: impl FnMut(Entry)) -> Result<(), Broken> {
+        self.each(self.entries, |entry| {
+            visit(entry);
+            Ok(())
+        })
     }
 
     /// Adds a lease file, and marks its address as taken.
@@ -503,7 +533,7 @@ impl Index {
             return Ok(());
         }
         if self.chunk_count >= self.chunks.blocks * CHUNKS_A_BLOCK {
-            self.resize(self.entries.blocks, self.chunks.blocks * 2)?;
+            self.grow_chunks()?;
         }
         let mut chunk = Chunk { number: Chunk::number_of(address), taken: [0; Chunk::WORDS] };
         chunk.taken[word] |= bit;
@@ -565,25 +595,42 @@ impl Index {
     /// The same index with tables of so many blocks, in memory.
     fn resize(&mut self, entry_blocks: usize, chunk_blocks: usize) -> Result<(), Broken> {
         let mut grown = Self::sized(self.boot, entry_blocks, chunk_blocks);
-        for entry in self.slots::<Entry>(self.entries, self.entry_count)? {
-            grown.put(grown.entries, entry)?;
-            grown.entry_count += 1;
-        }
-        grown.dead_count = self.dead_count;
-        for chunk in self.slots::<Chunk>(self.chunks, self.chunk_count)? {
-            grown.put(grown.chunks, chunk)?;
-            grown.chunk_count += 1;
-        }
+        self.each(self.entries, |entry: Entry| grown.put(grown.entries, entry))?;
+        self.each(self.chunks, |chunk: Chunk| grown.put(grown.chunks, chunk))?;
+        (grown.entry_count, grown.dead_count) = (self.entry_count, self.dead_count);
+        grown.chunk_count = self.chunk_count;
         *self = grown;
         Ok(())
     }
 
-    fn slots<S: Slot>(&self, table: Table, count: usize) -> Result<Vec<S>, Broken> {
-        let mut slots = Vec::with_capacity(count);
+    /// Twice as many blocks for the chunks. In memory the entries, of which there are far more, stay where they are.
+    fn grow_chunks(&mut self) -> Result<(), Broken> {
+        let grown = Table { blocks: self.chunks.blocks * 2, ..self.chunks };
+        let Image::Memory(blocks) = &mut self.image else {
+            return self.resize(self.entries.blocks, grown.blocks);
+        };
+        let full = blocks.split_off(grown.first);
+        blocks.reserve_exact(grown.blocks);
+        blocks.resize(grown.all().end, [0; BLOCK]);
+        self.chunks = grown;
+        for block in &full {
+            for chunk in Bucket::<Chunk>::decode(block)?.slots {
+                self.put(grown, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows `visit` every slot of `table`, a few blocks at a time.
+    fn each<S: Slot>(
+        &self,
+        table: Table,
+        mut visit: impl FnMut(S) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
         match &self.image {
             Image::Memory(blocks) => {
                 for block in blocks.get(table.all()).ok_or_else(damaged)? {
-                    slots.extend(Bucket::<S>::decode(block)?.slots);
+                    Bucket::decode(block)?.slots.into_iter().try_for_each(&mut visit)?;
                 }
             }
             Image::Disk(file) => {
@@ -592,12 +639,12 @@ impl Index {
                     let blocks = piece.len().min(table.all().end - first);
                     file.read_exact_at(piece[..blocks].as_flattened_mut(), (first * BLOCK) as u64)?;
                     for (place, block) in piece[..blocks].iter().enumerate() {
-                        slots.extend(self.verified::<S>(block, first + place)?.slots);
+                        self.verified(block, first + place)?.slots.into_iter().try_for_each(&mut visit)?;
                     }
                 }
             }
         }
-        Ok(slots)
+        Ok(())
     }
 
     fn put<S: Slot>(&mut self, table: Table, slot: S) -> Result<(), Broken> {

@@ -75,6 +75,28 @@ fn leases_that_nobody_touched_are_not_read_again() {
     assert_eq!(network.leases().len(), 901);
 }
 
+/// Whether an ADD succeeds with so much address space, in KiB.
+fn is_enough(network: &Network, id: &str, kibibytes: usize) -> bool {
+    let mut command = Command::new("sh");
+    command.args(["-euc", "ulimit -v $1; exec \"$0\""]).arg(ours()).arg(kibibytes.to_string());
+    network.prepare(&mut command, "ADD", id);
+    command.output().unwrap().status.success()
+}
+
+#[test]
+fn after_the_reference_wrote_a_call_takes_few_bytes_for_each_lease() {
+    let empty = Network::new("10.8.0.0/16");
+    let least =
+        (512..65_536).step_by(128).find(|&size| is_enough(&empty, &format!("c{size}"), size)).unwrap();
+    let network = Network::new("10.8.0.0/16");
+    fill(&network, 30_000);
+    network.ask("ADD", "first").ok();
+    network.call(&reference(), "ADD", "theirs").ok();
+    assert!(is_enough(&network, "second", least + 3 * 1024), "{least} KiB and 3 MiB are not enough");
+    network.ask("DEL", "theirs").ok();
+    assert_eq!(network.leases().len(), 30_000 + 2);
+}
+
 /// ADD, CHECK and DEL are right whatever happens to the index before each of them.
 fn check_with(damage: impl Fn(&Network)) {
     let network = Network::new("10.8.0.0/24");
