@@ -22,12 +22,13 @@ pub fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
     IpNetwork::new(address, prefix).map_err(|_| invalid())
 }
 
-/// Reads an address.
+/// Reads an address; one of IPv4 may be written as mapped (`::ffff:10.1.2.3`).
 ///
 /// # Errors
 /// Names the text.
 pub fn parse_ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("invalid IP address: {text}"))
+    let address = text.parse().map(|address: IpAddr| address.to_canonical());
+    address.map_err(|_| format!("invalid IP address: {text}"))
 }
 
 /// For `#[serde(deserialize_with)]`: a required CIDR.
@@ -52,6 +53,12 @@ pub fn optional_ip<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_one() {
+        assert_eq!(parse_ip("::ffff:10.1.2.3").unwrap().to_string(), "10.1.2.3");
+        assert_eq!(parse_ip("FD00::1").unwrap().to_string(), "fd00::1");
+    }
 
     #[test]
     fn a_cidr_needs_its_prefix_length_and_keeps_its_host_bits() {

@@ -46,7 +46,8 @@ pub fn decode<'de, T: Deserialize<'de>>(
 
 /// A reason with Rust's names of types replaced by what they hold.
 fn in_words(reason: String) -> String {
-    const NUMBERS: [(&str, &str); 5] = [
+    const NUMBERS: [(&str, &str); 6] = [
+        ("u8", "a whole number from 0 to 255"),
         ("u16", "a whole number from 0 to 65535"),
         ("u32", "a whole number from 0 to 4294967295"),
         ("u64", "a whole number from 0"),

@@ -251,9 +251,14 @@ prop_compose! {
     }
 }
 
+/// An address or none; no mapped one, which is read as the one of IPv4 that it is.
+fn any_address() -> impl Strategy<Value = Option<IpAddr>> {
+    any::<Option<IpAddr>>().prop_map(|address| address.map(|address| address.to_canonical()))
+}
+
 prop_compose! {
     fn any_route()(
-        dst in any_network(), gw: Option<IpAddr>, mtu: u32, advmss: u32, priority: u32, table: Option<u32>, scope: Option<u8>
+        dst in any_network(), gw in any_address(), mtu: u32, advmss: u32, priority: u32, table: Option<u32>, scope: Option<u8>
     ) -> Route {
         Route { dst, gw, mtu, advmss, priority, table, scope }
     }
@@ -266,7 +271,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_ip()(interface: Option<u16>, address in any_network(), gateway: Option<IpAddr>) -> IpConfig {
+    fn any_ip()(interface: Option<u16>, address in any_network(), gateway in any_address()) -> IpConfig {
         IpConfig { interface: interface.map(usize::from), address, gateway }
     }
 }

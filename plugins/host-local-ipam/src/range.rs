@@ -62,6 +62,8 @@ pub(crate) enum RangeError {
     Start { start: IpAddr, subnet: IpNetwork },
     #[error("RangeStart {start} not in network {subnet} (given with rangeEnd {end}, which comes before it)")]
     StartAfterEnd { start: IpAddr, end: IpAddr, subnet: IpNetwork },
+    #[error("RangeStart {start} not in network {subnet} (it is the broadcast address)")]
+    StartAtBroadcast { start: IpAddr, subnet: IpNetwork },
     #[error("RangeEnd {end} not in network {subnet}")]
     End { end: IpAddr, subnet: IpNetwork },
     #[error("gateway {gateway} not in network {subnet}")]
@@ -73,7 +75,7 @@ impl RangeError {
     pub(crate) fn key(&self) -> &'static str {
         match self {
             Self::NoSubnet | Self::TooSmall(_) | Self::FamilyMismatch(_) | Self::HostBits(_) => "subnet",
-            Self::Start { .. } | Self::StartAfterEnd { .. } => "rangeStart",
+            Self::Start { .. } | Self::StartAfterEnd { .. } | Self::StartAtBroadcast { .. } => "rangeStart",
             Self::End { .. } => "rangeEnd",
             Self::Gateway { .. } => "gateway",
         }
@@ -130,7 +132,7 @@ impl Range {
         let Some(span) = Span::new(lower, upper) else {
             return Err(match end {
                 Some(end) => RangeError::End { end, subnet },
-                None => RangeError::Start { start: lower.address(), subnet },
+                None => RangeError::StartAtBroadcast { start: lower.address(), subnet },
             });
         };
 
@@ -272,6 +274,11 @@ mod tests {
             &spec(net, "10.0.0.9", "10.0.0.5", ""),
             "rangeStart",
             "RangeStart 10.0.0.9 not in network 10.0.0.0/24 (given with rangeEnd 10.0.0.5, which comes before it)",
+        );
+        check_refused(
+            &spec(net, "10.0.0.255", "", ""),
+            "rangeStart",
+            "RangeStart 10.0.0.255 not in network 10.0.0.0/24 (it is the broadcast address)",
         );
         for (start, end) in [("10.0.1.1", ""), ("10.0.1.1", "10.0.0.5"), ("fd00::1", "")] {
             check_refused(

@@ -77,6 +77,10 @@ fn a_wrong_type_is_named_with_its_key() {
             "ipam.routes[0].mtu: ",
         ),
         (
+            json!({"subnet": "10.0.0.0/24", "routes": [{"dst": "10.0.0.0/8", "scope": 300}]}),
+            "ipam.routes[0].scope: invalid value: integer `300`, expected a whole number from 0 to 255",
+        ),
+        (
             json!({"subnet": "10.0.0.0/24", "gateway": "10.0.1.1"}),
             "ipam.gateway: invalid range set 0: gateway 10.0.1.1 not in network 10.0.0.0/24",
         ),

@@ -45,7 +45,8 @@ fn the_result_is_the_references_in_every_version() {
     let text = "nameserver 192.0.2.1\ndomain a.example\nsearch b.example c.example\noptions ndots:2 <&>\n";
     std::fs::write(resolv_conf.path(), text).unwrap();
     let routes = json!([
-        {"dst": "0.0.0.0/0"}, {"dst": "10.5.5.5/24", "gw": "10.8.0.7"}, {"dst": "::/0", "gw": "fd00:8::9"},
+        {"dst": "0.0.0.0/0"}, {"dst": "10.5.5.5/24", "gw": "10.8.0.7"}, {"dst": "::/0", "gw": "FD00:8::9"},
+        {"dst": "10.7.0.0/16", "gw": "::ffff:10.8.0.7"},
         {"dst": "10.6.0.0/16", "mtu": 1300, "advmss": 1200, "priority": 7, "table": 0, "scope": 253},
     ]);
     for routes in [json!([]), routes] {
