@@ -2,6 +2,7 @@
 
 use cni_types::{AttachmentCall, CniResult, Error};
 
+use crate::allocator::RequestableFrom;
 use crate::config::Settings;
 use crate::span::Point;
 use crate::store::DiskStore;
@@ -35,7 +36,12 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
 /// elsewhere belong to other plugins of the chain.
 fn compare(leased: &[Point], result: &CniResult, settings: &Settings) -> Result<(), Error> {
     let told: Vec<Point> = result.ips.iter().map(|ip| Point::from(ip.address.ip())).collect();
-    let ours = |point: &Point| settings.sets.iter().any(|set| set.contains(*point));
+    let ours = |point: &Point| {
+        settings.sets.iter().any(|set| match settings.requestable_from {
+            RequestableFrom::Range => set.contains(*point),
+            RequestableFrom::Subnet => set.subnet_of(*point).is_some(),
+        })
+    };
     let differences: Vec<String> = leased
         .iter()
         .filter(|lease| !told.contains(lease))

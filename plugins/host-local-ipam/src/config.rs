@@ -295,6 +295,9 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
 fn parse_span(text: &str) -> Result<Span, String> {
     if let Some((first, last)) = text.split_once('-') {
         let (first, last) = (parse_bare(first.trim())?, parse_bare(last.trim())?);
+        if first.address().is_ipv4() != last.address().is_ipv4() {
+            return Err(format!("{text} starts in one address family and ends in the other"));
+        }
         return Span::new(first, last).ok_or_else(|| format!("{text} ends before it starts"));
     }
     if text.contains('/') {

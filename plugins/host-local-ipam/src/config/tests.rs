@@ -123,6 +123,10 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
             json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9-10.0.0.1"]}),
             "ipam.exclude[0]: 10.0.0.9-10.0.0.1 ends before it starts",
         ),
+        (
+            json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9-fd00::9"]}),
+            "ipam.exclude[0]: 10.0.0.9-fd00::9 starts in one address family and ends in the other",
+        ),
     ] {
         check_refused(&document(ipam), msg);
     }

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::calls::{Network, content, ours, reference};
 
-/// Six addresses to lease; three of them are.
+/// Five addresses to lease; two of them are.
 fn prepared() -> Network {
-    let network =
-        Network::with(json!({"subnet": "10.8.0.0/29", "rangeEnd": "10.8.0.7", "stickyByName": true}));
+    with_two_leases(json!({"subnet": "10.8.0.0/29", "rangeEnd": "10.8.0.7", "stickyByName": true}))
+}
+
+fn with_two_leases(keys: Value) -> Network {
+    let network = Network::with(keys);
     for id in ["a", "b"] {
         network.ask("ADD", id).ok();
     }
@@ -49,8 +52,13 @@ fn moments(network: &Network, verb: &str) -> Vec<(String, usize)> {
     moments
 }
 
+/// Address and content of the leases of all but the victim.
+fn others(network: &Network) -> BTreeMap<String, String> {
+    network.leases().into_iter().filter(|(_, holder)| *holder != content("victim")).collect()
+}
+
 /// Whatever a kill left behind, the others' leases are whole, and everything can be had and given back.
-fn check_recovery(network: &Network, moment: &str, step: usize) {
+fn check_recovery(network: &Network, before: &BTreeMap<String, String>, moment: &str, step: usize) {
     for (address, holder) in network.leases() {
         let known = [content("a"), content("b"), content("victim")].contains(&holder);
         assert!(known, "{moment}: {address} holds {holder:?}");
@@ -60,8 +68,7 @@ fn check_recovery(network: &Network, moment: &str, step: usize) {
         1 => network.call(&reference(), "DEL", "victim").ok(),
         _ => network.gc(&["a", "b"]).ok(),
     }
-    let holders: Vec<String> = network.leases().into_values().collect();
-    assert_eq!(holders, [content("a"), content("b")], "{moment}");
+    assert_eq!(network.leases(), *before, "{moment}");
     for id in ["c", "d", "e"] {
         network.ask("ADD", id).ok();
     }
@@ -69,7 +76,7 @@ fn check_recovery(network: &Network, moment: &str, step: usize) {
     for id in ["c", "d", "e"] {
         network.ask("DEL", id).ok();
     }
-    assert_eq!(network.leases().len(), 2, "{moment}");
+    assert_eq!(network.leases(), *before, "{moment}");
     let own: Vec<_> = std::fs::read_dir(network.data_dir().join(".host-local-ipam"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -81,17 +88,46 @@ fn check_recovery(network: &Network, moment: &str, step: usize) {
 fn kill_everywhere(verb: &str, ready: impl Fn() -> Network) {
     for (step, (call, count)) in moments(&ready(), verb).into_iter().enumerate() {
         let network = ready();
+        let before = others(&network);
         let moment = format!("{verb} killed at {call} {count}");
         let inject = format!("inject={call}:signal=KILL:when={count}");
         let (success, trace) = strace(&network, verb, &["-e", &inject]);
         assert!(!success, "{moment}: {trace}");
-        check_recovery(&network, &moment, step);
+        check_recovery(&network, &before, &moment, step);
     }
 }
 
 #[test]
 fn an_add_killed_at_any_system_call_is_recovered() {
     kill_everywhere("ADD", prepared);
+}
+
+#[test]
+fn an_add_of_two_addresses_killed_at_any_system_call_is_recovered() {
+    kill_everywhere("ADD", || {
+        with_two_leases(json!({"ranges": [[{"subnet": "10.8.0.0/29"}], [{"subnet": "fd00:8::/64"}]]}))
+    });
+}
+
+#[test]
+fn an_add_that_makes_the_index_anew_killed_at_any_system_call_is_recovered() {
+    kill_everywhere("ADD", || {
+        let network = Network::new("10.8.0.0/29");
+        network.ask("ADD", "a").ok();
+        network.call(&reference(), "ADD", "b").ok();
+        network
+    });
+}
+
+#[test]
+fn a_gc_killed_at_any_system_call_is_recovered() {
+    kill_everywhere("GC", || {
+        let mut network = prepared();
+        network.add_with_args("victim", "CONTAINER_NAME=victim").ok();
+        let valid = json!([{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth0"}]);
+        network.conf = network.conf_with("cni.dev/valid-attachments", valid);
+        network
+    });
 }
 
 #[test]

@@ -94,6 +94,20 @@ fn check_compares_the_leases_with_the_previous_result() {
 }
 
 #[test]
+fn check_misses_a_lease_outside_the_range_too_where_such_can_be_asked_for() {
+    let network = Network::with(json!({
+        "ranges": [[{"subnet": "10.8.0.0/24", "rangeStart": "10.8.0.100"}], [{"subnet": "fd00:8::/64"}]],
+        "requestableFrom": "subnet",
+    }));
+    let result = network.add_with_args("c1", "IP=10.8.0.7").document();
+    let conf = network.conf_with("prevResult", result);
+    network.ask_with(&conf, "CHECK", "c1").ok();
+    std::fs::remove_file(network.leases_dir().join("10.8.0.7")).unwrap();
+    let (_, msg) = network.ask_with(&conf, "CHECK", "c1").error();
+    assert_eq!(msg, "10.8.0.7 is in prevResult but not leased");
+}
+
+#[test]
 fn check_sees_a_lease_that_somebody_else_took_over_in_place() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "c1").ok();

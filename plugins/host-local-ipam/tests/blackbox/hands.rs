@@ -60,6 +60,28 @@ fn release_gives_one_address_back_and_names_its_holder() {
 }
 
 #[test]
+fn list_and_release_wait_for_the_lock_before_they_look() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    for words in [&["list", "net1"][..], &["release", "net1", "10.8.0.2"]] {
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        let mut command = std::process::Command::new("strace");
+        command.args(["-qq", "-o"]).arg(trace.path()).arg(ours()).args(words);
+        let output =
+            command.arg("--data-dir").arg(network.data_dir()).output().expect("strace has to be installed");
+        assert!(output.status.success(), "{output:?}");
+        let trace = std::fs::read_to_string(trace.path()).unwrap();
+        let calls: Vec<&str> = trace.lines().filter(|call| !call.starts_with("execve(")).collect();
+        let locked = calls.iter().position(|call| call.starts_with("flock(") && call.contains("LOCK_EX"));
+        let (before, after) = calls.split_at(locked.unwrap_or_else(|| panic!("{words:?}: {trace}")));
+        let lease = |call: &&&str| call.contains("10.8.0.2");
+        assert_eq!(before.iter().find(lease), None, "{words:?}");
+        assert!(after.iter().any(|call| lease(&call)), "{words:?}: {trace}");
+    }
+    assert!(network.leases().is_empty());
+}
+
+#[test]
 fn help_and_version_are_told_and_a_bare_call_says_what_it_is() {
     let run = |words: &[&str]| std::process::Command::new(ours()).env_clear().args(words).output().unwrap();
     assert!(text(&run(&["--help"]).stdout).contains("host-local-ipam release NETWORK ADDRESS"));
