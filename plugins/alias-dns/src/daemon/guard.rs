@@ -19,6 +19,7 @@ use super::clear::forget_dead_namespaces;
 use super::client::{self, OPENING_LOCK};
 use super::image;
 use super::lock_file::{LockFile, stands_at};
+use super::seqpacket::Seqpacket;
 use super::tend;
 use super::worker::{CONTROL, CONTROL_SOCKET, LOCK, LOCK_FILE};
 use crate::records::disk::Store;
@@ -30,6 +31,9 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two tries to start a server: the first pause, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long it may take to connect to the control socket; one that takes longer is there.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a server is started with what the last one had. If it never comes up, what it was given may be why.
 const MAX_STARTS: usize = 5;
@@ -56,19 +60,23 @@ fn keep(channel: &Channel, watch: Option<&Inotify>, state: &StateDir) -> Option<
         let mut ready = vec![PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         ready.extend(watch.map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
         let _ = poll(&mut ready, PollTimeout::NONE);
-        let has_changed = ready.get(1).is_some_and(|watch| watch.any().unwrap_or(false));
+        let mut has_changed = ready.get(1).is_some_and(|watch| watch.any().unwrap_or(false));
         if ready[0].any().unwrap_or(true) {
             match channel.receive() {
-                Ok(Some(Message::Keep(more))) => kept.extend(more),
+                Ok(Some(Message::Keep(more))) => {
+                    // Something may have happened to them before they were watched.
+                    has_changed |= more.contains_key(CONTROL);
+                    kept.extend(more);
+                }
                 Ok(Some(Message::Drop(label))) => drop(kept.remove(&label)),
                 Ok(Some(Message::Go)) => {}
                 Ok(Some(Message::Quit)) => return None,
                 Ok(None) | Err(_) => return Some(kept),
             }
         }
-        if let (true, Some(watch)) = (has_changed, watch) {
+        if has_changed {
             // What it was does not matter.
-            let _ = watch.read_events();
+            let _ = watch.map(Inotify::read_events);
             if !is_intact(&kept, state) {
                 // Nobody finds the server any more. It leaves, and another one starts from what is there.
                 let _ = channel.quit();
@@ -125,6 +133,7 @@ fn watch(state: &StateDir) -> Result<Inotify> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let flags = AddWatchFlags::IN_DELETE
         | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_DELETE_SELF
         | AddWatchFlags::IN_MOVE_SELF
         | AddWatchFlags::IN_ONLYDIR;
@@ -143,8 +152,11 @@ fn has_lock(kept: &Kept, state: &StateDir) -> bool {
     stands(lock).unwrap_or(true)
 }
 
+/// What stands there may be a file that somebody has put in its place, or the copy of a socket. While the server or
+/// anybody who keeps its socket lives, the kernel connects to it.
 fn has_control(state: &StateDir) -> bool {
-    !is_missing(&state.path().join(CONTROL_SOCKET))
+    let reached = Seqpacket::connect(&state.path().join(CONTROL_SOCKET), CONTROL_PATIENCE);
+    !reached.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
 fn is_missing(path: &Path) -> bool {

@@ -48,6 +48,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_last_del_leaves_nothing_where_no_server_runs", last_del_without_server),
     ("coming_and_going_at_once_loses_no_name", coming_and_going),
     ("what_is_removed_by_hand_is_missed_at_once", directory_removed),
+    ("what_takes_the_place_of_the_control_socket_is_replaced", control_replaced),
     ("the_state_of_dead_namespaces_is_removed", dead_namespaces),
 ];
 
@@ -548,6 +549,22 @@ fn directory_removed() {
         let expected: &[&str] = if keeps_records { &["A 172.20.0.2"] } else { &[] };
         assert_eq!(centos_1(), expected, "{removed}");
         settled();
+    }
+}
+
+fn control_replaced() {
+    host();
+    // A copy of the socket, which nobody listens at, and what is none.
+    let replacements = ["cp -a test/control aside", "echo > aside", "ln -s /nowhere aside"];
+    put("c1", "172.20.0.2", "centos-1");
+    for (number, replace) in replacements.into_iter().enumerate() {
+        settled();
+        run(&format!("cd {BASE} && {replace} && mv -fT aside test/control"));
+        let (container, name) = (format!("d{number}"), format!("new-{number}"));
+        put(&container, "172.20.0.3", &name);
+        assert_eq!(ask(GATEWAY, &name, Rtype::A).unwrap().answer, ["A 172.20.0.3"], "{replace}");
+        assert_eq!(centos_1(), ["A 172.20.0.2"], "{replace}");
+        remove(&container);
     }
 }
 
