@@ -10,7 +10,6 @@
 //! An inode alone would not do: the kernel gives the inode of a dead namespace to the next one, which would then find
 //! the names of the dead one. The cookie is never given twice between two boots.
 
-use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -98,10 +97,16 @@ pub(crate) fn create_private(path: &Path) -> io::Result<()> {
 /// error that follows names `/run`.
 fn base(env: &Environment) -> PathBuf {
     let run = Path::new(RUN).join(SUBDIR);
-    match env.get("XDG_RUNTIME_DIR").map(OsStr::to_owned) {
-        Some(own) if !writable(&run) => Path::new(&own).join(SUBDIR),
+    match own(env) {
+        Some(own) if !writable(&run) => own.join(SUBDIR),
         _ => run,
     }
+}
+
+/// The user's own directory. podman as root passes an empty path, which would mean wherever the caller happens to be;
+/// by the XDG base directory specification one that is not absolute counts as none.
+fn own(env: &Environment) -> Option<PathBuf> {
+    env.get("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|own| own.is_absolute())
 }
 
 /// Whether `path`, or the nearest directory above it that exists, lets this process write.
@@ -154,6 +159,14 @@ mod tests {
         let path = state.path().to_str().unwrap();
         assert!(path.starts_with(&format!("/run/cni/alias-dns/{inode}")), "{path}");
         assert_eq!(state, StateDir::of_host(&Environment::default()).unwrap());
+    }
+
+    #[test]
+    fn only_an_absolute_path_is_a_directory_of_ones_own() {
+        let own = |path| own(&[("XDG_RUNTIME_DIR", path)].into_iter().collect());
+        assert_eq!(own("/run/user/7"), Some("/run/user/7".into()));
+        assert_eq!([own(""), own("user/7")], [None, None]);
+        assert_eq!(super::own(&Environment::default()), None);
     }
 
     #[test]
