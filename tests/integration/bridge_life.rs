@@ -239,7 +239,7 @@ fn del_that_cannot_know_who_has_leased_something_says_so_and_removes_the_rest() 
     let container = story.world.container("c1");
     let leases =
         || story.world.host().run("find /var/lib/cni/networks -name 10.1.2.*").success().lines().count();
-    for broken in [json!("host-local"), json!({ "type": 7 })] {
+    for broken in [json!("host-local"), json!({ "type": 7 }), json!({ "type": "none-such" })] {
         story.call("ADD", &container).run().success();
         let mut config = story.config.clone();
         config["ipam"] = broken;
@@ -247,6 +247,9 @@ fn del_that_cannot_know_who_has_leased_something_says_so_and_removes_the_rest() 
         let msg = output.error(7);
         assert!(msg.starts_with("ipam"), "{output}");
         assert_eq!((story.host_veths(), leases()), (0, 1));
+        let collected =
+            story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path).config(&config).run();
+        assert!(collected.error(7).starts_with("ipam"), "{collected}");
         story.call("DEL", &container).run().success();
         assert_eq!(leases(), 0);
     }

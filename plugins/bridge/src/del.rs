@@ -35,9 +35,9 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
         log::debug!("done with iptables");
     }
     if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
-        let released =
-            Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.del(call.network()));
-        failures.note(released);
+        let ipam = Delegate::find(&name, &call.env().plugin_path());
+        let ipam = ipam.map_err(|error| error.context("ipam.type"));
+        failures.note(ipam.and_then(|ipam| ipam.del(call.network())));
     }
     failures.into_result()
 }

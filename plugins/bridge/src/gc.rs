@@ -53,8 +53,9 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
         log::debug!("done with the rules");
     }
     if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
-        let cleaned = Delegate::find(&name, &call.env().plugin_path()).and_then(|ipam| ipam.gc(call));
-        failures.note(cleaned);
+        let ipam = Delegate::find(&name, &call.env().plugin_path());
+        let ipam = ipam.map_err(|error| error.context("ipam.type"));
+        failures.note(ipam.and_then(|ipam| ipam.gc(call)));
     }
     failures.into_result()
 }
