@@ -277,7 +277,7 @@ impl DiskStore {
 
     /// Releases every lease of `attachment`, wherever it is, and tells how many there were.
     pub(crate) fn release_all(&mut self, attachment: &Attachment) -> Result<usize, StoreError> {
-        let entries = self.entries_of(attachment, Miss::DoubleCheck)?;
+        let entries = self.entries_of(attachment)?;
         let count = entries.len();
         if count == 0 {
             self.remove_unfinished()?;
@@ -299,7 +299,7 @@ impl DiskStore {
 
     /// The leases of `attachment`, the index confirmed by the files where it knows none.
     pub(crate) fn leases_of(&mut self, attachment: &Attachment) -> Result<Vec<Point>, StoreError> {
-        let entries = self.entries_of(attachment, Miss::DoubleCheck)?;
+        let entries = self.entries_of(attachment)?;
         Ok(entries.into_iter().filter_map(|entry| entry.address).collect())
     }
 
@@ -389,10 +389,12 @@ impl DiskStore {
         }
     }
 
-    fn entries_of(&mut self, attachment: &Attachment, miss: Miss) -> Result<Vec<Entry>, StoreError> {
+    /// As in the reference, those that carry the container id alone count when there are no others. Where the index knows
+    /// none, a small network's files are asked.
+    fn entries_of(&mut self, attachment: &Attachment) -> Result<Vec<Entry>, StoreError> {
         let found = self.entries_of_either(attachment)?;
         let unscanned = self.index.is_saved();
-        if found.is_empty() && miss == Miss::DoubleCheck && unscanned && self.index.len() <= CHEAP_SCAN {
+        if found.is_empty() && unscanned && self.index.len() <= CHEAP_SCAN {
             self.rebuild(&self.known(), Reading::All)?;
             return self.entries_of_either(attachment);
         }
@@ -482,13 +484,6 @@ enum Reading {
     All,
     /// Those that the index before did not know as they are now.
     Changed,
-}
-
-/// What a search does when the index knows nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Miss {
-    Believe,
-    DoubleCheck,
 }
 
 /// What a file means to the index.
@@ -586,7 +581,8 @@ impl Past {
 
 impl Store for DiskStore {
     fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError> {
-        let entries = self.entries_of(attachment, Miss::Believe)?;
+        let mut entries = self.confirmed(&content_of(attachment))?;
+        entries.extend(self.confirmed(attachment.container_id())?);
         let held =
             entries.into_iter().filter_map(|entry| Some(Held { address: entry.address?, era: entry.era }));
         Ok(held.collect())

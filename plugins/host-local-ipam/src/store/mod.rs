@@ -23,8 +23,7 @@ pub(crate) use names::StickyName;
 
 /// Leases of one network. Whoever holds one has it to itself.
 pub(crate) trait Store {
-    /// The leases of `attachment`. As in the reference, those that carry its container id alone count when there are
-    /// no others.
+    /// The leases of `attachment`, and those that carry its container id alone: one of them may be its own.
     fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError>;
 
     /// The lowest address of `span` that nobody holds.

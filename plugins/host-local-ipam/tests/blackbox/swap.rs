@@ -99,6 +99,19 @@ fn an_id_alone_counts_only_when_no_file_names_the_interface_too() {
 }
 
 #[test]
+fn an_id_alone_keeps_its_container_from_a_second_address_though_a_file_elsewhere_names_the_interface_too() {
+    for program in both() {
+        let network = Network::new("10.8.0.0/24");
+        network.write("10.9.0.5", "c1\r\neth0");
+        network.write("10.8.0.9", "c1");
+        let (_, msg) = network.call(&program, "ADD", "c1").error();
+        let wanted = "failed to allocate for range 0: 10.8.0.9 has been allocated to c1, duplicate allocation is not allowed";
+        assert_eq!(msg, wanted, "{}", program.display());
+        assert_eq!(network.leases().len(), 2);
+    }
+}
+
+#[test]
 fn files_further_down_are_released_too() {
     for program in both() {
         let network = Network::new("10.8.0.0/24");
