@@ -104,21 +104,21 @@ fn with_result(
     let gateways = gateways(host, call.conf().name(), result)?;
     let bridge = host_device(host, result, &gateways).unwrap_or_default();
     let mut differences = Vec::new();
-    let mut compare = |what: &str, recorded: BTreeSet<String>, attached: BTreeSet<String>| {
+    let mut compare = |what: &str, recorded: BTreeSet<String>, who: &str, attached: BTreeSet<String>| {
         if recorded != attached {
             let in_words = |all: BTreeSet<String>| match Vec::from_iter(all).join(", ") {
                 none if none.is_empty() => "none".to_owned(),
                 all => all,
             };
             let [recorded, attached] = [recorded, attached].map(in_words);
-            differences.push(format!("{what}: the record has {recorded}, prevResult has {attached}"));
+            differences.push(format!("{what}: the record has {recorded}, {who} {attached}"));
         }
     };
     let texts = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect();
-    compare("addresses", texts(&record.addresses), texts(&container_addresses(result)));
+    compare("addresses", texts(&record.addresses), "prevResult has", texts(&container_addresses(result)));
     let texts = |all: &[IpNetwork]| all.iter().map(ToString::to_string).collect();
-    compare("gateways", texts(&record.gateways), texts(&gateways));
-    compare("bridge", [record.bridge.clone()].into(), [bridge].into());
+    compare("gateways", texts(&record.gateways), "prevResult and this host have", texts(&gateways));
+    compare("bridge", [record.bridge.clone()].into(), "prevResult has", [bridge].into());
     Ok(differences)
 }
 

@@ -539,7 +539,7 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
         (&|record| record.bridge = "br9".to_owned(), "bridge: the record has br9, prevResult has tbr0"),
         (
             &|record| record.gateways.push("fd82::1/64".parse().unwrap()),
-            "gateways: the record has 10.82.0.1/24, fd82::1/64, prevResult has 10.82.0.1/24",
+            "gateways: the record has 10.82.0.1/24, fd82::1/64, prevResult and this host have 10.82.0.1/24",
         ),
         (&|record| record.addresses.clear(), "addresses: the record has none, prevResult has 10.82.0.50"),
     ];
