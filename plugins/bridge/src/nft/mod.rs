@@ -42,9 +42,10 @@ use std::net::IpAddr;
 
 use cni_types::Attachment;
 use ipnetwork::IpNetwork;
-use nft_netlink::{Batch, Socket, ifname_key};
+use nft_netlink::{Batch, Element, Holds, Socket, ifname_key};
 
 use content::Newcomer;
+use skeleton::Skeleton;
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
@@ -229,10 +230,14 @@ impl Rules {
     }
 
     /// Removes every element of `owner`, with the last one of a network or a table that too, and what the reference
-    /// plugins left for the attachment; all in one transaction. What is gone is no error.
+    /// plugins left for the attachment; all in one transaction. What is gone is no error. Where somebody has removed the
+    /// record, the chains stay, since others may have lost theirs too: they go with the network's next attachment.
     pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
         Ok(content::change(&mut self.socket, |socket, batch| {
             let removed = remove_elements(socket, owner.host_veth, batch)?;
+            for skeleton in [&routed::SKELETON, &ports::SKELETON] {
+                remove_unrecorded(socket, skeleton, owner, batch)?;
+            }
             legacy::remove(socket, owner, batch)?;
             Ok(removed)
         })?)
@@ -367,6 +372,26 @@ fn remove_elements(
         }
     }
     Ok(removed)
+}
+
+/// Removes from one table the elements of `owner` that no record tells of any more: somebody has removed it.
+fn remove_unrecorded(
+    socket: &mut Socket,
+    skeleton: &Skeleton,
+    owner: &Owner<'_>,
+    batch: &mut Batch,
+) -> Result<(), nft_netlink::Error> {
+    let (table, key) = (skeleton.table, ifname_key(owner.host_veth));
+    if socket.table_uses(table)?.is_none() || socket.element(table, skeleton.records, &key)?.is_some() {
+        return Ok(());
+    }
+    let identity = record::identity(owner);
+    let is_own = |element: &Element| element.comment.as_deref() == Some(&*identity);
+    for (set, _) in skeleton.sets.iter().filter(|(set, _)| set.holds == Holds::Keys) {
+        let elements = socket.elements(table, set.name)?;
+        batch.delete_elements(table, set.name, elements.iter().filter(|element| is_own(element)));
+    }
+    Ok(())
 }
 
 /// The comment of the rules that let a network through the chains of others.

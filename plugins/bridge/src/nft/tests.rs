@@ -258,6 +258,25 @@ fn own_rules_of_another_build_are_mended_by_the_next_add() {
 }
 
 #[test]
+fn elements_go_with_their_owner_though_the_records_were_flushed() {
+    let mut rules = namespace();
+    let (one, other) = (Sample::new(2, ALL), Sample::new(3, ALL));
+    rules.install(&[one.attached(), other.attached()]).unwrap();
+    nft("flush map inet cni-bridge attachments");
+    nft("flush map bridge cni-bridge ports");
+    let of = |who: &str| ruleset().matches(&format!("testnet/{who}/eth0")).count();
+    let (of_one, of_other) = (of("c2"), of("c3"));
+    assert!(of_one > 5 && of_one == of_other, "{}", ruleset());
+    rules.remove(&one.owner()).unwrap();
+    assert_eq!((of("c2"), of("c3")), (0, of_other), "{}", ruleset());
+    // The others' chains are there, and a repair brings their records back.
+    rules.repair(&[other.attached()]).unwrap();
+    assert_eq!(rules.verify(&other.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&other.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
 fn nft_can_load_what_it_lists() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
