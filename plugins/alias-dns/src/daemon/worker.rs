@@ -504,11 +504,18 @@ impl Worker {
             let _ = self.poller.remove(earlier.as_fd());
         }
         channel.limit(GUARD_PATIENCE)?;
-        channel.keep_all(self.possessions())?;
-        self.poller.add(channel.as_fd(), Token::only(Kind::Guard), Interest::Read)?;
+        // The supervisor first: if this worker is killed after the guard has everything, the guard must not take that
+        // for the end of the server, and start a second one beside the supervisor's.
         if let Some(supervisor) = &self.supervisor {
             supervisor.keep(GUARD, &[channel.as_fd()])?;
         }
+        let handed_over = channel
+            .keep_all(self.possessions())
+            .and_then(|()| self.poller.add(channel.as_fd(), Token::only(Kind::Guard), Interest::Read));
+        if let (Err(_), Some(supervisor)) = (&handed_over, &self.supervisor) {
+            let _ = supervisor.drop(GUARD);
+        }
+        handed_over?;
         self.guard = Some(channel);
         Ok(())
     }
