@@ -78,12 +78,15 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    /// Reads the content of a lease file. Space around it does not count. `None` when it names nobody, as does a file
-    /// that was created but, by a kill or a power loss, never written.
+    /// Reads the content of a lease file. Space around it does not count, nor does how somebody's editor ends a line.
+    /// `None` when it names nobody, as does a file that was created but, by a kill or a power loss, never written.
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(content).ok()?.trim();
-        match text.split_once("\r\n") {
-            Some((id, ifname)) => Attachment::new(id, ifname).ok().map(Self::Attachment),
+        match text.split_once('\n') {
+            Some((id, ifname)) => {
+                let id = id.strip_suffix('\r').unwrap_or(id);
+                Attachment::new(id, ifname).ok().map(Self::Attachment)
+            }
             None => is_identifier(text).then(|| Self::Container(text.to_owned())),
         }
     }
@@ -205,7 +208,9 @@ mod tests {
         let attachment = Holder::Attachment(Attachment::new("c1", "eth0").unwrap());
         assert_eq!(attachment.content().as_bytes(), b"c1\r\neth0");
         assert_eq!(Holder::parse(b"c1\r\neth0"), Some(attachment.clone()));
-        assert_eq!(Holder::parse(b" \nc1\r\neth0\r\n\n"), Some(attachment));
+        for edited in [&b" \nc1\r\neth0\r\n\n"[..], b"c1\neth0\n"] {
+            assert_eq!(Holder::parse(edited), Some(attachment.clone()), "{edited:?}");
+        }
         assert_eq!(Holder::parse(b"c1\n"), Some(Holder::Container("c1".into())));
     }
 
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_file_that_names_nobody_has_no_holder() {
-        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"a b", b"c1\r\neth0/1", b"c1\neth0", b"\xff\xfe"] {
+        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"a b", b"c1\r\neth0/1", b"c1\n\neth0", b"\xff\xfe"] {
             assert_eq!(Holder::parse(content), None, "{content:?}");
         }
     }
