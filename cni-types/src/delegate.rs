@@ -91,13 +91,19 @@ impl Delegate {
     /// what does not need its answer can be done meanwhile.
     ///
     /// # Errors
-    /// Code 5 when no process can be made. That the program cannot be executed is known at its end.
+    /// Code 5 when it cannot be executed, 11 when it is being written, as during an upgrade in place.
     pub fn start(&self, command: Command, call: &NetworkCall) -> Result<Running, Error> {
+        let program = self.program.display();
         let variables = call.env().iter().filter(|(name, _)| *name != "CNI_COMMAND");
         let own = (OsStr::new("CNI_COMMAND"), OsStr::new(command.as_str()));
         let process = Process::start(&self.program, variables.chain([own]), call.conf().bytes());
-        let process = process.map_err(|errno| not_executed(&self.program, errno))?;
-        log::debug!("started {} {}", self.program.display(), command.as_str());
+        let process = process.map_err(|errno| match errno {
+            Errno::ETXTBSY => {
+                Error::new(ErrorCode::TRY_AGAIN_LATER, format!("execute {program}: {}", errno.desc()))
+            }
+            _ => Error::io(format_args!("execute {program}"), &errno.into()),
+        })?;
+        log::debug!("started {program} {}", command.as_str());
         Ok(Running { program: self.program.clone(), command, version: call.conf().version(), process })
     }
 }
@@ -117,8 +123,7 @@ impl Running {
     ///
     /// # Errors
     /// The delegate's own error, its code kept; code 6 when its output is no result; code 11 when a signal came that
-    /// asks the caller to end; code 5 when the delegate cannot be executed, 11 when it is being written, as during an
-    /// upgrade in place.
+    /// asks the caller to end.
     pub fn added(self) -> Result<CniResult, Error> {
         let (program, version) = (self.program.clone(), self.version);
         let stdout = self.wait()?;
@@ -138,7 +143,7 @@ impl Running {
     /// Waits for the end of a verb that has no result.
     ///
     /// # Errors
-    /// As [`added`](Self::added).
+    /// The delegate's own error, its code kept; code 11 when a signal came that asks the caller to end.
     pub fn ended(self) -> Result<(), Error> {
         self.wait().map(drop)
     }
@@ -151,7 +156,6 @@ impl Running {
                 let text = format!("asked to end while {program} ran");
                 return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
             }
-            Ok(End::NotExecuted(errno)) => return Err(not_executed(&self.program, errno)),
             Err(error) => return Err(Error::io(format_args!("wait for {program}"), &error)),
         };
         log::debug!("{program} {} has ended", self.command.as_str());
@@ -160,16 +164,6 @@ impl Running {
             let _ = std::io::stderr().write_all(&output.stderr);
         }
         if output.status.success() { Ok(output.stdout) } else { Err(failure(&output)) }
-    }
-}
-
-fn not_executed(program: &Path, errno: Errno) -> Error {
-    let program = program.display();
-    match errno {
-        Errno::ETXTBSY => {
-            Error::new(ErrorCode::TRY_AGAIN_LATER, format!("execute {program}: {}", errno.desc()))
-        }
-        _ => Error::io(format_args!("execute {program}"), &errno.into()),
     }
 }
 
@@ -195,7 +189,6 @@ fn failure(output: &Output) -> Error {
     })
 }
 
-mod launch;
 mod process;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! The process of a delegate: how it is started, waited for, and ended when nobody waits any more. Knows nothing of what
 //! is said.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -12,13 +13,12 @@ use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-
-use super::launch::Launch;
 
 /// Signals that ask a process to end and leave it the time to do so.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -34,8 +34,6 @@ pub(super) struct Output {
 /// How the wait for a process ended.
 pub(super) enum End {
     Exited(Output),
-    /// It never became the program.
-    NotExecuted(Errno),
     /// A signal asked the caller to end, so the process was killed.
     Interrupted,
 }
@@ -46,13 +44,13 @@ pub(super) enum End {
 /// process behind which holds its stdout.
 #[derive(Debug)]
 pub(super) struct Process {
-    // Dropped first: what the child needs until it is another program has to outlive it.
     child: Unreaped,
-    launch: Launch,
+    stdout: File,
+    stderr: File,
 }
 
 impl Process {
-    /// Starts `program` with these variables and this stdin. Whether it can be executed is known at its end.
+    /// Runs `program` with these variables and this stdin.
     ///
     /// The caller may hold signals back, so as not to leave things half done. The process gets them as ever.
     pub(super) fn start<'a>(
@@ -60,10 +58,24 @@ impl Process {
         variables: impl Iterator<Item = (&'a OsStr, &'a OsStr)>,
         stdin: &[u8],
     ) -> Result<Self, Errno> {
-        let stdio = [memory_file(stdin)?, memory_file(&[])?, memory_file(&[])?];
-        let launch = Launch::new(program, variables, stdio, &ENDING)?;
-        let child = Unreaped(Some(launch.start()?));
-        Ok(Self { child, launch })
+        let stdin = memory_file(stdin)?;
+        let (stdout, stderr) = (memory_file(&[])?, memory_file(&[])?);
+        let mut files = PosixSpawnFileActions::init()?;
+        for (file, number) in [(&stdin, 0), (&stdout, 1), (&stderr, 2)] {
+            files.add_dup2(file.as_raw_fd(), number)?;
+        }
+        let mut attributes = PosixSpawnAttr::init()?;
+        let flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF;
+        attributes.set_flags(flags)?;
+        let mut mask = SigSet::thread_get_mask()?;
+        ENDING.into_iter().for_each(|signal| mask.remove(signal));
+        attributes.set_sigmask(&mask)?;
+        attributes.set_sigdefault(&Signal::SIGPIPE.into())?;
+        let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let variables =
+            variables.map(|(name, value)| variable(name, value)).collect::<Result<Vec<_>, _>>()?;
+        let pid = posix_spawn(&*program, &files, &attributes, &[&*program], &variables)?;
+        Ok(Self { child: Unreaped(Some(pid)), stdout, stderr })
     }
 
     /// Waits until it has ended, and kills it when a signal comes that asks the caller to end and is held back.
@@ -77,11 +89,7 @@ impl Process {
             return Ok(End::Interrupted);
         }
         let status = self.child.reap()?;
-        if let Some(errno) = self.launch.failure() {
-            return Ok(End::NotExecuted(errno));
-        }
-        let [_, stdout, stderr] = self.launch.stdio();
-        Ok(End::Exited(Output { status, stdout: content(stdout)?, stderr: content(stderr)? }))
+        Ok(End::Exited(Output { status, stdout: content(&self.stdout)?, stderr: content(&self.stderr)? }))
     }
 
     /// Waits until one of `signals` has come or the process has ended; `false` if it has.
@@ -139,6 +147,14 @@ fn end_of(child: Pid) -> io::Result<OwnedFd> {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+fn variable(name: &OsStr, value: &OsStr) -> Result<CString, Errno> {
+    let mut text = Vec::with_capacity(name.len() + value.len() + 2);
+    text.extend_from_slice(name.as_bytes());
+    text.push(b'=');
+    text.extend_from_slice(value.as_bytes());
+    CString::new(text).map_err(|_| Errno::EINVAL)
 }
 
 /// A file in memory, at its beginning.

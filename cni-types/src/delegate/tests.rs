@@ -94,11 +94,11 @@ fn a_delegate_that_reads_nothing_blocks_nobody() {
 }
 
 #[test]
-fn a_plugin_that_cannot_be_executed_is_told_at_its_end() {
+fn a_plugin_that_cannot_be_executed_is_told() {
     let directory = plugin("echo '{}'");
     let program = directory.path().join("fake");
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    let refused = || delegate.start(Command::Add, &call(CONF)).unwrap().added().unwrap_err();
+    let refused = || delegate.add(&call(CONF)).unwrap_err();
 
     let written = std::fs::File::options().append(true).open(&program).unwrap();
     let busy = refused();
