@@ -81,6 +81,7 @@ fn damage_on_the_host_is_named() {
         ("ip address delete 10.1.2.1/24 dev br0", "gateway address 10.1.2.1/24 is missing on \"br0\""),
         ("ip address delete fd00:1::1/64 dev br0", "gateway address fd00:1::1/64 is missing on \"br0\""),
         ("sysctl -w net.ipv4.ip_forward=0", "the host does not forward IPv4"),
+        ("sysctl -w net.ipv6.conf.br0.accept_ra=2", "bridge \"br0\" accepts router advertisements"),
         ("nft flush ruleset", "nf_tables"),
         ("ip link set br0 down", "bridge \"br0\" is down"),
         (

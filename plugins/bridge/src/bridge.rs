@@ -176,7 +176,8 @@ fn complete<'a>(
         link.mac = Some(mac);
     }
     // Router advertisements are for hosts, and whoever sent them here would be a container.
-    if (is_others || !link.up)
+    if link.accepts_ra
+        && (is_others || !link.up)
         && let Err(error) = sysctl::set_ipv6(&link.name, &[(Ipv6Switch::AcceptRa, false)])
     {
         log::warn!("{error}");

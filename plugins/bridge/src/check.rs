@@ -18,8 +18,7 @@ use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{MAIN_TABLE, Plan, PlannedRoute};
-use crate::sysctl::Ipv6Switch;
-use crate::{gateway, predecessor, reverse_path, rules, sysctl, veth, vlans};
+use crate::{gateway, predecessor, reverse_path, rules, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -107,9 +106,12 @@ impl Comparison<'_> {
             self.gateway(&mut host, bridge)?;
             log::debug!("compared the gateway and forwarding");
         }
-        if maker == Some(Maker::Ours) && end.is_some() && !self.settings.leave_container_down {
-            self.switches(&mut host, &mut container)?;
-            log::debug!("compared the container's switches");
+        if maker == Some(Maker::Ours)
+            && let Some(end) = &end
+            && !self.settings.leave_container_down
+        {
+            self.switches(&mut host, &mut container, bridge.as_ref(), end)?;
+            log::debug!("compared the switches");
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
             self.differences.extend(rules::verify(&mut host, self.settings, self.identity, self.plan, mac)?);
@@ -204,13 +206,23 @@ impl Comparison<'_> {
         Ok(Some(link))
     }
 
-    /// That the container believes no other router than its gateway, and answers on all its networks.
-    fn switches(&mut self, host: &mut Netlink, container: &mut Netlink) -> Result<(), Error> {
+    /// That container and bridge believe no other router than the gateway, and that the container answers on all its
+    /// networks.
+    fn switches(
+        &mut self,
+        host: &mut Netlink,
+        container: &mut Netlink,
+        bridge: Option<&Link>,
+        end: &Link,
+    ) -> Result<(), Error> {
         let ifname = self.identity.attachment().ifname();
-        let believes_routers =
-            self.netns.visit(self.home, || sysctl::is_ipv6_on(ifname, Ipv6Switch::AcceptRa))?;
-        if self.settings.is_gateway() && believes_routers {
-            self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
+        if self.settings.is_gateway() {
+            if let Some(bridge) = bridge.filter(|bridge| bridge.accepts_ra) {
+                self.differs(format_args!("bridge \"{}\" accepts router advertisements", bridge.name));
+            }
+            if end.accepts_ra {
+                self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
+            }
         }
         let has_ipv4 = self.plan.addresses.iter().any(|address| address.network.is_ipv4());
         if has_ipv4 && reverse_path::is_too_strict(host, container, ifname, self.netns, self.home)? {

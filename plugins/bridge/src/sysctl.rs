@@ -75,16 +75,6 @@ pub(crate) fn set_ipv6(ifname: &str, switches: &[(Ipv6Switch, bool)]) -> Result<
     Ok(())
 }
 
-/// Whether a switch of the link called `ifname` is on, in whatever way; `false` where there is no IPv6.
-///
-/// # Errors
-/// Code 5 with the file.
-pub(crate) fn is_ipv6_on(ifname: &str, switch: Ipv6Switch) -> Result<bool, Error> {
-    let path = format!("{}/{}", ipv6_directory(ifname), switch.name());
-    let value = present(read_io(&path)).map_err(|error| Error::io(format_args!("read {path}"), &error))?;
-    Ok(value.is_some_and(|value| value != "0"))
-}
-
 impl Ipv6Switch {
     fn name(self) -> &'static str {
         match self {

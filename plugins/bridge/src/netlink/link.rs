@@ -27,6 +27,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
@@ -39,6 +40,9 @@ const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_CONF: u16 = 2;
+/// The place of the setting in the array of a link's IPv6 settings (include/uapi/linux/ipv6.h).
+const DEVCONF_ACCEPT_RA: usize = 3;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 
@@ -83,6 +87,8 @@ pub(crate) struct Link {
     pub(crate) alias: String,
     /// The number of the group that it was put in; 0 is the one of all others.
     pub(crate) group: u32,
+    /// Whether it believes router advertisements, be it only while the host does not forward (`accept_ra`).
+    pub(crate) accepts_ra: bool,
     /// How it behaves as a bridge port.
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
@@ -459,6 +465,7 @@ fn read(octets: &[u8]) -> Option<Link> {
         peer_netns: None,
         alias: String::new(),
         group: 0,
+        accepts_ra: false,
         port: None,
         vlan_filtering: false,
         spanning_tree: false,
@@ -476,6 +483,7 @@ fn read(octets: &[u8]) -> Option<Link> {
             IFLA_IFALIAS => link.alias = text(value),
             IFLA_GROUP => link.group = parse_u32(value).unwrap_or_default(),
             IFLA_LINKINFO => read_info(value, &mut link),
+            IFLA_AF_SPEC => link.accepts_ra = accepts_ra(value),
             _ => {}
         }
     }
@@ -510,6 +518,18 @@ fn read_info(octets: &[u8], link: &mut Link) {
             _ => {}
         }
     }
+}
+
+/// Reads it in the settings of a link's families.
+fn accepts_ra(families: &[u8]) -> bool {
+    let ipv6 = each(families).find(|family| family.kind() == libc::AF_INET6 as u16);
+    ipv6.is_some_and(|family| {
+        let settings = each(family.value()).find(|settings| settings.kind() == IFLA_INET6_CONF);
+        settings.is_some_and(|settings| {
+            let value = settings.value().chunks_exact(4).nth(DEVCONF_ACCEPT_RA);
+            value.is_some_and(|value| value != [0; 4])
+        })
+    })
 }
 
 fn read_port(octets: &[u8]) -> PortState {
