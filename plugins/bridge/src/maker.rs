@@ -9,24 +9,27 @@ use nix::errno::Errno;
 use nix::sys::signal;
 use nix::unistd::Pid;
 
-/// The bit that tells such a group from those that people number. No process number (`PID_MAX_LIMIT`) reaches it.
-const UNFINISHED: u32 = 1 << 31;
+/// The bits of a process number, which is below the kernel's `PID_MAX_LIMIT`.
+const PROCESS: u32 = (1 << 22) - 1;
+
+/// The other bits of such a group: a range that nobody numbers in, and no sign bit, since tools show groups signed.
+const UNFINISHED: u32 = 0x6300_0000;
 
 /// The group of a link that belongs to none, as a finished interface.
 pub(crate) const NO_GROUP: u32 = 0;
 
 /// The group of an interface that this process is at work on.
 pub(crate) fn group() -> u32 {
-    UNFINISHED | std::process::id()
+    UNFINISHED | (std::process::id() & PROCESS)
 }
 
 /// Whether an interface with this group was being made by a process that is no more. One that has ended and was not
 /// waited for still counts, and so does one whose number somebody else has by now.
 pub(crate) fn is_abandoned(group: u32) -> bool {
-    if group & UNFINISHED == 0 {
+    if group & !PROCESS != UNFINISHED {
         return false;
     }
-    let Ok(process) = i32::try_from(group & !UNFINISHED) else { return false };
+    let Ok(process) = i32::try_from(group & PROCESS) else { return false };
     process > 0 && signal::kill(Pid::from_raw(process), None) == Err(Errno::ESRCH)
 }
 
@@ -52,8 +55,8 @@ mod tests {
 
     #[test]
     fn a_group_that_somebody_has_numbered_says_nothing() {
-        // No process has so high a number, and none is asked about a number that would mean many.
-        for group in [NO_GROUP, 1, i32::MAX.unsigned_abs(), UNFINISHED] {
+        // No process has the number 0, by which kill(2) means many.
+        for group in [NO_GROUP, 1, PROCESS, i32::MAX.unsigned_abs(), u32::MAX, UNFINISHED] {
             assert!(!is_abandoned(group), "{group:#x}");
         }
     }
