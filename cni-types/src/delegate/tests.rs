@@ -1,6 +1,3 @@
-use std::os::unix::fs::PermissionsExt as _;
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -9,36 +6,26 @@ use tempfile::TempDir;
 use super::*;
 use crate::{Environment, NetConf};
 
-/// A directory for `CNI_PATH` with one plugin, a shell script. Another process writes it: what this one has open for
-/// writing, the processes that the tests beside start have too, and nobody could execute it until they are programs.
+/// A directory for `CNI_PATH` with one plugin, a shell script.
 fn plugin(script: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("fake");
-    let written = std::process::Command::new("sh")
-        .args(["-c", "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod 755 \"$0\""])
-        .arg(&program)
-        .arg(script)
-        .status();
-    assert!(written.unwrap().success());
+    write_program(&directory.path().join("fake"), &format!("#!/bin/sh\n{script}\n"), "755");
     directory
+}
+
+/// Another process writes it: what this one has open for writing, the processes that the tests beside start have too,
+/// and nobody could execute it until they are programs.
+fn write_program(path: &Path, content: &str, mode: &str) {
+    let script = "rm -f \"$0\" && printf %s \"$1\" > \"$0\" && chmod \"$2\" \"$0\"";
+    let written =
+        std::process::Command::new("sh").args(["-c", script]).arg(path).args([content, mode]).status();
+    assert!(written.unwrap().success());
 }
 
 fn call(conf: &str) -> NetworkCall {
     let env: Environment =
         [("CNI_COMMAND", "CHECK"), ("CNI_ARGS", "A=1"), ("PATH", "/usr/bin:/bin")].into_iter().collect();
     NetworkCall::new(NetConf::parse(Command::Add, conf.as_bytes().to_vec()).unwrap(), env)
-}
-
-/// What `refused` says once it is not that the program is being written.
-fn wait_until_not_busy(refused: impl Fn() -> Error) -> Error {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        let error = refused();
-        if error.code() != ErrorCode::TRY_AGAIN_LATER || Instant::now() > end {
-            return error;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 const CONF: &str = r#"{"cniVersion":"1.0.0","name":"n"}"#;
@@ -106,17 +93,14 @@ fn a_plugin_that_cannot_be_executed_is_told() {
     assert_eq!(busy.msg(), format!("execute {}: Text file busy", program.display()));
     drop(written);
 
-    for (content, mode, code, reason) in [
-        ("#!/bin/sh\n", 0o644, ErrorCode::IO_FAILURE, "Permission denied"),
-        ("#!/no/such/shell\n", 0o755, ErrorCode::IO_FAILURE, "No such file or directory"),
-        ("neither a script nor an image", 0o755, ErrorCode::IO_FAILURE, "Exec format error"),
+    for (content, mode, reason) in [
+        ("#!/bin/sh\n", "644", "Permission denied"),
+        ("#!/no/such/shell\n", "755", "No such file or directory"),
+        ("neither a script nor an image", "755", "Exec format error"),
     ] {
-        std::fs::remove_file(&program).unwrap();
-        std::fs::write(&program, content).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
-        // A test beside this one may hold the file open as above, until the process that it starts is a program.
-        let error = wait_until_not_busy(refused);
-        assert_eq!(error.code(), code, "{error}");
+        write_program(&program, content, mode);
+        let error = refused();
+        assert_eq!(error.code(), ErrorCode::IO_FAILURE, "{error}");
         assert!(error.msg().contains(reason), "{error}");
     }
 }
