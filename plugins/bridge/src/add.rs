@@ -5,8 +5,8 @@ use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::container::{Company, ContainerEnd};
-use crate::netlink::Netlink;
 use crate::netlink::link::Link;
+use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
 use crate::signals::Held;
@@ -68,7 +68,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         reverse_path::loosen(&mut host, &mut container, &netns, &home);
     }
     let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
-    finish(&mut host, &mut container, gateway.index, &veth, &plan);
+    finish(&mut host, &mut container, gateway.index, &veth, &plan)?;
     log::debug!("announced the addresses");
     back.disarm();
     let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
@@ -89,21 +89,29 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
 }
 
 /// Tells the neighbours who has the addresses now, has the host forget who had them, and takes from the interface the
-/// mark that it is being made. To fail at it is no reason to refuse the container: its neighbours find out by
-/// themselves, only later.
-fn finish(host: &mut Netlink, container: &mut Netlink, gateway: u32, veth: &Veth, plan: &Plan) {
-    let mut told = Ok(());
+/// mark that it is being made. To fail at the telling is no reason to refuse the container: its neighbours find out by
+/// themselves, only later. Left marked, it would be taken for what a killed ADD has left.
+fn finish(
+    host: &mut Netlink,
+    container: &mut Netlink,
+    gateway: u32,
+    veth: &Veth,
+    plan: &Plan,
+) -> Result<(), Error> {
+    let warn = |failure: &Failure| log::warn!("announce the container's addresses: {failure}");
     for address in &plan.addresses {
-        told = told.and(host.forget_neighbour(gateway, address.network.ip()));
+        let _ = host.forget_neighbour(gateway, address.network.ip()).inspect_err(warn);
     }
     let index = veth.container_index;
-    told = told.and(match plan.addresses.is_empty() {
-        true => container.set_group(index, maker::NO_GROUP),
-        false => container.announce(index, veth.container_mac, maker::NO_GROUP),
-    });
-    if let Err(failure) = told {
-        log::warn!("announce the container's addresses: {failure}");
+    if !plan.addresses.is_empty() {
+        match container.announce(index, veth.container_mac, maker::NO_GROUP) {
+            Ok(()) => return Ok(()),
+            Err(failure) => warn(&failure),
+        }
     }
+    container
+        .set_group(index, maker::NO_GROUP)
+        .map_err(|failure| Error::internal(failure).context("take the mark from the container's interface"))
 }
 
 /// Makes the bridge where there is none, and the veth pair with its host end on it.
