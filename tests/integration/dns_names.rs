@@ -188,6 +188,71 @@ fn a_strangers_query_is_refused() {
     check(&n1, "172.20.0.1", &[("n1", "NOERROR aa A 172.20.0.2")]);
 }
 
+/// A pair of which one end is a port of the bridge: what `bridge` makes for a VLAN, and lists behind the bridge.
+#[test]
+fn the_gateway_of_a_vlan_answers_on_its_own_interface() {
+    let world = World::new();
+    let (host, container) = (world.host(), world.container("c1"));
+    for line in [
+        "ip link add br0 up type bridge",
+        "ip link add br0.10 up type veth peer name gateway",
+        "ip link set gateway up master br0",
+        "ip address add 10.9.0.1/24 dev br0.10",
+        // Where the kernel filters by VLAN, the bridge itself does not hear who asks for the gateway.
+        "sysctl -qw net.ipv4.conf.br0.arp_ignore=1",
+        "ip link add veth0 up master br0 type veth peer name eth0 netns c1",
+    ] {
+        host.run(line).success();
+    }
+    container.run("ip address add 10.9.0.2/24 dev eth0").success();
+    container.run("ip link set eth0 up").success();
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "vlan", "type": "alias-dns",
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [
+                { "name": "br0" },
+                { "name": "veth0" },
+                { "name": "eth0", "sandbox": container.netns_path() },
+                { "name": "br0.10" }
+            ],
+            "ips": [{ "address": "10.9.0.2/24", "gateway": "10.9.0.1", "interface": 2 }]
+        }
+    });
+    let call = || world.plugin("alias-dns").container(&container).config(&config);
+    call().verb("ADD").run().success();
+    for space in [&host, &container] {
+        check(space, "10.9.0.1", &[("c1", "NOERROR aa A 10.9.0.2")]);
+    }
+    call().verb("CHECK").run().success();
+}
+
+#[test]
+fn a_gateway_that_the_host_does_not_have_is_refused_though_it_can_be_bound_to() {
+    let story = Story::new();
+    story.container("resident", &[]);
+    let container = story.world.container("c1");
+    let before = story.records();
+    story.world.host().run("sysctl -qw net.ipv4.ip_nonlocal_bind=1").success();
+    let add = |gateway: &str| {
+        let more = json!({ "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{ "name": "br-testnet" }, { "name": "eth0", "sandbox": container.netns_path() }],
+            "ips": [{ "address": "172.20.7.8/16", "gateway": gateway, "interface": 1 }]
+        } });
+        story.add_by_hand(&container, 8, more).run()
+    };
+    for gateway in ["172.20.0.254", "172.20.255.255", "0.0.0.0", "224.0.0.1"] {
+        let msg = add(gateway).error(7);
+        assert!(msg.contains(&format!("gateway {gateway} is not an address of this host")), "{msg}");
+    }
+    assert_eq!(story.records(), before);
+    // A second address of the subnet, which the kernel prefers no source for.
+    story.world.host().run("ip address add 172.20.0.254/16 dev br-testnet").success();
+    add("172.20.0.254").success();
+    assert_ne!(story.records(), before);
+}
+
 #[test]
 fn the_dead_holder_of_an_address_makes_room() {
     let story = Story::new();

@@ -102,10 +102,7 @@ fn record(
     result: &CniResult,
 ) -> Result<Record, Error> {
     let network = call.conf().name();
-    let gateways = gateways(host, network, result)?;
-    let bridge = host_device(host, result, &gateways).ok_or_else(|| {
-        Error::invalid_config("prevResult.interfaces", "no interface on the host, so no device to answer on")
-    })?;
+    let Place { device: bridge, gateways } = Place::of(host, network, result)?;
     let forward = match settings.forward {
         Forwarding::Configured(forward) => forward,
         Forwarding::ByRoutes => result.routes.iter().any(|route| route.dst.prefix() == 0),
@@ -127,53 +124,68 @@ fn record(
     })
 }
 
-/// The gateway addresses of `result` that are this host's, each with the prefix of its subnet.
-///
-/// IPAM names a gateway also where the bridge has no address (`isGateway` false), so the host has to be asked. A
-/// link-local one cannot stand in a resolv.conf that is written before its interface is known.
-pub(crate) fn gateways(host: &impl Host, network: &str, result: &CniResult) -> Result<Vec<IpNetwork>, Error> {
-    let mut gateways: Vec<IpNetwork> = Vec::new();
-    let mut foreign = None;
-    for ip in &result.ips {
-        let Some(gateway) = ip.gateway.filter(|gateway| !is_link_local(*gateway)) else { continue };
-        let Ok(gateway) = IpNetwork::new(gateway, ip.address.prefix()) else { continue };
-        if gateways.contains(&gateway) {
-            continue;
-        }
-        if host.has_address(gateway.ip()) {
-            gateways.push(gateway);
-        } else {
-            foreign.get_or_insert(gateway.ip());
-        }
-    }
-    if !gateways.is_empty() {
-        return Ok(gateways);
-    }
-    let reason = match foreign {
-        Some(ip) => format!("gateway {ip} is not an address of this host"),
-        None => "no gateway address".to_owned(),
-    };
-    Err(Error::new(
-        ErrorCode::INVALID_CONFIG,
-        format!("prevResult.ips: {reason}: alias-dns answers on the gateway address of network {network}"),
-    )
-    .with_details("give the bridge one (isGateway), or let containers attach without names (onError: warn)"))
+/// Where the names of a network are asked for.
+pub(crate) struct Place {
+    /// The device that the container's packets for the gateway come in by.
+    pub(crate) device: String,
+    /// The gateway addresses that it has, each with the prefix of its subnet.
+    pub(crate) gateways: Vec<IpNetwork>,
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
+impl Place {
+    /// The place for what `result` has attached.
+    ///
+    /// IPAM names a gateway also where the host does not have the address (`isGateway` false), so the host has to be
+    /// asked. It tells the device, too: the address may be on one of the network's VLAN, beside the bridge that plugins
+    /// list first, and results before 0.3.0 list none.
+    ///
+    /// # Errors
+    /// Code 7 when no gateway is an address of this host.
+    pub(crate) fn of(host: &impl Host, network: &str, result: &CniResult) -> Result<Self, Error> {
+        let listed = result.interfaces.iter().filter(|interface| interface.sandbox.is_empty());
+        let listed: Vec<&str> = listed.map(|interface| interface.name.as_str()).collect();
+        let mut place: Option<Self> = None;
+        let mut foreign = None;
+        for ip in &result.ips {
+            let Some(gateway) = ip.gateway.filter(|gateway| can_be_asked(*gateway)) else { continue };
+            let Ok(gateway) = IpNetwork::new(gateway, ip.address.prefix()) else { continue };
+            if place.as_ref().is_some_and(|place| place.gateways.contains(&gateway)) {
+                continue;
+            }
+            match (host.device_with(gateway.ip(), &listed), &mut place) {
+                (Some(device), None) => place = Some(Self { device, gateways: vec![gateway] }),
+                (Some(device), Some(place)) if device == place.device => place.gateways.push(gateway),
+                (Some(_) | None, _) => {
+                    foreign.get_or_insert(gateway.ip());
+                }
+            }
+        }
+        place.ok_or_else(|| {
+            let reason = match foreign {
+                Some(ip) => format!("gateway {ip} is not an address of this host"),
+                None => "no gateway address".to_owned(),
+            };
+            Error::new(
+                ErrorCode::INVALID_CONFIG,
+                format!(
+                    "prevResult.ips: {reason}: alias-dns answers on the gateway address of network {network}"
+                ),
+            )
+            .with_details(
+                "give the bridge one (isGateway), or let containers attach without names (onError: warn)",
+            )
+        })
+    }
+}
+
+/// Whether a container can ask `ip`: one of loopback is its own, and a link-local one cannot stand in a resolv.conf that
+/// is written before its interface is known.
+fn can_be_asked(ip: IpAddr) -> bool {
+    let is_link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
-}
-
-/// The device that the container's packets come in by: the first one of `result` that is on the host, as bridge plugins
-/// list them. Results before 0.3.0 list none.
-pub(crate) fn host_device(host: &impl Host, result: &CniResult, gateways: &[IpNetwork]) -> Option<String> {
-    let listed = result.interfaces.iter().find(|interface| interface.sandbox.is_empty());
-    listed
-        .map(|interface| interface.name.clone())
-        .or_else(|| gateways.iter().find_map(|gateway| host.device_with(gateway.ip())))
+    };
+    !is_link_local && !ip.is_loopback()
 }
 
 /// The addresses of `result` that are the container's, each once.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use cni_types::{AttachmentCall, CniResult, Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
-use crate::add::{container_addresses, gateways, host_device};
+use crate::add::{Place, container_addresses};
 use crate::config::{Forwarding, OnError, Settings};
 use crate::domain_name::DomainName;
 use crate::host::Host;
@@ -101,8 +101,7 @@ fn with_result(
     record: &Record,
     result: &CniResult,
 ) -> Result<Vec<String>, Error> {
-    let gateways = gateways(host, call.conf().name(), result)?;
-    let bridge = host_device(host, result, &gateways).unwrap_or_default();
+    let place = Place::of(host, call.conf().name(), result)?;
     let mut differences = Vec::new();
     let mut compare = |what: &str, recorded: BTreeSet<String>, who: &str, attached: BTreeSet<String>| {
         if recorded != attached {
@@ -117,8 +116,8 @@ fn with_result(
     let texts = |all: &[IpAddr]| all.iter().map(ToString::to_string).collect();
     compare("addresses", texts(&record.addresses), "prevResult has", texts(&container_addresses(result)));
     let texts = |all: &[IpNetwork]| all.iter().map(ToString::to_string).collect();
-    compare("gateways", texts(&record.gateways), "prevResult and this host have", texts(&gateways));
-    compare("bridge", [record.bridge.clone()].into(), "prevResult has", [bridge].into());
+    compare("gateways", texts(&record.gateways), "prevResult and this host have", texts(&place.gateways));
+    compare("bridge", [record.bridge.clone()].into(), "this host has", [place.device].into());
     Ok(differences)
 }
 

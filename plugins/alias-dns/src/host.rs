@@ -12,11 +12,8 @@ pub(crate) trait Host {
     /// Where the names of this host network namespace are kept.
     fn state(&self, env: &Environment) -> Result<StateDir, Error>;
 
-    /// Whether `ip` is an address of this host.
-    fn has_address(&self, ip: IpAddr) -> bool;
-
-    /// The device with the address `ip`.
-    fn device_with(&self, ip: IpAddr) -> Option<String>;
+    /// The device with the address `ip`: one of `listed`, or else any other.
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String>;
 
     /// Nanoseconds since this host booted.
     fn now(&self) -> u64;

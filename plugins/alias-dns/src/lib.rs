@@ -14,6 +14,7 @@ pub mod domain_name;
 pub mod forward;
 mod gc;
 mod host;
+mod host_address;
 mod names;
 mod netns;
 mod plugin;

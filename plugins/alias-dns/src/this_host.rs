@@ -1,6 +1,6 @@
 //! [`ThisHost`]: the real [`Host`]. Each answer is the cheapest that the kernel gives, for ADD pays for it.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use caps::{CapSet, Capability};
@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::daemon::{self, Client, ClientError};
 use crate::host::{Host, Withdrawn};
+use crate::host_address;
 use crate::records::{Record, RecordKey};
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
@@ -27,19 +28,8 @@ impl Host for ThisHost {
         StateDir::of_host(env)
     }
 
-    /// Two system calls, however many addresses there are: only an address of the host can be bound to.
-    fn has_address(&self, ip: IpAddr) -> bool {
-        UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
-    }
-
-    fn device_with(&self, ip: IpAddr) -> Option<String> {
-        let has_address = |device: &nix::ifaddrs::InterfaceAddress| {
-            let address = device.address?;
-            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-            let v6 = address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
-            (v4.or(v6) == Some(ip)).then(|| device.interface_name.clone())
-        };
-        nix::ifaddrs::getifaddrs().ok()?.find_map(|device| has_address(&device))
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String> {
+        host_address::device_with(ip, listed)
     }
 
     fn now(&self) -> u64 {

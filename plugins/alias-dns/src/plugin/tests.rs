@@ -39,7 +39,7 @@ impl FakeHost {
     fn at(directory: &tempfile::TempDir) -> Self {
         Self {
             state: StateDir::at(directory.path().join("alias-dns/1")),
-            addresses: vec!["10.82.0.1".parse().unwrap(), "fd82::1".parse().unwrap()],
+            addresses: ["10.82.0.1", "fd82::1", "127.0.0.1"].map(|ip| ip.parse().unwrap()).into(),
             clock: RefCell::new(0),
             served: RefCell::default(),
             server: Server::Works,
@@ -62,12 +62,8 @@ impl Host for FakeHost {
         Ok(self.state.clone())
     }
 
-    fn has_address(&self, ip: IpAddr) -> bool {
-        self.addresses.contains(&ip)
-    }
-
-    fn device_with(&self, ip: IpAddr) -> Option<String> {
-        self.has_address(ip).then(|| "found0".to_owned())
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String> {
+        self.addresses.contains(&ip).then(|| listed.first().map_or("found0", |device| device).to_owned())
     }
 
     fn now(&self) -> u64 {
@@ -323,6 +319,7 @@ fn a_users_mistake_is_named_and_leaves_nothing() {
             no_gateway(json!("10.82.0.254")),
             "gateway 10.82.0.254 is not an address of this host",
         ),
+        ("prevResult", no_gateway(json!("127.0.0.1")), "prevResult.ips: no gateway address"),
         ("runtimeConfig", json!({"aliases": ["-ok", "not ok"]}), "runtimeConfig.aliases[1]: \"not ok\""),
         ("domainName", json!("a..b"), "domainName: \"a..b\""),
         ("ttl", json!(-1), "ttl: invalid value: integer `-1`"),
@@ -536,7 +533,7 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
         ),
         (&|record| record.ttl = 600, "ttl: the record has 600, the configuration has 7"),
         (&|record| record.forward = true, "forward: the record has true, the configuration has false"),
-        (&|record| record.bridge = "br9".to_owned(), "bridge: the record has br9, prevResult has tbr0"),
+        (&|record| record.bridge = "br9".to_owned(), "bridge: the record has br9, this host has tbr0"),
         (
             &|record| record.gateways.push("fd82::1/64".parse().unwrap()),
             "gateways: the record has 10.82.0.1/24, fd82::1/64, prevResult and this host have 10.82.0.1/24",

@@ -1,0 +1,97 @@
+//! Which device of this host has an address.
+
+use std::io::Result;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
+
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// The message and the route that it asks for (rtnetlink(7)), in octets.
+const HEADER: usize = 16;
+const ROUTE: usize = 12;
+
+/// The entry of the routing table itself (Linux since 4.13); libc has it for glibc alone.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+
+/// Where the kind of route stands in the answer.
+const KIND: usize = HEADER + 7;
+
+/// The device with `ip`: the first of `listed` that has it, or else any other.
+///
+/// One question for each of `listed`, however many addresses there are; all are gone through only before it is said that
+/// none of them has it. That `ip` could be bound to would say nothing: so can 0.0.0.0 and 224.0.0.1, and with
+/// `ip_nonlocal_bind` any (ip-sysctl).
+pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Option<String> {
+    if let Some(device) = listed.iter().find(|device| has_route(device, ip).unwrap_or(false)) {
+        return Some((*device).to_owned());
+    }
+    // Two that are there without such a route: an IPv6 address, for a moment after it was added, and one in a VRF.
+    let with_it = getifaddrs().ok()?.filter(|one| address_of(one) == Some(ip));
+    let devices: Vec<String> = with_it.map(|one| one.interface_name).collect();
+    devices.iter().find(|device| listed.contains(&device.as_str())).or(devices.first()).cloned()
+}
+
+/// Whether packets for `ip` that come in by `device` are for this host because `device` has the address.
+fn has_route(device: &str, ip: IpAddr) -> Result<bool> {
+    let index = if_nametoindex(device)?;
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        Some(SockProtocol::NetlinkRoute),
+    )?;
+    send(socket.as_raw_fd(), &question(index, ip), MsgFlags::empty())?;
+    let mut answer = [0; 512];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let is_route = answer[4..6] == libc::RTM_NEWROUTE.to_ne_bytes();
+    Ok(length >= HEADER + ROUTE && is_route && answer[KIND] == libc::RTN_LOCAL)
+}
+
+/// Asks for the entry of the routing table that `ip` is found by on device number `index`.
+fn question(index: u32, ip: IpAddr) -> Vec<u8> {
+    let (family, octets) = match ip {
+        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+    };
+    let bits = (octets.len() * 8) as u8;
+    let mut question = vec![0; HEADER];
+    question.extend([family as u8, bits, 0, 0, 0, 0, 0, 0]);
+    question.extend(RTM_F_FIB_MATCH.to_ne_bytes());
+    for (kind, value) in [(libc::RTA_DST, &octets[..]), (libc::RTA_OIF, &index.to_ne_bytes())] {
+        question.extend((4 + value.len() as u16).to_ne_bytes());
+        question.extend(kind.to_ne_bytes());
+        question.extend(value);
+    }
+    let length = question.len() as u32;
+    question[..4].copy_from_slice(&length.to_ne_bytes());
+    question[4..6].copy_from_slice(&libc::RTM_GETROUTE.to_ne_bytes());
+    question[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    question
+}
+
+fn address_of(one: &InterfaceAddress) -> Option<IpAddr> {
+    let address = one.address.as_ref()?;
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or(address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_its_addresses_and_no_others() {
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        assert!(has_route("lo", loopback).unwrap());
+        for listed in [&["lo"][..], &["none", "lo"], &[]] {
+            assert_eq!(device_with(loopback, listed), Some("lo".to_owned()));
+        }
+        for other in ["0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "192.0.2.1", "2001:db8::1"]
+        {
+            assert_eq!(device_with(other.parse().unwrap(), &["lo"]), None, "{other}");
+        }
+        assert!(has_route("none", loopback).is_err());
+    }
+}
