@@ -328,6 +328,7 @@ fn is_refused_each(verb: &str, left: impl Fn(&Story, &Output)) {
         ("open", "EACCES"),
         ("memfd_create", "ENOMEM"),
         ("clone", "EAGAIN"),
+        ("fork", "EAGAIN"),
     ] {
         let gets_through = |count: u32| {
             story.prepare(verb);
@@ -363,6 +364,25 @@ fn del_refused_any_system_call_says_so_and_is_completed_by_the_next() {
             story.assert_clean();
         }
     });
+}
+
+/// The child is only there so that the runtime does not wait for what the kernel does long after the links are gone.
+#[test]
+fn a_del_whose_child_is_killed_removes_the_links_itself() {
+    const TRACE: &str = "/run/trace";
+    let story = Story::new();
+    story.prepare("DEL");
+    let inject = "inject=chdir:signal=KILL";
+    let tracer = ["strace", "-f", "-o", TRACE, "-e", "trace=close,chdir", "-e", inject];
+    story.traced(&tracer, "DEL").run().success();
+    story.assert_clean();
+    let trace = story.world.host().run(&format!("cat {TRACE}"));
+    let killed = trace.success().lines().find_map(|line| line.strip_suffix(" +++ killed by SIGKILL +++"));
+    let child = killed.unwrap_or_else(|| panic!("no child was killed: {trace}"));
+    for standard in ["close(0)", "close(1)", "close(2)"] {
+        let closes = |line: &str| line.starts_with(child) && line.contains(standard);
+        assert!(trace.stdout.lines().any(closes), "the child kept a descriptor of the runtime's: {trace}");
+    }
 }
 
 #[test]

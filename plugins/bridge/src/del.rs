@@ -9,7 +9,7 @@ use crate::failures::Failures;
 use crate::netlink::{Failure, Netlink};
 use crate::predecessor::{self, Evidence};
 use crate::signals::Held;
-use crate::veth::{self, Removed};
+use crate::veth;
 use crate::{config, iptables, rules};
 
 /// Detaches the container.
@@ -18,7 +18,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let identity = Identity::new(call.conf().name(), call.attachment());
     let mut failures = Failures::default();
 
-    // Closing the socket waits until the kernel has destroyed the rules; the wait for the link covers that.
+    // The last one to close this socket waits until the kernel has destroyed the rules: the child that waits for the link.
     let rules = rules::remove(identity.owner());
     log::debug!("done with the rules");
     let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
@@ -53,10 +53,12 @@ enum Maker {
 
 /// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
 fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
-    if veth::remove(host, identity)? == Removed::Link
-        || veth::remove_renamed(host, identity)? == Removed::Link
-    {
-        return Ok(Maker::Ours);
+    let ours = match veth::host_end(host, identity)? {
+        Some(link) => vec![link],
+        None => veth::renamed_host_ends(host, identity)?,
+    };
+    if !ours.is_empty() {
+        return host.unlink(&ours).map(|()| Maker::Ours);
     }
     // A result that cannot be read says nothing, as one that the runtime has lost.
     let prev_result = call.conf().prev_result().ok().flatten();
@@ -64,7 +66,7 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     let evidence =
         Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => host.delete_link(link.index).map(|()| Maker::Reference),
+        Some(link) => host.unlink(&[link]).map(|()| Maker::Reference),
         None => Ok(Maker::Ours),
     }
 }

@@ -10,7 +10,7 @@ use cni_types::{Delegate, Error, NetworkCall};
 
 use crate::attachment::{Identity, is_half_made, network_mark};
 use crate::failures::Failures;
-use crate::netlink::link::{Kind, Link};
+use crate::netlink::link::Kind;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::nft::Record;
@@ -76,18 +76,17 @@ fn remove_links(
     // While nobody is between making a pair and marking it.
     let home = Netns::own()?;
     let _alone = home.exclude()?;
-    let links = host.links().map_err(failed)?;
+    let mut links = host.links().map_err(failed)?;
     let bridge = links.iter().find(|link| Some(link.name.as_str()) == bridge).map(|link| link.index);
     let mark = network_mark(network);
-    let dead: Vec<&Link> = links
-        .iter()
-        .filter(|link| link.kind == Kind::Veth && link.peer_netns.is_some())
-        .filter(|link| !keep.contains(link.name.as_str()) && !keep.contains(link.alias.as_str()))
-        .filter(|link| {
-            let half_made =
-                is_half_made(&link.name, &link.alias) && bridge.is_some() && link.controller == bridge;
-            link.alias.starts_with(&mark) || half_made
-        })
-        .collect();
-    host.delete_links(&dead).map_err(failed)
+    links.retain(|link| {
+        let half_made =
+            is_half_made(&link.name, &link.alias) && bridge.is_some() && link.controller == bridge;
+        link.kind == Kind::Veth
+            && link.peer_netns.is_some()
+            && !keep.contains(link.name.as_str())
+            && !keep.contains(link.alias.as_str())
+            && (link.alias.starts_with(&mark) || half_made)
+    });
+    host.delete_links(&links).map_err(failed)
 }

@@ -227,24 +227,24 @@ pub(crate) enum Removed {
 
 /// Removes the pair of `identity` by its host end.
 pub(crate) fn remove(host: &mut Netlink, identity: &Identity) -> Result<Removed, Failure> {
-    match host.link_by_name(identity.host_veth())? {
-        Some(link) if is_of(&link, identity) => host.delete_link(link.index).map(|()| Removed::Link),
-        _ => Ok(Removed::Nothing),
+    match host_end(host, identity)? {
+        Some(link) => host.delete_link(link.index).map(|()| Removed::Link),
+        None => Ok(Removed::Nothing),
     }
 }
 
-/// Removes the pair of `identity` by the mark on its host end, whatever somebody has made of that one's name.
-pub(crate) fn remove_renamed(host: &mut Netlink, identity: &Identity) -> Result<Removed, Failure> {
+/// The host end of the pair of `identity`, by its name.
+pub(crate) fn host_end(host: &mut Netlink, identity: &Identity) -> Result<Option<Link>, Failure> {
+    let link = host.link_by_name(identity.host_veth())?;
+    Ok(link.filter(|link| is_of(link, identity)))
+}
+
+/// The host ends of pairs of `identity` by the mark on them, whatever somebody has made of their names.
+pub(crate) fn renamed_host_ends(host: &mut Netlink, identity: &Identity) -> Result<Vec<Link>, Failure> {
     let alias = identity.alias();
-    let links = host.links()?;
-    let renamed: Vec<&Link> = links
-        .iter()
-        .filter(|link| link.kind == Kind::Veth && link.peer_netns.is_some() && link.alias == alias)
-        .collect();
-    match renamed.as_slice() {
-        [] => Ok(Removed::Nothing),
-        renamed => host.delete_links(renamed).map(|()| Removed::Link),
-    }
+    let mut links = host.links()?;
+    links.retain(|link| link.kind == Kind::Veth && link.peer_netns.is_some() && link.alias == alias);
+    Ok(links)
 }
 
 /// Whether the link of the derived name is the identity's. One without a mark is: its ADD was killed before it got it.

@@ -343,7 +343,7 @@ impl Netlink {
     }
 
     /// Deletes links; the kernel waits for its readers once for all of them.
-    pub(crate) fn delete_links(&mut self, links: &[&Link]) -> Result<(), Failure> {
+    pub(crate) fn delete_links(&mut self, links: &[Link]) -> Result<(), Failure> {
         let [first, rest @ ..] = links else { return Ok(()) };
         if rest.is_empty() {
             return self.delete_link(first.index);

@@ -15,6 +15,7 @@ mod message;
 pub(crate) mod neigh;
 pub(crate) mod nsid;
 pub(crate) mod route;
+mod unlink;
 pub(crate) mod vlan;
 
 use std::cell::{Cell, RefCell};
