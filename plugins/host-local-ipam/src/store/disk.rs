@@ -180,7 +180,8 @@ impl DiskStore {
         let path = directory.join(LOCK);
         match Lock::acquire(&path) {
             Ok(lock) => Self::locked(place, directory, lock).map(Some),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            // A symbolic link that leads nowhere is there all the same, and so may leases be.
+            Err(error) if is_absence(&error) && !path.is_symlink() => Ok(None),
             Err(source) => Err(StoreError::new("lock", &path, source)),
         }
     }
@@ -668,7 +669,10 @@ impl Store for DiskStore {
         let path = self.directory.join(format!("{LAST_RESERVED}{set}"));
         let read = self.cursors.iter().position(|cursor| cursor.set == set);
         let open = || {
-            let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            // Without waiting for whoever reads from a FIFO.
+            let mut options = File::options();
+            options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NONBLOCK);
+            let file = options.open(&path)?;
             let length = file.metadata()?.len().try_into().unwrap_or(usize::MAX);
             Ok(Rewritable { file, length })
         };
@@ -750,7 +754,12 @@ fn make_directory(path: &Path) -> io::Result<()> {
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::new("remove", path, error)),
+        Err(error) if !is_absence(&error) => Err(StoreError::new("remove", path, error)),
         _ => Ok(()),
     }
+}
+
+/// Whether there is no such file, since one of its parents is none either or no directory.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -18,11 +18,13 @@ impl Lock {
     /// Waits until nobody else has the lock file at `path`, which is made if it is missing.
     pub(super) fn acquire(path: &Path) -> io::Result<Self> {
         for _ in 0..REPLACEMENTS {
-            // As the reference does; without asking to write, so that a lock that exists works on a read-only disk.
-            let file = File::options().read(true).custom_flags(libc::O_CREAT).mode(0o750).open(path)?;
+            // As the reference does, through a symbolic link too; without asking to write, so that a lock that exists
+            // works on a read-only disk, and without waiting for whoever writes to a FIFO.
+            let flags = libc::O_CREAT | libc::O_NONBLOCK;
+            let file = File::options().read(true).custom_flags(flags).mode(0o750).open(path)?;
             file.lock()?;
             // Whoever removed the directory meanwhile has left us with a lock that nobody else will ever look at.
-            match std::fs::symlink_metadata(path) {
+            match std::fs::metadata(path) {
                 Ok(named) if is_same(&named, &file.metadata()?) => return Ok(Self { _file: file }),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

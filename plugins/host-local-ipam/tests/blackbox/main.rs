@@ -15,4 +15,5 @@ mod layout;
 mod reboot;
 mod storms;
 mod swap;
+mod tampering;
 mod wishes;

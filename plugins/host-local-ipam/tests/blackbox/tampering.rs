@@ -1,0 +1,66 @@
+//! Directories that somebody else has been at: an administrator, a backup, another tool.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use crate::calls::{Answer, Network, content, ours, reference};
+
+/// A call that is ended after a minute: one that waits for the other end of a FIFO never ends by itself.
+fn ask_bounded(network: &Network, verb: &str, id: &str) -> Answer {
+    let mut command = Command::new("timeout");
+    network.prepare(&mut command, verb, id);
+    let output = command.arg("60").arg(ours()).output().unwrap();
+    assert_ne!(output.status.code(), Some(124), "{verb} {id} waits for ever");
+    Answer { success: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap() }
+}
+
+fn make_fifo(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+}
+
+#[test]
+fn a_lock_that_is_a_symbolic_link_locks_what_it_leads_to() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    let lock = network.leases_dir().join("lock");
+    fs::rename(&lock, network.data_dir().join("lock")).unwrap();
+    symlink("../lock", &lock).unwrap();
+    network.call(&reference(), "ADD", "c2").ok();
+    assert_eq!(network.ask("ADD", "c3").address(), "10.8.0.4");
+    network.ask("CHECK", "c2").ok();
+    network.ask("DEL", "c1").ok();
+    assert_eq!(network.leases().into_values().collect::<Vec<_>>(), [content("c2"), content("c3")]);
+}
+
+#[test]
+fn leases_whose_lock_leads_nowhere_are_not_taken_for_none() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    let lock = network.leases_dir().join("lock");
+    fs::remove_file(&lock).unwrap();
+    symlink("nowhere/lock", &lock).unwrap();
+    for verb in ["DEL", "GC", "CHECK"] {
+        let (code, msg) = network.ask(verb, "c1").error();
+        assert!(code == 5 && msg.contains(lock.to_str().unwrap()), "{verb}: {msg}");
+    }
+    assert!(network.leases_dir().join("10.8.0.2").exists());
+}
+
+#[test]
+fn nobody_waits_for_the_other_end_of_a_fifo() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    let lock = network.leases_dir().join("lock");
+    fs::remove_file(&lock).unwrap();
+    make_fifo(&lock);
+    ask_bounded(&network, "ADD", "c2").ok();
+    ask_bounded(&network, "DEL", "c1").ok();
+    let last = network.leases_dir().join("last_reserved_ip.0");
+    fs::remove_file(&last).unwrap();
+    make_fifo(&last);
+    let (code, msg) = ask_bounded(&network, "ADD", "c3").error();
+    assert!(code == 5 && msg.contains("last_reserved_ip.0"), "{msg}");
+    assert_eq!(network.type_words(&["list", "net1"]).stdout.split(|byte| *byte == b'\n').count(), 3);
+}
