@@ -4,7 +4,9 @@
 //! It only ever repeats what the lease files say, and can be lost at any time: [`super::disk`] makes it anew from them
 //! whenever it is missing, broken, from an earlier boot, or behind. It is behind exactly when the directory's
 //! modification time is not the one that we gave the directory after our last change ([`Stamp`]): whoever else creates
-//! or removes a file there gives it the current time of the kernel's clock.
+//! or removes a file there gives it the current time of the kernel's clock. A backup that is put back over it brings its
+//! own modification time along, and an index that goes with it; that shows in the time of the directory's last change of
+//! any kind.
 //!
 //! The file is a row of blocks. The first is the header; then come two hash tables, one of [`Entry`]s by holder, one of
 //! [`Chunk`]s, the bitmaps of taken addresses. A bucket that overflows goes on in the next block. Each block carries a
@@ -28,7 +30,7 @@ type Block = [u8; BLOCK];
 
 /// Checksum, number of slots, overflow mark, padding.
 const BUCKET_HEAD: usize = 16;
-const MAGIC: &[u8; 8] = b"hlipam 2";
+const MAGIC: &[u8; 8] = b"hlipam 3";
 
 /// Fill of a table, in slots a block on average, at which it is made anew with twice the blocks.
 const ENTRIES_A_BLOCK: usize = 8;
@@ -71,16 +73,19 @@ fn mix(bits: u64) -> u64 {
     bits ^ (bits >> 32)
 }
 
-/// The modification time of a directory, exact to the nanosecond.
+/// The times of a directory, exact to the nanosecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     seconds: i64,
     nanoseconds: i64,
+    /// `st_ctime`, which nobody can set at will, in nanoseconds.
+    changed: i64,
 }
 
 impl Stamp {
     pub(super) fn of(directory: &Metadata) -> Self {
-        Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec() }
+        let changed = directory.ctime().wrapping_mul(1_000_000_000).wrapping_add(directory.ctime_nsec());
+        Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec(), changed }
     }
 
     /// Gives `directory` the time of this moment. It is finer than the kernel's clock for files, whose times are thereby
@@ -91,7 +96,13 @@ impl Stamp {
         let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access: kept, last_modification: now };
         utimensat(CWD, directory, &times, AtFlags::empty())?;
-        Ok(Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec })
+        let Self { changed, .. } = Self::of(&std::fs::metadata(directory)?);
+        Ok(Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec, changed })
+    }
+
+    /// Whether both have the same modification time, as a directory and its copy have.
+    pub(super) fn was_modified_with(self, other: Self) -> bool {
+        (self.seconds, self.nanoseconds) == (other.seconds, other.nanoseconds)
     }
 
     pub(super) fn is_before(self, time: SystemTime) -> bool {
@@ -386,6 +397,7 @@ impl Index {
             stamp: Some(Stamp {
                 seconds: i64::from_le_bytes(field(&header, 16)),
                 nanoseconds: i64::from_le_bytes(field(&header, 24)),
+                changed: i64::from_le_bytes(field(&header, 104)),
             }),
             generation: u64::from_le_bytes(field(&header, 32)),
             entries,
@@ -422,6 +434,7 @@ impl Index {
         if let Some(stamp) = self.stamp {
             block[16..24].copy_from_slice(&stamp.seconds.to_le_bytes());
             block[24..32].copy_from_slice(&stamp.nanoseconds.to_le_bytes());
+            block[104..112].copy_from_slice(&stamp.changed.to_le_bytes());
         }
         block[32..40].copy_from_slice(&self.generation.to_le_bytes());
         let counts =

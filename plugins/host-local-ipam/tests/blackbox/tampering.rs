@@ -64,3 +64,16 @@ fn nobody_waits_for_the_other_end_of_a_fifo() {
     assert!(code == 5 && msg.contains("last_reserved_ip.0"), "{msg}");
     assert_eq!(network.type_words(&["list", "net1"]).stdout.split(|byte| *byte == b'\n').count(), 3);
 }
+
+#[test]
+fn an_index_that_is_put_back_with_the_time_of_the_directory_is_behind() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    let index = fs::read(network.index()).unwrap();
+    let directory = fs::File::open(network.leases_dir()).unwrap();
+    let time = directory.metadata().unwrap().modified().unwrap();
+    network.ask("ADD", "c2").ok();
+    fs::write(network.index(), index).unwrap();
+    directory.set_modified(time).unwrap();
+    assert_eq!(network.ask("ADD", "c2").error().0, 11);
+}

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const STAMP: Stamp = Stamp { seconds: 17, nanoseconds: 4 };
+const STAMP: Stamp = Stamp { seconds: 17, nanoseconds: 4, changed: 0 };
 
 fn entry(holder: u64, address: u128) -> Entry {
     Entry {
