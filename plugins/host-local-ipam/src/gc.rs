@@ -13,10 +13,9 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
     let collected = store
         .leases()
         .and_then(|leases| store.remove(leases.iter().filter(|lease| is_garbage(lease, valid.as_ref()))));
-    let unfinished = store.remove_unfinished();
+    store.remove_unfinished();
     store.finish();
     collected?;
-    unfinished?;
     log::debug!("released what no valid attachment holds");
     Ok(())
 }

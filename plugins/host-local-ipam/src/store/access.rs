@@ -10,18 +10,17 @@ use super::{Place, StoreError};
 /// Tells what would keep a lease from being written at `place`: permissions, a read-only or a full file system. What
 /// does not exist yet is judged by the nearest directory that does.
 pub(crate) fn require_writable(place: &Place) -> Result<(), StoreError> {
-    for directory in [place.directory(), place.own_directory()] {
-        let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
-        let failed = |source| StoreError::new("write to", existing, source);
-        access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| failed(errno.into()))?;
-        if !existing.is_dir() {
-            return Err(failed(io::ErrorKind::NotADirectory.into()));
-        }
-        let disk = statvfs(existing).map_err(|errno| failed(errno.into()))?;
-        // Some file systems have no fixed number of files, and say that it is 0.
-        if disk.f_bfree == 0 || (disk.f_files > 0 && disk.f_ffree == 0) {
-            return Err(failed(io::ErrorKind::StorageFull.into()));
-        }
+    let directory = place.directory();
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let failed = |source| StoreError::new("write to", existing, source);
+    access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| failed(errno.into()))?;
+    if !existing.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    let disk = statvfs(existing).map_err(|errno| failed(errno.into()))?;
+    // Some file systems have no fixed number of files, and say that it is 0.
+    if disk.f_bfree == 0 || (disk.f_files > 0 && disk.f_ffree == 0) {
+        return Err(failed(io::ErrorKind::StorageFull.into()));
     }
     Ok(())
 }

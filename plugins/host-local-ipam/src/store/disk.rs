@@ -10,7 +10,7 @@
 //! calls leaves either no lease, or one that says whose it is; the index is then behind, which the next call notices.
 //! Files that name nobody are free. Nothing is synced to the disk: a power loss ends every container too.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
@@ -233,7 +233,7 @@ impl DiskStore {
 
     /// Every lease, by address, and every leftover.
     pub(crate) fn leases(&mut self) -> Result<Vec<LeaseFile>, StoreError> {
-        let eras: HashMap<(u64, Option<Point>), Era> = self
+        let eras: BTreeMap<(u64, Option<Point>), Era> = self
             .with_index(Index::entries)?
             .into_iter()
             .map(|entry| ((entry.holder, entry.address), entry.era))
@@ -281,11 +281,11 @@ impl DiskStore {
         let entries = self.entries_of(attachment)?;
         let count = entries.len();
         if count == 0 {
-            self.remove_unfinished()?;
+            self.remove_unfinished();
         }
         for entry in entries {
             match (entry.location, entry.address) {
-                (Location::ByAddress, Some(address)) => self.release(address)?,
+                (Location::ByAddress, Some(address)) => self.release_at(&self.path_of(address), address)?,
                 _ => self.release_elsewhere(entry.holder)?,
             }
         }
@@ -293,9 +293,14 @@ impl DiskStore {
     }
 
     /// Removes what a call that was killed had written and not moved into place. Nobody is at it while we hold the lock.
-    pub(crate) fn remove_unfinished(&self) -> Result<(), StoreError> {
-        UNFINISHED.into_iter().try_for_each(|kind| remove_file(&self.place.own_file(kind)))?;
-        remove_file(&self.directory.join(NEW_LEASE_BESIDE))
+    /// It keeps no address from anybody, so that what cannot be removed, something else by that name, is no failure.
+    pub(crate) fn remove_unfinished(&self) {
+        let own = UNFINISHED.map(|kind| self.place.own_file(kind));
+        for path in own.iter().chain([&self.directory.join(NEW_LEASE_BESIDE)]) {
+            if let Err(error) = remove_file(path) {
+                log::warn!("{error}");
+            }
+        }
     }
 
     /// The leases of `attachment`, the index confirmed by the files where it knows none.
@@ -305,8 +310,8 @@ impl DiskStore {
     }
 
     /// Who holds `address`; `None` when there is no such file, or it names nobody.
-    pub(crate) fn holder_of(&self, address: Point) -> Result<Option<Holder>, StoreError> {
-        let path = self.path_of(address);
+    pub(crate) fn holder_of(&mut self, address: Point) -> Result<Option<Holder>, StoreError> {
+        let path = self.file_of(address)?;
         match scan::read(&path) {
             Ok(bytes) => Ok(Holder::parse(&bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -335,6 +340,32 @@ impl DiskStore {
 
     fn path_of(&self, address: Point) -> PathBuf {
         self.directory.join(address.to_string())
+    }
+
+    /// The file that the lease of `address` is in: where somebody has renamed it to another spelling or moved it further
+    /// down, the index says that the address is taken, and there is no file by its name.
+    fn file_of(&mut self, address: Point) -> Result<PathBuf, StoreError> {
+        let mut path = self.path_of(address);
+        let is_taken = self.with_index(|index| index.first_free(Span::of_one(address)))?.is_none();
+        if is_taken && path.symlink_metadata().is_err() {
+            self.each_file(&mut |found| {
+                if found.address == Some(address) {
+                    path = found.path();
+                }
+                Ok(())
+            })?;
+        }
+        Ok(path)
+    }
+
+    /// Removes the lease of `address` that is in the file at `path`.
+    fn release_at(&mut self, path: &Path, address: Point) -> Result<(), StoreError> {
+        let holder = scan::read(path).ok().and_then(|bytes| Holder::parse(&bytes));
+        remove_file(path)?;
+        self.follow(|index| match holder {
+            Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
+            None => index.mark_free(address),
+        })
     }
 
     fn each_file(&self, visit: &mut dyn FnMut(&Found<'_>) -> io::Result<()>) -> Result<(), StoreError> {
@@ -454,28 +485,20 @@ impl DiskStore {
         Ok(entry.map_or(Era::ThisBoot, |entry| entry.era))
     }
 
-    /// Makes the lease file at `path`, whole; `AlreadyExists` when there is a file.
-    fn write_lease(&self, path: &Path, content: &str) -> io::Result<Changed> {
-        let own = self.place.own_directory();
+    /// Makes the lease file at `path`, whole; `None` when there is a file.
+    fn write_lease(&self, path: &Path, content: &str) -> io::Result<Option<Changed>> {
         let aside = self.place.own_file(NEW_LEASE);
         let written = match move_in(&aside, path, content) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_directory(&own).and_then(|()| move_in(&aside, path, content))
+                make_directory(&self.place.own_directory()).and_then(|()| move_in(&aside, path, content))
             }
             other => other,
         };
-        match written {
-            // Our own directory cannot be written or has something else there, or is on another file system.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::PermissionDenied | ErrorKind::CrossesDevices | ErrorKind::IsADirectory
-                ) =>
-            {
-                move_in(&self.directory.join(NEW_LEASE_BESIDE), path, content)
-            }
-            other => other,
-        }
+        written.or_else(|error| {
+            // Our own directory cannot be written, is on another file system, or is something else.
+            log::info!("write {}: {error}", aside.display());
+            move_in(&self.directory.join(NEW_LEASE_BESIDE), path, content)
+        })
     }
 }
 
@@ -597,12 +620,14 @@ impl Store for DiskStore {
         let path = self.path_of(address);
         let content = content_of(attachment);
         let failed = |source| StoreError::new("create", &path, source);
-        let mut written = self.write_lease(&path, &content);
-        if matches!(&written, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
-            match scan::read(&path).map(|bytes| Holder::parse(&bytes)) {
+        let there = self.file_of(address)?;
+        let mut written =
+            if there == path { self.write_lease(&path, &content).map_err(failed)? } else { None };
+        if written.is_none() {
+            match scan::read(&there).map(|bytes| Holder::parse(&bytes)) {
                 Ok(None) => {
-                    remove_file(&path)?;
-                    written = self.write_lease(&path, &content);
+                    remove_file(&there)?;
+                    written = self.write_lease(&path, &content).map_err(failed)?;
                 }
                 Ok(Some(holder)) => {
                     self.follow(|index| index.mark_taken(address))?;
@@ -618,7 +643,7 @@ impl Store for DiskStore {
         let entry = Entry {
             holder: hash(content.as_bytes()),
             address: Some(address),
-            changed: written.map_err(failed)?,
+            changed: written.ok_or_else(|| failed(ErrorKind::AlreadyExists.into()))?,
             era: Era::ThisBoot,
             location: Location::ByAddress,
         };
@@ -627,13 +652,8 @@ impl Store for DiskStore {
     }
 
     fn release(&mut self, address: Point) -> Result<(), StoreError> {
-        let path = self.path_of(address);
-        let holder = scan::read(&path).ok().and_then(|bytes| Holder::parse(&bytes));
-        remove_file(&path)?;
-        self.follow(|index| match holder {
-            Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
-            None => index.mark_free(address),
-        })
+        let path = self.file_of(address)?;
+        self.release_at(&path, address)
     }
 
     fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError> {
@@ -650,7 +670,7 @@ impl Store for DiskStore {
             .filter(|entry| entry.location == Location::ByAddress && is_reclaimable(entry, within))
             .collect();
         for address in dead.iter().filter_map(|entry| entry.address) {
-            self.release(address)?;
+            self.release_at(&self.path_of(address), address)?;
         }
         Ok(looked_again || !dead.is_empty())
     }
@@ -696,8 +716,9 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     entry.era == Era::EarlierBoot && inside
 }
 
-/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`.
-fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
+/// Writes `content` to `aside`, a name that nobody else uses while we hold the lock, and moves it to `path`; `None` when
+/// there is a file.
+fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Option<Changed>> {
     let make = || -> io::Result<_> {
         let file = File::options().write(true).create_new(true).mode(0o600).open(aside)?;
         Ok(Rewritable { file, length: 0 })
@@ -712,7 +733,11 @@ fn move_in(aside: &Path, path: &Path, content: &str) -> io::Result<Changed> {
     {
         log::warn!("remove {}: {error}", aside.display());
     }
-    moved.map(|()| fstat(&file.file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))
+    match moved {
+        Ok(()) => Ok(Some(fstat(&file.file).map_or(Changed::UNKNOWN, |stat| Changed::of(&stat)))),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the file of a lease that a killed call never finished, to be written anew; `None` if there is none.

@@ -66,6 +66,63 @@ fn nobody_waits_for_the_other_end_of_a_fifo() {
 }
 
 #[test]
+fn our_own_directory_may_be_anything_else() {
+    type Make = fn(&Path);
+    let nowhere: Make = |own| symlink("nowhere/further", own).unwrap();
+    let round: Make = |own| symlink(own, own).unwrap();
+    let file: Make = |own| fs::write(own, "").unwrap();
+    for make in [nowhere, round, file, make_fifo] {
+        let network = Network::new("10.8.0.0/29");
+        network.ask("ADD", "c1").ok();
+        let own = network.data_dir().join(".host-local-ipam");
+        fs::remove_dir_all(&own).unwrap();
+        make(&own);
+        assert_eq!(network.ask("ADD", "c2").address(), "10.8.0.3");
+        network.ask("STATUS", "").ok();
+        assert_eq!(network.ask("ADD", "c2").error().0, 11);
+        network.ask("CHECK", "c2").ok();
+        network.ask("DEL", "c1").ok();
+        network.ask("DEL", "c1").ok();
+        network.gc(&["c3"]).ok();
+        assert!(network.leases().is_empty());
+    }
+}
+
+#[test]
+fn directories_in_the_way_of_our_own_files_keep_no_call_from_its_work() {
+    let network = Network::new("10.8.0.0/29");
+    network.ask("ADD", "c1").ok();
+    let own = network.data_dir().join(".host-local-ipam");
+    fs::remove_dir_all(&own).unwrap();
+    for name in ["net1.lease", "net1.index", "net1.index.new"] {
+        fs::create_dir_all(own.join(name)).unwrap();
+    }
+    network.ask("ADD", "c2").ok();
+    network.ask("DEL", "unknown").ok();
+    network.gc(&["c2"]).ok();
+    assert_eq!(network.leases().into_values().collect::<Vec<_>>(), [content("c2")]);
+}
+
+#[test]
+fn a_lease_by_another_spelling_of_its_address_is_one() {
+    let network = Network::new("fd00:8::/64");
+    network.ask("ADD", "c1").ok();
+    fs::create_dir(network.leases_dir().join("moved")).unwrap();
+    for (name, id) in [("FD00:8::A", "c2"), ("moved/fd00:8::b", "c3")] {
+        network.write(name, &content(id));
+    }
+    for (address, id) in [("fd00:8::a", "c2"), ("fd00:8::b", "c3")] {
+        let refused = network.add_with_args("other", &format!("IP={address}")).document();
+        assert_eq!(refused["details"], format!("{address} is leased to {id} (eth0)"), "{refused}");
+        let printed = network.type_words(&["release", "net1", address]);
+        let said = String::from_utf8(printed.stdout).unwrap();
+        assert_eq!(said, format!("released {address} of {id} (eth0)\n"));
+        assert_eq!(network.add_with_args(id, &format!("IP={address}")).address(), address);
+    }
+    assert!(!network.leases_dir().join("FD00:8::A").exists());
+}
+
+#[test]
 fn an_index_that_is_put_back_with_the_time_of_the_directory_is_behind() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "c1").ok();
