@@ -15,8 +15,12 @@ use rustix::path::Arg;
 
 use crate::span::Point;
 
-/// Longest content that can name a holder, in bytes; what is longer names nobody.
-const MAX_CONTENT: usize = 4096;
+/// Longest content that can name a holder, in bytes: as much as fits into a variable of the environment, and to spare.
+/// What is longer names nobody.
+const MAX_CONTENT: usize = 132 << 10;
+
+/// How much is read at once, in bytes: all of any usual lease.
+const PIECE: usize = 4096;
 
 /// Room for a thousand names or so, in bytes, so that a directory takes few system calls.
 const NAMES_AT_ONCE: usize = 64 << 10;
@@ -81,11 +85,20 @@ fn open(directory: BorrowedFd<'_>, path: impl Arg) -> rustix::io::Result<OwnedFd
     openat(directory, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A plain file gives all that it has at once.
 fn content(file: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
-    let mut bytes = [0; MAX_CONTENT];
-    let length = retry_on_intr(|| rustix::io::read(file, &mut bytes))?;
-    Ok(bytes[..length].to_vec())
+    let mut piece = [0; PIECE];
+    let mut bytes = Vec::new();
+    loop {
+        let length = retry_on_intr(|| rustix::io::read(file, &mut piece))?;
+        bytes.extend_from_slice(&piece[..length]);
+        if bytes.len() > MAX_CONTENT {
+            return Ok(Vec::new());
+        }
+        // A plain file gives all that it has at once.
+        if length < PIECE {
+            return Ok(bytes);
+        }
+    }
 }
 
 /// Shows `visit` every file below `directory`, in no order, without the lock and the addresses leased last.

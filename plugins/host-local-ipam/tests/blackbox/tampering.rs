@@ -123,6 +123,19 @@ fn a_lease_by_another_spelling_of_its_address_is_one() {
 }
 
 #[test]
+fn a_container_id_may_be_as_long_as_a_variable_of_the_environment() {
+    let network = Network::new("10.8.0.0/24");
+    for length in [4090, 4091, 100_000] {
+        let id = "x".repeat(length);
+        network.ask("ADD", &id).ok();
+        assert_eq!(network.ask("ADD", &id).error().0, 11, "{length}");
+        network.ask("CHECK", &id).ok();
+        network.ask("DEL", &id).ok();
+        assert!(network.leases_dir().read_dir().unwrap().count() == 2, "{length}");
+    }
+}
+
+#[test]
 fn an_index_that_is_put_back_with_the_time_of_the_directory_is_behind() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "c1").ok();
