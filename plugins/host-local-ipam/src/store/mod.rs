@@ -130,24 +130,24 @@ fn content_of(attachment: &Attachment) -> String {
     format!("{}\r\n{}", attachment.container_id(), attachment.ifname())
 }
 
-/// A file operation that failed.
+/// A file operation that failed, with the reason: it is told with the rest, so no chain of sources may tell it again.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} {path}: {source}", path = .path.display())]
+#[error("{operation} {path}: {reason}", path = .path.display())]
 pub(crate) struct StoreError {
     operation: &'static str,
     path: PathBuf,
-    source: std::io::Error,
+    reason: std::io::Error,
 }
 
 impl StoreError {
-    fn new(operation: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self { operation, path: path.to_owned(), source }
+    fn new(operation: &'static str, path: &Path, reason: std::io::Error) -> Self {
+        Self { operation, path: path.to_owned(), reason }
     }
 }
 
 impl From<StoreError> for cni_types::Error {
     fn from(error: StoreError) -> Self {
-        Self::io(format_args!("{} {}", error.operation, error.path.display()), &error.source)
+        Self::io(format_args!("{} {}", error.operation, error.path.display()), &error.reason)
     }
 }
 

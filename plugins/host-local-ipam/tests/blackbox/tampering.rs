@@ -147,3 +147,12 @@ fn an_index_that_is_put_back_with_the_time_of_the_directory_is_behind() {
     directory.set_modified(time).unwrap();
     assert_eq!(network.ask("ADD", "c2").error().0, 11);
 }
+
+#[test]
+fn the_reason_of_a_failure_is_told_once() {
+    let network = Network::new("10.8.0.0/24");
+    fs::create_dir_all(network.leases_dir().join("lock")).unwrap();
+    let said = String::from_utf8(network.type_words(&["list"]).stderr).unwrap();
+    let lock = network.leases_dir().join("lock");
+    assert_eq!(said, format!("host-local-ipam: lock {}: Is a directory (os error 21)\n", lock.display()));
+}
