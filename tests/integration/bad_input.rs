@@ -134,6 +134,12 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
     assert!(file.status == 1 && msg.contains("/etc/hosts"), "{file}");
     story.before.assert_unchanged(&story.world);
 
+    // Nobody will ever write to it.
+    story.world.host().run("mkfifo /run/fifo").success();
+    story.refuses(call().env("CNI_NETNS", "/run/fifo"), 8, &["CNI_NETNS", "/run/fifo"]);
+    call().verb("DEL").env("CNI_NETNS", "/run/fifo").run().success();
+    story.before.assert_unchanged(&story.world);
+
     story.refuses(call().env("CNI_NETNS", "/proc/self/ns/net"), 8, &["should not be the same"]);
 
     // The kernel would make an `eth0` of the first, and the answer would be wrong.

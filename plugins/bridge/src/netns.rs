@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cni_types::{Error, ErrorCode};
@@ -40,8 +40,10 @@ impl Netns {
         let invalid = |reason: String| {
             Error::new(ErrorCode::INVALID_NETNS, format!("CNI_NETNS: failed to open netns {shown}: {reason}"))
         };
-        let file = File::open(path)
-            .map_err(|error| invalid(format!("failed to Statfs {shown}: {}", message_of(&error))))?;
+        // What is no namespace may be a FIFO, and its writer would be waited for.
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file =
+            opened.map_err(|error| invalid(format!("failed to Statfs {shown}: {}", message_of(&error))))?;
         let kind =
             fstatfs(&file).map_err(|errno| invalid(format!("failed to Statfs {shown}: {}", errno.desc())))?;
         // Kernels before 3.19 showed namespaces as files of /proc itself.
