@@ -45,10 +45,15 @@ pub struct NetConf {
     name: String,
     version: SpecVersion,
     prev_result: Option<Value>,
-    valid_attachments: Option<Vec<ListedAttachment>>,
+    /// As written, with its key.
+    valid_attachments: Option<(&'static str, Value)>,
     log_level: Option<Value>,
     log_file: Option<Value>,
 }
+
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// The spelling of older drafts, which libcni sends along.
+const ATTACHMENTS: &str = "cni.dev/attachments";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -60,9 +65,9 @@ struct Common {
     log_level: Option<Value>,
     log_file: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
-    valid_attachments: Option<Vec<ListedAttachment>>,
+    valid_attachments: Option<Value>,
     #[serde(rename = "cni.dev/attachments")]
-    attachments: Option<Vec<ListedAttachment>>,
+    attachments: Option<Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -102,7 +107,10 @@ impl NetConf {
             prev_result: common.prev_result,
             log_level: common.log_level,
             log_file: common.log_file,
-            valid_attachments: common.valid_attachments.or(common.attachments),
+            valid_attachments: common
+                .valid_attachments
+                .map(|listed| (VALID_ATTACHMENTS, listed))
+                .or(common.attachments.map(|listed| (ATTACHMENTS, listed))),
             document,
         })
     }
@@ -129,29 +137,21 @@ impl NetConf {
     pub fn prev_result(&self) -> Result<Option<CniResult>, Error> {
         let Some(document) = &self.prev_result else { return Ok(None) };
         let result = CniResult::decode(document, self.version);
-        result.map(Some).map_err(|error| {
-            let key = match error.path.as_str() {
-                // All of it.
-                "." => "prevResult".to_owned(),
-                path => format!("prevResult.{path}"),
-            };
-            Error::invalid_config(&key, error.reason)
-        })
+        result.map(Some).map_err(|error| inside("prevResult", error))
     }
 
     /// GC: the attachments that are still valid. `None` when the runtime did not say, which is not the same as an
-    /// empty list. The list travels under two keys: `cni.dev/valid-attachments` of the spec, and
-    /// `cni.dev/attachments`, its spelling in older drafts, which libcni sends along.
+    /// empty list. They are read here and not with the rest, since no other verb minds them.
     ///
     /// # Errors
     /// Code 7 names a malformed entry.
     pub fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, Error> {
-        let Some(listed) = &self.valid_attachments else { return Ok(None) };
+        let Some((key, listed)) = &self.valid_attachments else { return Ok(None) };
+        let listed: Vec<ListedAttachment> =
+            json::decode(listed, |_| ()).map_err(|error| inside(key, error))?;
         let attachments = listed.iter().enumerate().map(|(index, entry)| {
-            Attachment::new(&entry.container_id, &entry.ifname).map_err(|error| {
-                let key = format!("cni.dev/valid-attachments[{index}]");
-                Error::invalid_config(&key, error)
-            })
+            Attachment::new(&entry.container_id, &entry.ifname)
+                .map_err(|error| Error::invalid_config(&format!("{key}[{index}]"), error))
         });
         attachments.collect::<Result<_, _>>().map(Some)
     }
@@ -215,6 +215,17 @@ impl From<json::DecodeError> for Error {
     fn from(error: json::DecodeError) -> Self {
         Self::invalid_config(&error.path, error.reason)
     }
+}
+
+/// The error of a value somewhere inside that of `key`.
+fn inside(key: &str, error: json::DecodeError) -> Error {
+    let path = match error.path.as_str() {
+        // All of it.
+        "." => key.to_owned(),
+        path if path.starts_with('[') => format!("{key}{path}"),
+        path => format!("{key}.{path}"),
+    };
+    Error::invalid_config(&path, error.reason)
 }
 
 /// The spec version written as `text`, if `command` exists there and we speak it.

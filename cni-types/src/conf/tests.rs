@@ -95,8 +95,33 @@ fn valid_attachments_come_under_either_key_and_absent_is_not_empty() {
     assert_eq!(with("cni.dev/attachments", &entries), expected);
     assert_eq!(with("cni.dev/valid-attachments", &json!([])), Ok(Some(Vec::new())));
     assert_eq!(with("other", &json!([])), Ok(None));
-    let error = with("cni.dev/attachments", &json!([{"containerID": "a b", "ifname": "eth0"}])).unwrap_err();
-    assert_eq!(error.to_string(), "cni.dev/valid-attachments[0]: invalid characters in containerID; a b");
+    for (key, value, text) in [
+        (
+            "cni.dev/attachments",
+            json!([{"containerID": "a b", "ifname": "eth0"}]),
+            "cni.dev/attachments[0]: invalid characters in containerID; a b",
+        ),
+        (
+            "cni.dev/valid-attachments",
+            json!([{"containerID": "c1"}]),
+            "cni.dev/valid-attachments[0]: missing field `ifname`",
+        ),
+        (
+            "cni.dev/valid-attachments",
+            json!("c1"),
+            "cni.dev/valid-attachments: invalid type: string \"c1\", expected a sequence",
+        ),
+    ] {
+        assert_eq!(with(key, &value).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
+fn what_only_gc_reads_keeps_no_other_verb_from_its_work() {
+    let conf = json!({"name": "n", "cniVersion": "1.1.0", "cni.dev/attachments": "c1"});
+    for command in [Command::Add, Command::Del, Command::Check, Command::Status] {
+        parse(command, &conf).unwrap();
+    }
 }
 
 #[test]
