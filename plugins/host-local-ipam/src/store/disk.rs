@@ -557,7 +557,7 @@ impl Past {
         let is_of_another_boot = boot.is_some() && earlier.boot().is_some_and(|theirs| Some(theirs) != boot);
         let dead = if !is_of_another_boot {
             Dead::None
-        } else if earlier.stamp().is_some_and(|left| left.was_modified_with(stamp)) {
+        } else if earlier.stamp() == Some(stamp) {
             Dead::All
         } else if boot::started().is_some_and(|started| stamp.is_before(started)) {
             Dead::Untouched

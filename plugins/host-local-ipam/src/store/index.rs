@@ -100,11 +100,6 @@ impl Stamp {
         Ok(Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec, changed })
     }
 
-    /// Whether both have the same modification time, as a directory and its copy have.
-    pub(super) fn was_modified_with(self, other: Self) -> bool {
-        (self.seconds, self.nanoseconds) == (other.seconds, other.nanoseconds)
-    }
-
     pub(super) fn is_before(self, time: SystemTime) -> bool {
         let since = u64::try_from(self.seconds).map(Duration::from_secs).unwrap_or_default();
         SystemTime::UNIX_EPOCH + since < time

@@ -142,3 +142,23 @@ fn a_kernel_that_tells_no_boot_id_proves_nothing() {
     assert!(!command.arg(ours()).output().unwrap().status.success());
     assert_eq!(network.leases().len(), 2);
 }
+
+#[test]
+fn an_index_of_an_earlier_boot_that_is_put_back_declares_nobody_dead() {
+    let network =
+        Network::with(json!({"subnet": "10.8.0.0/29", "rangeStart": "10.8.0.2", "rangeEnd": "10.8.0.3"}));
+    ask_in(0, &network, "ADD", "old").ok();
+    let index = std::fs::read(network.index()).unwrap();
+    let directory = std::fs::File::open(network.leases_dir()).unwrap();
+    let time = directory.metadata().unwrap().modified().unwrap();
+    ask_in(1, &network, "DEL", "old").ok();
+    for id in ["new1", "new2"] {
+        ask_in(1, &network, "ADD", id).ok();
+    }
+    // As a backup does that is written over what is there.
+    std::fs::write(network.index(), index).unwrap();
+    directory.set_modified(time).unwrap();
+    ask_in(1, &network, "ADD", "late").exhausted();
+    assert_eq!(ask_in(1, &network, "ADD", "new1").error().0, 11);
+    assert_eq!(network.leases().len(), 2);
+}
