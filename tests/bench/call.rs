@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use integration_tests::Suite;
+use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use nix::sys::wait::wait;
 use serde_json::Value;
 
 /// Ours and theirs, in the order of the columns.
@@ -78,6 +81,23 @@ impl Plugin {
         ensure!(status.success(), "{} {verb} failed: {output}", self.binary.display());
         let answer = if output.is_empty() { Value::Null } else { serde_json::from_str(&output)? };
         Ok(Timed { wall, cpu, answer })
+    }
+}
+
+/// Has this process be the parent of those that a call leaves behind, so that it can [`settle`].
+pub(crate) fn adopt_orphans() -> Result<()> {
+    prctl::set_child_subreaper(true).context("become the parent of orphans")
+}
+
+/// Waits until every process that calls have left behind has ended; their user and system time.
+pub(crate) fn settle() -> Result<Duration> {
+    let before = children_cpu()?;
+    loop {
+        match wait() {
+            Ok(_) => {}
+            Err(Errno::ECHILD) => return Ok(children_cpu()?.saturating_sub(before)),
+            Err(errno) => return Err(errno).context("wait for orphans"),
+        }
     }
 }
 

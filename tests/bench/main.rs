@@ -33,6 +33,7 @@ fn run() -> Result<()> {
     let rounds = args.next().map(|rounds| rounds.parse().context("ROUNDS")).transpose()?;
     match subject.as_str() {
         "bridge" => {
+            call::adopt_orphans()?;
             scale::peaks()?;
             bridge::bench(rounds.unwrap_or(100))?;
             scale::bench()

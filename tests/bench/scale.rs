@@ -11,7 +11,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
 use crate::bridge::network;
-use crate::call::{Plugin, SUITES, Target};
+use crate::call::{Plugin, SUITES, Target, settle};
 use crate::table::quantile;
 
 /// Calls that run side by side.
@@ -90,6 +90,7 @@ fn parallel(suite: usize) -> Result<[f64; 2]> {
         let begin = Instant::now();
         share(&names, |name| call(suite, verb, name, &config).map(drop))?;
         *rate = ATTACHMENTS as f64 / begin.elapsed().as_secs_f64();
+        settle()?;
     }
     Ok(rates)
 }
@@ -139,6 +140,7 @@ impl Filling {
         for _ in 0..CALLS_WHEN_FILLED {
             times.push(call(self.suite, "ADD", &guest, &self.config)?);
             call(self.suite, "DEL", &guest, &self.config)?;
+            settle()?;
         }
         Ok(quantile(&times, 50))
     }
