@@ -170,8 +170,8 @@ pub fn knows(zones: &Zones, asker: Asker<'_>) -> bool {
         || zones.container_at(asker.bridge, asker.source).is_some()
 }
 
-/// The answer to `question`. `rotation` tells which of several addresses comes first: a number that grows by one from
-/// query to query takes turns.
+/// The answer to `question`. `rotation` tells which of several addresses comes first: a number that grows by one
+/// each time that the question is asked takes turns.
 pub fn answer<'z>(zones: &'z Zones, asker: Asker<'_>, question: Question<'_>, rotation: u32) -> Answer<'z> {
     explain(zones, asker, question, rotation).0
 }

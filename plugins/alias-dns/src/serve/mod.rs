@@ -11,6 +11,7 @@ pub(crate) mod query;
 mod response;
 mod strangers;
 mod tcp;
+mod turns;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -28,6 +29,7 @@ use self::flood::{Flood, Residents as _};
 use self::listen::Sockets;
 use self::query::Received;
 use self::strangers::Strangers;
+use self::turns::Turns;
 use self::tcp::{Connections, Made};
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
@@ -97,7 +99,7 @@ pub(crate) struct Desk {
     strangers: Strangers,
     /// Where a question would come back to this server.
     own: HashSet<SocketAddr>,
-    rotation: u32,
+    turns: Turns,
 }
 
 impl Server {
@@ -117,7 +119,7 @@ impl Server {
                 counters: Counters::default(),
                 strangers: Strangers::default(),
                 own: HashSet::new(),
-                rotation: 0,
+                turns: Turns::default(),
             },
         }
     }
@@ -345,13 +347,13 @@ impl Desk {
             }
         };
         let limit = limit(recipient, query.edns);
-        let Self { zones, forwarder, counters, strangers, own, rotation } = self;
-        *rotation = rotation.wrapping_add(1);
+        let Self { zones, forwarder, counters, strangers, own, turns } = self;
         let question = Question { name: query.asked.name, rtype: query.asked.rtype };
-        let mut answer = answer::answer(zones, asker, question, *rotation);
+        let rotation = turns.next(question);
+        let mut answer = answer::answer(zones, asker, question, rotation);
         let is_own = || own_address::is_on(bridge, recipient.peer());
         if matches!(answer, Answer::Refused) && strangers.is_host(recipient, now, is_own) {
-            answer = answer::answer(zones, Asker { source: *gateway, ..asker }, question, *rotation);
+            answer = answer::answer(zones, Asker { source: *gateway, ..asker }, question, rotation);
         }
         match &answer {
             Answer::Addresses(_) | Answer::Pointer(_) | Answer::Soa(_) | Answer::Ns(_) => {
