@@ -146,9 +146,7 @@ impl Store {
         let path = self.path(key);
         match regular_file::read(&path) {
             Ok(text) => parse(&text, key).map(Some).map_err(|reason| Unreadable { path, reason }),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {
-                Ok(None)
-            }
+            Err(error) if is_absence(&error) => Ok(None),
             Err(error) => Err(Unreadable { path, reason: error.to_string() }),
         }
     }
@@ -297,6 +295,8 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if is_absence(&error) => Ok(false),
+        // Not ours; one with something in it is its owner's to remove.
+        Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path).map(|()| true),
         // A read-only filesystem refuses before it looks.
         Err(error) => match fs::symlink_metadata(path) {
             Err(missing) if is_absence(&missing) => Ok(false),
@@ -305,9 +305,9 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A name too long for a file was never written.
+/// A name too long for a file was never written, nor is there a record in what is no directory.
 fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
 fn aside(path: &Path) -> PathBuf {

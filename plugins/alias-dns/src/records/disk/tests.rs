@@ -64,6 +64,25 @@ fn a_record_that_cannot_be_written_leaves_nothing() {
 }
 
 #[test]
+fn what_else_stands_in_the_place_of_a_record_is_none() {
+    let (_directory, store) = store();
+    let key = key("testnet", "c1", "eth0");
+    for place in [store.path(&key), aside(&store.path(&key))] {
+        fs::create_dir_all(&place).unwrap();
+        store.remove(&key).unwrap();
+        assert!(!place.exists(), "{}", place.display());
+        fs::create_dir_all(place.join("of somebody")).unwrap();
+        assert_eq!(store.remove(&key).unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+        fs::remove_dir_all(&place).unwrap();
+    }
+    let network = store.root().join("testnet");
+    fs::remove_dir(&network).unwrap();
+    fs::write(&network, "").unwrap();
+    assert_eq!(store.read(&key).unwrap(), None);
+    assert!(!store.remove(&key).unwrap());
+}
+
+#[test]
 fn a_file_of_somebody_else_is_passed_over_and_named() {
     let (_directory, store) = store();
     let (own, other) = (key("testnet", "c1", "eth0"), key("testnet", "c2", "eth0"));
