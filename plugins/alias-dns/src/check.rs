@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cni_types::{AttachmentCall, CniResult, Error, ErrorCode};
 use ipnetwork::IpNetwork;
@@ -43,6 +43,9 @@ fn compare(
         return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
     };
     let mut differences = with_configuration(&record, settings);
+    if let Some(netns) = record.netns.as_ref().filter(|_| record.is_dead()) {
+        differences.push(format!("namespace: {}, which the record names, is gone", netns.path.display()));
+    }
     differences.extend(with_result(host, call, &record, result)?);
     if !differences.is_empty() {
         return Err(difference(&key, differences.join("; ")));
@@ -55,7 +58,8 @@ fn compare(
 }
 
 /// What the record lacks of the configuration, or has otherwise. Names and links that only the record has are no
-/// difference: not every runtime repeats the arguments of ADD. Nor are upstream servers, which come the same way.
+/// difference: not every runtime repeats the arguments of ADD. Nor are upstream servers, where the configuration names
+/// none.
 fn with_configuration(record: &Record, settings: &Settings) -> Vec<String> {
     let names = settings.names.iter().filter(|name| !record.names.iter().any(|other| other.is_same(name)));
     let mut differences: Vec<String> =
@@ -71,6 +75,7 @@ fn with_configuration(record: &Record, settings: &Settings) -> Vec<String> {
     let mut compare = |what: &str, recorded: &dyn Display, configured: &dyn Display| {
         let (recorded, configured) = (recorded.to_string(), configured.to_string());
         if recorded != configured {
+            let recorded = if recorded.is_empty() { "none" } else { &recorded };
             differences
                 .push(format!("{what}: the record has {recorded}, the configuration has {configured}"));
         }
@@ -86,6 +91,10 @@ fn with_configuration(record: &Record, settings: &Settings) -> Vec<String> {
         &domains(&settings.domain, &settings.other_domains),
     );
     compare("ttl", &record.ttl, &settings.ttl);
+    let servers = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !settings.upstreams.is_empty() {
+        compare("upstreams", &servers(&record.upstreams), &servers(&settings.upstreams));
+    }
     // The default goes by the routes, of which a plugin later in the list may have made others.
     if let Forwarding::Configured(forward) = settings.forward {
         compare("forward", &record.forward, &forward);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::AliasDns;
 use crate::host::{Host, Withdrawn};
 use crate::records::disk::Store;
-use crate::records::{Record, RecordKey};
+use crate::records::{NetnsRef, Record, RecordKey};
 use crate::state_dir::StateDir;
 use crate::zone::Zones;
 
@@ -464,7 +464,7 @@ fn add_sweeps_the_dead_holder_of_its_address() {
         .into_iter()
         .find(|record| record.key.container_id() == "dead")
         .unwrap();
-    dead.netns = Some(crate::records::NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    dead.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
     store.write(&dead).unwrap();
     call("ADD").succeed(&host);
     let keys: Vec<RecordKey> = store.keys("tnet");
@@ -512,6 +512,7 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
             .with("domainName", json!("cni.local"))
             .with("ttl", json!(7))
             .with("forward", json!(false))
+            .with("upstreams", json!(["9.9.9.9", "fd00::9"]))
     };
     let result = conf("ADD").succeed(&host);
     let check = || conf("CHECK").with("prevResult", result.clone());
@@ -523,7 +524,7 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
         Store::new(&host.0.state).write(&record).unwrap();
     };
     type Change<'a> = (&'a dyn Fn(&mut Record), &'a str);
-    let changes: [Change<'_>; 9] = [
+    let changes: [Change<'_>; 12] = [
         (&|record| drop(record.names.remove(2)), "the record lacks the name WEB"),
         (&|record| record.links.clear(), "the record lacks the link n2:db"),
         (&|record| record.links[0].target = record.domain.clone(), "the record lacks the link n2:db"),
@@ -533,6 +534,18 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
         ),
         (&|record| record.ttl = 600, "ttl: the record has 600, the configuration has 7"),
         (&|record| record.forward = true, "forward: the record has true, the configuration has false"),
+        (
+            &|record| record.upstreams.truncate(1),
+            "upstreams: the record has 9.9.9.9:53, the configuration has 9.9.9.9:53, [fd00::9]:53",
+        ),
+        (
+            &|record| record.upstreams.clear(),
+            "upstreams: the record has none, the configuration has 9.9.9.9:53",
+        ),
+        (
+            &|record| record.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 }),
+            "namespace: /run/netns/of nobody, which the record names, is gone",
+        ),
         (&|record| record.bridge = "br9".to_owned(), "bridge: the record has br9, this host has tbr0"),
         (
             &|record| record.gateways.push("fd82::1/64".parse().unwrap()),
@@ -591,7 +604,7 @@ fn gc_without_a_list_removes_only_the_dead() {
     let store = Store::new(&host.0.state);
     let mut dead =
         store.load().records.into_iter().find(|record| record.key.container_id() == "dead").unwrap();
-    dead.netns = Some(crate::records::NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    dead.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
     store.write(&dead).unwrap();
     call("GC").succeed(&host);
     let keys = store.keys("tnet");
