@@ -68,6 +68,7 @@ pub(super) fn print(
     }
     match format {
         Format::Json => print_json(&answered, out),
+        Format::Text if answered.is_empty() => Ok(writeln!(out, "no network has names here")?),
         Format::Text => Ok(answered.iter().try_for_each(|answered| print_text(answered, out))?),
     }
 }

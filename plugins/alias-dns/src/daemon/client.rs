@@ -34,7 +34,7 @@ const MAX_DEATHS: usize = 4;
 /// Held by the one who opens something for all, a server or a listener, or clears everything away.
 pub(super) const OPENING_LOCK: &str = "opening.lock";
 
-/// Why the server could not be asked.
+/// Why the server could not be asked. The text says the cause, too, so that none is told as a source.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is none, and none could be started.
@@ -45,22 +45,22 @@ pub enum ClientError {
     Silent,
     /// It went away again and again.
     #[error("ask the DNS server: {0}")]
-    Lost(#[source] Error),
+    Lost(Error),
     /// It said that it could not.
     #[error("the DNS server: {0}")]
     Refused(String),
     /// What an earlier one has left cannot be cleared away.
     #[error("clear away what the DNS server has left: {0}")]
-    Clear(#[source] Error),
+    Clear(Error),
     /// A gateway address could not be opened.
-    #[error("listen on {gateway} port {PORT} by {bridge}: {source}")]
+    #[error("listen on {gateway} port {PORT} by {bridge}: {reason}")]
     Listen {
         /// The bridge.
         bridge: String,
         /// The gateway address.
         gateway: IpAddr,
         /// Why.
-        source: Error,
+        reason: Error,
     },
 }
 
@@ -112,7 +112,7 @@ impl Client {
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
         let mut all = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            all.push(wanted(listener).map_err(|source| cannot_listen(listener, source))?);
+            all.push(wanted(listener).map_err(|reason| cannot_listen(listener, reason))?);
         }
         let apply = Asked::Apply { key: key.clone(), wanted: all };
         let mut applied = self.applied(&apply, true)?;
@@ -220,7 +220,7 @@ impl Client {
         let mut left = Vec::new();
         for listener in closed {
             let opened = wanted(&listener)
-                .map_err(|source| cannot_listen(&listener, source))
+                .map_err(|reason| cannot_listen(&listener, reason))
                 .and_then(|wanted| self.open(&wanted));
             match opened {
                 Ok(()) => {}
@@ -326,7 +326,7 @@ impl Client {
     /// Opens a listener and hands it over.
     fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
         let listener = wanted.listener();
-        let (sockets, port) = gateway::open(&listener).map_err(|source| cannot_listen(&listener, source))?;
+        let (sockets, port) = gateway::open(&listener).map_err(|reason| cannot_listen(&listener, reason))?;
         let asked = encode(&Asked::Listen { wanted: wanted.clone(), port }).map_err(ClientError::Lost)?;
         self.socket.limit(self.left()).map_err(ClientError::Lost)?;
         let told = self
@@ -368,8 +368,8 @@ impl Client {
     }
 }
 
-fn cannot_listen(listener: &Listener, source: Error) -> ClientError {
-    ClientError::Listen { bridge: listener.bridge.clone(), gateway: listener.gateway, source }
+fn cannot_listen(listener: &Listener, reason: Error) -> ClientError {
+    ClientError::Listen { bridge: listener.bridge.clone(), gateway: listener.gateway, reason }
 }
 
 fn unexpected(told: &Told) -> ClientError {

@@ -171,7 +171,7 @@ pub struct Status {
     pub unconfined: String,
     /// Attachments answered by.
     pub records: usize,
-    /// Record files that could not be read when they were last looked at.
+    /// Files that were passed over when they were last looked at; of very many the first, and how many more.
     pub unreadable: Vec<String>,
     /// The networks, with their attachments.
     pub networks: Vec<NetworkStatus>,

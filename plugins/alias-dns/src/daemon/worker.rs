@@ -4,12 +4,12 @@
 //! the user that it was started by; by the supervisor after an earlier worker died, with everything that one had; or by
 //! a plugin of a later build, with everything that the earlier build had. After that all are the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, Result};
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -29,7 +29,7 @@ use super::{detach, explain, gateway, privileges};
 use crate::forward::ResolvConf;
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::records::RecordKey;
-use crate::records::disk::Store;
+use crate::records::disk::{Store, Unreadable};
 use crate::records::watch::{Change, Watch};
 use crate::serve::Server;
 use crate::serve::listen::Sockets;
@@ -47,6 +47,9 @@ const GUARD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a guard is started that is killed before it is there.
 const MAX_GUARDS: usize = 3;
+
+/// Files that were passed over, of which a status tells.
+const MAX_UNREADABLE_TOLD: usize = 64;
 
 /// What the parts keep the sockets under.
 pub(super) const LOCK: &str = "lock";
@@ -66,7 +69,7 @@ pub(crate) enum StartError {
     Held,
     /// It could not get what it needs.
     #[error("{0}: {1}")]
-    Io(String, #[source] Error),
+    Io(String, Error),
 }
 
 fn io(what: impl std::fmt::Display) -> impl FnOnce(Error) -> StartError {
@@ -257,6 +260,10 @@ fn gateway_of(label: &str) -> Option<(Wanted, u16)> {
     Some((Wanted { bridge: words.next()?.to_owned(), gateway, ifindex }, port))
 }
 
+fn by_path(unreadable: Vec<Unreadable>) -> BTreeMap<PathBuf, String> {
+    unreadable.into_iter().map(|Unreadable { path, reason }| (path, reason)).collect()
+}
+
 fn in_words(key: &RecordKey) -> String {
     format!("{}/{}/{}", key.network(), key.container_id(), key.ifname())
 }
@@ -289,7 +296,8 @@ struct Worker {
     generation: u16,
     /// The client that has got everything and whose own worker takes over.
     successor: Option<Token>,
-    unreadable: Vec<String>,
+    /// Files that were passed over when they were last looked at, and why.
+    unreadable: BTreeMap<PathBuf, String>,
     unconfined: String,
     owner: u32,
     started: Instant,
@@ -320,13 +328,13 @@ impl Worker {
         // Watched first: what changes while the records are read is looked at again.
         let watch = Watch::new(store.clone()).map_err(io("watch the records"))?;
         let mut zones = Zones::default();
-        let unreadable = store.read_each(|record| drop(zones.apply(record)));
+        let unreadable = by_path(store.read_each(|record| drop(zones.apply(record))));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
         resolv_conf.refresh();
         let mut worker = Self {
             server: Server::new(zones, resolv_conf),
-            unreadable: unreadable.iter().map(ToString::to_string).collect(),
+            unreadable,
             poller,
             store,
             watch,
@@ -668,8 +676,12 @@ impl Worker {
     /// Answers by what the file of `key` says now; tells whose address the record has taken over, `None` when there is
     /// no record.
     fn look_at(&mut self, key: &RecordKey) -> std::result::Result<Option<Vec<RecordKey>>, String> {
+        let read = self.store.read(key);
+        if read.is_ok() {
+            self.unreadable.remove(&self.store.path(key));
+        }
         let zones = &mut self.server.desk().zones;
-        match self.store.read(key) {
+        match read {
             Ok(Some(record)) => {
                 log::debug!("answers by the record of {}", in_words(key));
                 Ok(Some(zones.apply(record).displaced))
@@ -681,12 +693,13 @@ impl Worker {
             }
             // What was known before stays: a broken edit shall not take a name away.
             Err(unreadable) => {
-                let unreadable = unreadable.to_string();
-                if !self.unreadable.contains(&unreadable) {
-                    log::warn!("passed over {unreadable}");
-                    self.unreadable.push(unreadable.clone());
+                let told = unreadable.to_string();
+                let Unreadable { path, reason } = unreadable;
+                if self.unreadable.get(&path) != Some(&reason) {
+                    log::warn!("passed over {told}");
+                    self.unreadable.insert(path, reason);
                 }
-                Err(unreadable)
+                Err(told)
             }
         }
     }
@@ -698,16 +711,28 @@ impl Worker {
         for record in loaded.records {
             self.server.desk().zones.apply(record);
         }
+        self.unreadable.extend(by_path(loaded.unreadable));
         for key in known {
             let _ = self.look_at(&key);
         }
     }
 
+    /// The files that are passed over, in words; of very many only the first, for it all goes into one message.
+    fn still_unreadable(&mut self) -> Vec<String> {
+        // Nobody tells of a file that is no record by its name and goes.
+        self.unreadable.retain(|path, _| path.symlink_metadata().is_ok());
+        let in_words = |(path, reason): (&PathBuf, &String)| format!("{}: {reason}", path.display());
+        let mut told: Vec<String> = self.unreadable.iter().take(MAX_UNREADABLE_TOLD).map(in_words).collect();
+        if self.unreadable.len() > told.len() {
+            told.push(format!("and {} more", self.unreadable.len() - told.len()));
+        }
+        told
+    }
+
     fn look_at_everything(&mut self) {
         let zones = &mut self.server.desk().zones;
         *zones = Zones::default();
-        let unreadable = self.store.read_each(|record| drop(zones.apply(record)));
-        self.unreadable = unreadable.iter().map(ToString::to_string).collect();
+        self.unreadable = by_path(self.store.read_each(|record| drop(zones.apply(record))));
     }
 
     // ---- Clients of the control socket ----
@@ -853,6 +878,7 @@ impl Worker {
 
     fn status(&mut self) -> Status {
         let now = Instant::now();
+        let unreadable = self.still_unreadable();
         let open = self
             .server
             .listeners()
@@ -876,7 +902,7 @@ impl Worker {
             uid: nix::unistd::geteuid().as_raw(),
             unconfined: self.unconfined.clone(),
             records: desk.zones.len(),
-            unreadable: self.unreadable.clone(),
+            unreadable,
             networks: desk
                 .zones
                 .networks()

@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_acknowledged_holds_for_every_later_query", read_your_writes),
     ("ten_thousand_names_come_back_in_time_and_changes_count_at_once", ten_thousand),
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
+    ("a_status_tells_what_is_passed_over_now_and_however_many_files_it_is", passed_over),
     ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
@@ -250,6 +251,29 @@ fn hand_edits() {
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().rcode, "NXDOMAIN");
     std::fs::write(&path, text).unwrap();
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn passed_over() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let told =
+        || in_time("ask", || Client::connect_existing(&state())?.expect("a server").status()).unreadable;
+    let network = state().records().join("testnet");
+    let path = network.join("c2:eth0");
+    for content in ["{", "[]", ""] {
+        std::fs::write(&path, content).unwrap();
+        eventually("it is passed over", || told().len() == 1);
+    }
+    std::fs::remove_file(&path).unwrap();
+    eventually("nothing is passed over", || told().is_empty());
+    for number in 0..3000 {
+        std::fs::write(network.join(format!("{number:0>60}:eth0")), "{").unwrap();
+    }
+    eventually("all are passed over", || told().last().is_some_and(|last| last == "and 2936 more"));
+    assert_eq!(
+        told()[0],
+        format!("./testnet/{:0>60}:eth0: EOF while parsing an object at line 1 column 1", 0)
+    );
 }
 
 fn put_back() {
