@@ -163,13 +163,14 @@ impl<'de> Deserializer<'de> for Folded<'de> {
         visitor.visit_newtype_struct(self)
     }
 
+    /// An enum here is one of several words.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        name: &'static str,
-        variants: &'static [&'static str],
+        _name: &'static str,
+        _variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.0.deserialize_enum(name, variants, visitor)
+        visitor.visit_enum(String::deserialize(self.0)?.into_deserializer())
     }
 
     forward_to_deserialize_any! {
@@ -257,9 +258,16 @@ mod tests {
         labels: BTreeMap<String, String>,
     }
 
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Mode {
+        Fast,
+    }
+
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
     struct Outer {
+        mode: Option<Mode>,
         mtu: u32,
         ports: Vec<Port>,
         inner: Option<Port>,
@@ -325,6 +333,13 @@ mod tests {
                 json!({"ports": [{}, {"HostPort": 70000}]}),
                 "ports[1].hostPort",
                 "invalid value: integer `70000`, expected a whole number from 0 to 65535",
+            ),
+            (json!({"mode": "slow"}), "mode", "unknown variant `slow`, expected `fast`"),
+            (json!({"mode": 7}), "mode", "invalid type: integer `7`, expected a string"),
+            (
+                json!({"mode": {"fast": null}}),
+                "mode",
+                "invalid type: map, expected a string, not {\"fast\":null}",
             ),
             (json!({"inner": []}), "inner", "invalid type: sequence, expected an object, not []"),
             (
