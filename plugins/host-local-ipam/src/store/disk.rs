@@ -779,7 +779,10 @@ fn make_directory(path: &Path) -> io::Result<()> {
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {
     match std::fs::remove_file(path) {
-        Err(error) if !is_absence(&error) => Err(StoreError::new("remove", path, error)),
+        // A read-only file system refuses to remove what is not there as well.
+        Err(error) if !is_absence(&error) && path.symlink_metadata().is_ok() => {
+            Err(StoreError::new("remove", path, error))
+        }
         _ => Ok(()),
     }
 }

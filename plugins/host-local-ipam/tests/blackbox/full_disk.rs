@@ -64,6 +64,7 @@ fn a_read_only_disk_is_a_clear_error_for_add_and_known_to_status() {
             echo "$conf" | CNI_COMMAND=$verb CNI_CONTAINERID=other2 "$2" && echo unexpected success || echo " $verb"
         done
         echo "$conf" | CNI_COMMAND=CHECK CNI_CONTAINERID=other "$2" && echo "checked"
+        echo "$conf" | CNI_COMMAND=DEL CNI_CONTAINERID=other2 "$2" && echo "nothing to release"
     "#;
     let printed = text(&run(&network, script));
     let answers: Vec<&str> = printed.split("} ").collect();
@@ -73,6 +74,6 @@ fn a_read_only_disk_is_a_clear_error_for_add_and_known_to_status() {
         "{printed}"
     );
     assert!(answers[2].contains("Failed to find address added by container other2"), "{printed}");
-    assert!(printed.ends_with("checked\n"), "{printed}");
+    assert!(printed.ends_with("checked\nnothing to release\n"), "{printed}");
     assert_eq!(network.files(), before);
 }
