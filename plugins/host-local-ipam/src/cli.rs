@@ -12,7 +12,7 @@ use cni_types::is_identifier;
 use serde::Serialize;
 
 use crate::config::DEFAULT_DATA_DIR;
-use crate::store::{DiskStore, Era, Holder, LeaseFile, Place, Store as _};
+use crate::store::{Content, DiskStore, Era, Holder, LeaseFile, Place, Store as _};
 
 const HELP: &str = "\
 Leases addresses to containers, as a CNI plugin or by hand.
@@ -25,7 +25,8 @@ Usage:
   host-local-ipam --help | --version
 
 States: live; stale: leased before this host started, so the holder is gone and the
-address will be reused when needed; leftover: a file that names no holder, free.
+address will be reused when needed; leftover: a file that names no holder, free;
+unreadable: something that is no file, or a link that leads nowhere, not free.
 
 DIR is the configuration's ipam.dataDir, by default /var/lib/cni/networks.
 A container runtime calls the plugin with CNI_COMMAND set: https://www.cni.dev/docs/spec/
@@ -177,6 +178,7 @@ enum State {
     Live,
     Stale,
     Leftover,
+    Unreadable,
 }
 
 impl State {
@@ -185,6 +187,7 @@ impl State {
             Self::Live => "live",
             Self::Stale => "stale",
             Self::Leftover => "leftover",
+            Self::Unreadable => "unreadable",
         }
     }
 }
@@ -200,17 +203,22 @@ fn rows_of(data_dir: &Path, network: &str) -> anyhow::Result<Vec<Row>> {
 }
 
 fn row(network: &str, lease: &LeaseFile, now: SystemTime) -> Option<Row> {
+    let holder = match &lease.content {
+        Content::Holder(holder) => Some(holder),
+        Content::Nobody | Content::Unreadable => None,
+    };
     let age = lease.modified.and_then(|modified| now.duration_since(modified).ok());
     Some(Row {
         network: network.to_owned(),
         address: lease.address?.to_string(),
-        container_id: lease.holder.as_ref().map(|holder| holder.container_id().to_owned()),
-        ifname: lease.holder.as_ref().and_then(Holder::ifname).map(str::to_owned),
+        container_id: holder.map(|holder| holder.container_id().to_owned()),
+        ifname: holder.and_then(Holder::ifname).map(str::to_owned),
         age_seconds: age.map(|age| age.as_secs()),
-        state: match (&lease.holder, lease.era) {
-            (None, _) => State::Leftover,
-            (Some(_), Era::EarlierBoot) => State::Stale,
-            (Some(_), Era::ThisBoot) => State::Live,
+        state: match (&lease.content, lease.era) {
+            (Content::Nobody, _) => State::Leftover,
+            (Content::Unreadable, _) => State::Unreadable,
+            (Content::Holder(_), Era::EarlierBoot) => State::Stale,
+            (Content::Holder(_), Era::ThisBoot) => State::Live,
         },
     })
 }

@@ -3,7 +3,7 @@
 use cni_types::{Attachment, Error, NetworkCall};
 
 use crate::config;
-use crate::store::{DiskStore, Era, Holder, LeaseFile};
+use crate::store::{Content, DiskStore, Era, Holder, LeaseFile};
 
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
     let valid = call.conf().valid_attachments()?;
@@ -27,10 +27,11 @@ fn is_garbage(lease: &LeaseFile, valid: Option<&Valid<'_>>) -> bool {
     if lease.address.is_none() {
         return false;
     }
-    match (&lease.holder, valid) {
-        (None, _) => lease.modified.is_some(),
-        (Some(holder), Some(valid)) => !valid.have(holder),
-        (Some(_), None) => lease.era == Era::EarlierBoot,
+    match (&lease.content, valid) {
+        (Content::Unreadable, _) => false,
+        (Content::Nobody, _) => true,
+        (Content::Holder(holder), Some(valid)) => !valid.have(holder),
+        (Content::Holder(_), None) => lease.era == Era::EarlierBoot,
     }
 }
 

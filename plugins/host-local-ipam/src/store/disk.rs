@@ -58,11 +58,20 @@ pub(crate) struct LeaseFile {
     pub(crate) path: PathBuf,
     /// `None` when the file's name is none.
     pub(crate) address: Option<Point>,
-    /// `None` for a leftover that names nobody.
-    pub(crate) holder: Option<Holder>,
+    pub(crate) content: Content,
     pub(crate) era: Era,
     /// When the lease was made.
     pub(crate) modified: Option<SystemTime>,
+}
+
+/// Whom a file says that its address belongs to.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Holder(Holder),
+    /// A leftover: the address is free.
+    Nobody,
+    /// It is no file that can be read, and keeps the address.
+    Unreadable,
 }
 
 /// The leases of one network, locked.
@@ -244,12 +253,18 @@ impl DiskStore {
             if text.is_none() && found.address.is_none() {
                 return Ok(());
             }
-            let holder = text.as_ref().and_then(|text| Holder::parse(&text.bytes));
-            let key = holder.as_ref().map(|holder| (hash(holder.content().as_bytes()), found.address));
+            let content = match &text {
+                Some(text) => Holder::parse(&text.bytes).map_or(Content::Nobody, Content::Holder),
+                None => Content::Unreadable,
+            };
+            let era = match &content {
+                Content::Holder(holder) => eras.get(&(hash(holder.content().as_bytes()), found.address)),
+                _ => None,
+            };
             leases.push(LeaseFile {
-                era: key.and_then(|key| eras.get(&key).copied()).unwrap_or(Era::ThisBoot),
+                era: era.copied().unwrap_or(Era::ThisBoot),
                 modified: text.as_ref().and_then(modified),
-                holder,
+                content,
                 path: found.path(),
                 address: found.address,
             });

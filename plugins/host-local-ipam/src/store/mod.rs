@@ -18,7 +18,7 @@ use cni_types::{Attachment, is_identifier};
 use crate::span::{Point, Span};
 
 pub(crate) use access::require_writable;
-pub(crate) use disk::{DiskStore, LeaseFile};
+pub(crate) use disk::{Content, DiskStore, LeaseFile};
 pub(crate) use names::StickyName;
 
 /// Leases of one network. Whoever holds one has it to itself.

@@ -14,14 +14,20 @@ fn list_shows_every_lease_and_whose_it_is() {
     network.ask("ADD", "c1").ok();
     network.write("10.8.0.10", "legacy");
     network.write("10.8.0.9", "");
+    std::fs::create_dir(network.leases_dir().join("10.8.0.7")).unwrap();
+    std::os::unix::fs::symlink("nowhere", network.leases_dir().join("10.8.0.8")).unwrap();
     let printed = network.type_words(&["list", "net1", "--json"]);
     let mut rows: Value = serde_json::from_slice(&printed.stdout).unwrap();
     for row in rows.as_array_mut().unwrap() {
-        assert!(row["ageSeconds"].take().as_u64().unwrap() < 60);
+        let age = row["ageSeconds"].take().as_u64();
+        assert_eq!(age.is_none(), row["state"] == "unreadable");
+        assert!(age.is_none_or(|age| age < 60));
     }
     let row = |address, id, ifname, state| json!({"network": "net1", "address": address, "containerID": id, "ifname": ifname, "ageSeconds": null, "state": state});
     let wanted = [
         row("10.8.0.2", json!("c1"), json!("eth0"), "live"),
+        row("10.8.0.7", Value::Null, Value::Null, "unreadable"),
+        row("10.8.0.8", Value::Null, Value::Null, "unreadable"),
         row("10.8.0.9", Value::Null, Value::Null, "leftover"),
         row("10.8.0.10", json!("legacy"), Value::Null, "live"),
     ];
@@ -33,7 +39,7 @@ fn list_shows_every_lease_and_whose_it_is() {
         [lines[1][..4].to_vec(), lines[1][5..].to_vec()].concat(),
         ["net1", "10.8.0.2", "c1", "eth0", "live"]
     );
-    assert_eq!(lines.len(), 4);
+    assert_eq!(lines.len(), 6);
     assert_eq!(text(&network.type_words(&["list", "other", "--json"]).stdout), "[]\n");
 }
 
