@@ -36,7 +36,7 @@ pub(crate) fn may_be_cut(network: &str, container_id: &str) -> bool {
 /// keeps two names for settings of all links.
 pub(crate) fn is_link_name(name: &str) -> bool {
     let has_its_place = !matches!(name, "" | "." | ".." | "all" | "default");
-    has_its_place && !name.contains(|c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace())
+    has_its_place && !name.contains(|c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace())
 }
 
 fn spelt(name: &str, max: usize) -> Cow<'_, str> {

@@ -99,7 +99,7 @@ fn the_bridge_has_a_name_that_a_link_can_have() {
         json!({"bridge": "0123456789abcdef"}),
         "bridge: could not add \"0123456789abcdef\": the name has more than 15 bytes",
     );
-    for name in [".", "..", "a/b", "a b", "a:b"] {
+    for name in [".", "..", "a/b", "a b", "a:b", "a\0b"] {
         check_refused(
             json!({"bridge": name}),
             &format!("bridge: could not add \"{name}\": not the name of an interface"),
