@@ -25,6 +25,7 @@ pub(crate) fn bench(rounds: u32) -> Result<()> {
             json!({ "isDefaultGateway": true, "ipMasq": true, "ipMasqBackend": "nftables" }),
             false,
         ),
+        ("gateway, earlyReturn", json!({ "isDefaultGateway": true, "earlyReturn": true }), false),
     ];
     for (index, (name, keys, dual_stack)) in cases.into_iter().enumerate() {
         let configs = [0, 1].map(|suite| config(index, suite, &keys, dual_stack));

@@ -38,9 +38,11 @@ const FIRST_PLACE: usize = 100;
 pub(crate) fn bench() -> Result<()> {
     println!("\n{WORKERS} calls at once, attachments per second\n");
     println!("{:<31} {:>9} {:>9} {:>9}", "verb", "ours", "reference", "ratio");
-    let [ours, theirs] = [parallel(0)?, parallel(1)?];
-    for (verb, (ours, theirs)) in ["ADD", "DEL"].into_iter().zip(ours.into_iter().zip(theirs)) {
-        println!("{verb:<31} {ours:>9.0} {theirs:>9.0} {:>8.1}x", ours / theirs);
+    for (place, case, early) in [(0, "", false), (2, ", earlyReturn", true)] {
+        let [ours, theirs] = [parallel(place, 0, early)?, parallel(place, 1, early)?];
+        for (verb, (ours, theirs)) in ["ADD", "DEL"].into_iter().zip(ours.into_iter().zip(theirs)) {
+            println!("{:<31} {ours:>9.0} {theirs:>9.0} {:>8.1}x", format!("{verb}{case}"), ours / theirs);
+        }
     }
 
     println!("\nADD with ipMasq beside other containers, median in milliseconds\n");
@@ -79,9 +81,10 @@ fn peak(suite: usize) -> Result<i64> {
 }
 
 /// ADDs and DELs per second of `WORKERS` that share the work.
-fn parallel(suite: usize) -> Result<[f64; 2]> {
-    let config = network(FIRST_PLACE + suite, suite, &json!({ "isDefaultGateway": true }));
-    let names: Vec<String> = (0..ATTACHMENTS).map(|number| format!("parallel{suite}-{number}")).collect();
+fn parallel(place: usize, suite: usize, early: bool) -> Result<[f64; 2]> {
+    let place = FIRST_PLACE + place + suite;
+    let config = network(place, suite, &json!({ "isDefaultGateway": true, "earlyReturn": early }));
+    let names: Vec<String> = (0..ATTACHMENTS).map(|number| format!("parallel{place}-{number}")).collect();
     for name in &names {
         NetNs::new(name).with_context(|| format!("make network namespace {name}"))?;
     }

@@ -14,6 +14,8 @@ struct Story {
     guest: Container,
     path: String,
     before: Snapshot,
+    /// What a traced call is given, unless it is a GC.
+    config: Value,
 }
 
 fn config() -> Value {
@@ -40,7 +42,12 @@ impl Story {
         let add = world.plugin("bridge").verb("ADD").container(&resident).env("CNI_PATH", &path);
         add.config(&config()).run().success();
         let before = Snapshot::of(&world);
-        Self { world, guest, path, before }
+        Self { world, guest, path, before, config: config() }
+    }
+
+    /// One whose DELs leave to a child what the kernel does when the links are gone.
+    fn returning_early() -> Self {
+        Self { config: with("/earlyReturn", json!(true)), ..Self::new() }
     }
 
     fn call(&self, verb: &str, config: &Value) -> PluginCall {
@@ -53,7 +60,7 @@ impl Story {
         let call = self.world.traced_plugin(tracer, "bridge").verb(verb).env("CNI_PATH", &self.path);
         match verb {
             "GC" => call.config(&collecting()),
-            _ => call.container(&self.guest).config(&config()),
+            _ => call.container(&self.guest).config(&self.config),
         }
     }
 
@@ -221,8 +228,12 @@ const STEPS: [&str; 8] = ["sendto", "recvfrom", "socket", "close", "setns", "wri
 /// Kills `verb` as it enters each of its system calls of one name, one after the other, until it gets through.
 #[track_caller]
 fn survives_each(verb: &str) {
+    survives_each_of(&Story::new(), verb);
+}
+
+#[track_caller]
+fn survives_each_of(story: &Story, verb: &str) {
     const MOST: u32 = 100;
-    let story = Story::new();
     for step in STEPS {
         let gets_through = |count: u32| {
             story.prepare(verb);
@@ -316,9 +327,13 @@ fn del_killed_at_each_system_call_is_completed_by_the_next() {
 /// leaves then, `left` looks at; the next DEL, or GC, removes it.
 #[track_caller]
 fn is_refused_each(verb: &str, left: impl Fn(&Story, &Output)) {
+    is_refused_each_of(&Story::new(), verb, left);
+}
+
+#[track_caller]
+fn is_refused_each_of(story: &Story, verb: &str, left: impl Fn(&Story, &Output)) {
     const MOST: u32 = 100;
     const TRACE: &str = "/run/trace";
-    let story = Story::new();
     for (step, errno) in [
         ("sendto", "EPERM"),
         // The answer is lost: it says nothing of what has become of the request.
@@ -336,7 +351,7 @@ fn is_refused_each(verb: &str, left: impl Fn(&Story, &Output)) {
             let tracer = ["strace", "-qq", "-o", TRACE, "-e", &format!("trace={step}"), "-e", &inject];
             let output = story.traced(&tracer, verb).run();
             assert!(output.status == 0 || !output.stdout.is_empty(), "{step} {count}: {output}");
-            left(&story, &output);
+            left(story, &output);
             story.complete(verb);
             !story.world.host().run(&format!("cat {TRACE}")).success().contains("(INJECTED)")
         };
@@ -366,11 +381,24 @@ fn del_refused_any_system_call_says_so_and_is_completed_by_the_next() {
     });
 }
 
-/// The child is only there so that the runtime does not wait for what the kernel does long after the links are gone.
+#[test]
+fn del_that_returns_early_killed_at_each_system_call_is_completed_by_the_next() {
+    survives_each_of(&Story::returning_early(), "DEL");
+}
+
+#[test]
+fn del_that_returns_early_refused_any_system_call_says_so_and_is_completed_by_the_next() {
+    is_refused_each_of(&Story::returning_early(), "DEL", |story, output| {
+        if output.status == 0 {
+            story.assert_clean();
+        }
+    });
+}
+
 #[test]
 fn a_del_whose_child_is_killed_removes_the_links_itself() {
     const TRACE: &str = "/run/trace";
-    let story = Story::new();
+    let story = Story::returning_early();
     story.prepare("DEL");
     let inject = "inject=chdir:signal=KILL";
     let tracer = ["strace", "-f", "-o", TRACE, "-e", "trace=close,chdir", "-e", inject];

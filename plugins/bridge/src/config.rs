@@ -39,6 +39,8 @@ struct Document {
     port_isolation: bool,
     ingress_policy: String,
     accept_forward: bool,
+    /// For its type only: DEL reads it on its own ([`returns_early`]).
+    early_return: bool,
     ipam: Ipam,
     dns: Dns,
     args: Args,
@@ -288,6 +290,17 @@ pub(crate) fn uses_iptables(conf: &NetConf) -> bool {
     }
     let document = conf.decode::<OnlyBackend>(OwnKeys::Unreported);
     document.is_ok_and(|document| document.ip_masq_backend == "iptables")
+}
+
+/// Whether the configuration, as far as it can be read, has DEL return before the kernel has freed the links.
+pub(crate) fn returns_early(conf: &NetConf) -> bool {
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct OnlyEarlyReturn {
+        early_return: bool,
+    }
+    let document = conf.decode::<OnlyEarlyReturn>(OwnKeys::Unreported);
+    document.is_ok_and(|document| document.early_return)
 }
 
 /// The bridge's name, if the configuration has one that can be read.

@@ -18,7 +18,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let identity = Identity::new(call.conf().name(), call.attachment());
     let mut failures = Failures::default();
 
-    // The last one to close this socket waits until the kernel has destroyed the rules: the child that waits for the link.
+    // Who closes the socket last waits until the kernel has destroyed the rules; the wait for the link covers that.
     let rules = rules::remove(identity.owner());
     log::debug!("done with the rules");
     let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
@@ -53,12 +53,16 @@ enum Maker {
 
 /// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
 fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
+    let delete = match config::returns_early(call.conf()) {
+        true => Netlink::unlink,
+        false => Netlink::delete_links,
+    };
     let ours = match veth::host_end(host, identity)? {
         Some(link) => vec![link],
         None => veth::renamed_host_ends(host, identity)?,
     };
     if !ours.is_empty() {
-        return host.unlink(&ours).map(|()| Maker::Ours);
+        return delete(host, &ours).map(|()| Maker::Ours);
     }
     // A result that cannot be read says nothing, as one that the runtime has lost.
     let prev_result = call.conf().prev_result().ok().flatten();
@@ -66,7 +70,7 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     let evidence =
         Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => host.unlink(&[link]).map(|()| Maker::Reference),
+        Some(link) => delete(host, &[link]).map(|()| Maker::Reference),
         None => Ok(Maker::Ours),
     }
 }

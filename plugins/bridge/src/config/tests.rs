@@ -118,6 +118,7 @@ fn a_wrong_value_is_named_by_its_key() {
         json!({"isGateway": "true"}),
         "isGateway: invalid type: string \"true\", expected a boolean",
     );
+    check_refused(json!({"earlyReturn": 1}), "earlyReturn: invalid type: integer `1`, expected a boolean");
     check_refused(
         json!({"ipam": {"type": "none such"}}),
         "ipam.type: failed to find plugin \"none such\" in path [/bin]",
@@ -214,4 +215,6 @@ fn what_remains_readable_of_a_broken_configuration_is_read() {
         (ErrorCode::INVALID_CONFIG, "ipam: invalid type: integer `7`, expected an object")
     );
     assert_eq!(ipam_type(&conf(json!({"name": "n"}))).unwrap(), None);
+    assert!(returns_early(&conf(json!({"name": "n", "mtu": "x", "earlyReturn": true}))));
+    assert!(!returns_early(&conf(json!({"name": "n", "earlyReturn": "x"}))));
 }

@@ -8,8 +8,8 @@
 //! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::join`], and when that says
 //! [`Installed::Anew`], somebody may have flushed the ruleset, or the network has another policy now: [`Rules::repair`]
 //! all attachments at once; [`Rules::install`] for the first one. Undo of an ADD: RTM_DELLINK, then [`Rules::remove`].
-//! DEL: `remove`, then the link, then [`Rules::remove_again`], and only then drop the `Rules`: the last one to close the
-//! socket waits until what it removed is destroyed (about 12 ms), and that is the child which waits for the link.
+//! DEL: `remove`, then RTM_DELLINK, then [`Rules::remove_again`], and only then drop the `Rules`: closing the socket waits
+//! until what it removed is destroyed (about 12 ms), and that wait overlaps with the link's own.
 //! CHECK: [`Rules::verify`]. STATUS: [`Rules::probe`].
 //!
 //! A repair of others can meet the DEL of one of them, between its `remove` and its RTM_DELLINK. So that no rule is left
