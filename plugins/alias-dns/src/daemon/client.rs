@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use cni_types::ErrorCode;
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::channel::{self, Channel, Kept};
-use super::control::{Applied, Asked, Build, Explained, MAX_TOLD, Status, Told, Wanted, decode, encode};
+use super::control::{
+    Applied, Asked, Build, Explained, ListenerStatus, MAX_TOLD, Status, Told, Wanted, decode, encode,
+};
 use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
 use super::worker::{CONTROL_SOCKET, wanted};
@@ -207,7 +210,7 @@ impl Client {
 
     /// Opens the gateway addresses that records name and nobody listens on, and tells which cannot be opened: records
     /// that somebody puts back, after the last one of a network was gone, come to a server that has no right to open
-    /// them again.
+    /// them again, and sockets that were bound to a bridge hear nothing of another one that has its name now.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -238,7 +241,7 @@ impl Client {
 
     fn closed(&mut self) -> Result<Vec<Listener>, ClientError> {
         let listeners = self.status()?.listeners.into_iter();
-        let closed = listeners.filter(|listener| listener.port.is_none());
+        let closed = listeners.filter(|listener| !hears(listener));
         Ok(closed.map(|closed| Listener { bridge: closed.bridge, gateway: closed.gateway }).collect())
     }
 
@@ -366,6 +369,12 @@ impl Client {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+}
+
+/// Whether queries come in there.
+fn hears(listener: &ListenerStatus) -> bool {
+    let is_same = |ifindex| if_nametoindex(listener.bridge.as_str()) == Ok(ifindex);
+    listener.port.is_some() && listener.ifindex.is_none_or(is_same)
 }
 
 fn cannot_listen(listener: &Listener, reason: Error) -> ClientError {

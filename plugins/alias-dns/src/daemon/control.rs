@@ -209,6 +209,9 @@ pub struct ListenerStatus {
     pub gateway: IpAddr,
     /// The port; `None` when nothing is open there, though records want it.
     pub port: Option<u16>,
+    /// The index that the bridge had when the port was opened; a server of an earlier build does not tell.
+    #[serde(default)]
+    pub ifindex: Option<u32>,
 }
 
 /// An upstream server of [`Status`].

@@ -879,19 +879,17 @@ impl Worker {
     fn status(&mut self) -> Status {
         let now = Instant::now();
         let unreadable = self.still_unreadable();
-        let open = self
-            .server
-            .listeners()
-            .into_iter()
-            .map(|(listener, port)| (listener.clone(), port))
-            .collect::<Vec<_>>();
         let (queries, connections) = (self.server.counters(), self.server.connections());
         let desk = self.server.desk();
         let (in_flight, cached) = desk.forwarder.counts();
-        let listeners = desk.zones.listeners().into_iter().map(|listener| ListenerStatus {
-            port: open.iter().find(|(other, _)| *other == listener).map(|(_, port)| *port),
-            bridge: listener.bridge,
-            gateway: listener.gateway,
+        let listeners = desk.zones.listeners().into_iter().map(|listener| {
+            let open = self.wanted.iter().find(|(open, _)| open.listener() == listener);
+            ListenerStatus {
+                port: open.map(|(_, port)| *port),
+                ifindex: open.map(|(open, _)| open.ifindex),
+                bridge: listener.bridge,
+                gateway: listener.gateway,
+            }
         });
         Status {
             build: Build::own(),

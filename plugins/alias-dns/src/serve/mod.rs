@@ -14,7 +14,7 @@ mod tcp;
 mod turns;
 mod udp;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -186,11 +186,6 @@ impl Server {
     /// The sockets of `listener`.
     pub(crate) fn sockets(&self, listener: &Listener) -> Option<&Sockets> {
         self.slots.get(listener).map(|slot| &self.gateways[*slot].sockets)
-    }
-
-    /// What is served, with the port of each.
-    pub(crate) fn listeners(&self) -> BTreeMap<&Listener, u16> {
-        self.slots.iter().map(|(listener, slot)| (listener, self.gateways[*slot].address.port())).collect()
     }
 
     /// Goes on with what `token` is for.

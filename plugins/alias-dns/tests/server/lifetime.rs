@@ -39,6 +39,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
     ("a_status_tells_what_is_passed_over_now_and_however_many_files_it_is", passed_over),
     ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
+    ("a_bridge_that_is_made_anew_is_listened_on_by_the_next_verb", bridge_made_anew),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
@@ -303,6 +304,27 @@ fn put_back() {
     eventually("the record is there", || in_time("ask", || Client::ensure(&state())?.contains(&key("c3"))));
     assert_eq!(closed().iter().map(|listener| listener.bridge.as_str()).collect::<Vec<_>>(), ["br9"; 2]);
     tended();
+}
+
+fn bridge_made_anew() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let closed = || in_time("open", || Client::ensure(&state())?.open_closed());
+    let anew = || {
+        run(&format!(
+            "ip link delete br0 && ip link add br0 type bridge && ip addr add {GATEWAY}/16 dev br0 && ip link set br0 up"
+        ));
+    };
+    anew();
+    // What CHECK does.
+    assert_eq!(closed(), []);
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    anew();
+    // What STATUS does.
+    tended();
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    run("ip link delete br0");
+    assert_eq!(closed().len(), 2);
 }
 
 fn hanging_server() {
