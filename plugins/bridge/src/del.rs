@@ -2,7 +2,7 @@
 //!
 //! It goes on when a step fails and tells all failures at the end.
 
-use cni_types::{DelCall, Delegate, Error};
+use cni_types::{Command, DelCall, Delegate, Error, Running};
 
 use crate::attachment::Identity;
 use crate::failures::Failures;
@@ -25,6 +25,15 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     log::debug!("done with the veth pair");
+    // Nobody has the addresses any more.
+    let leases = match failures.note(config::ipam_type(call.conf())).flatten() {
+        Some(name) => {
+            let ipam = Delegate::find(&name, &call.env().plugin_path());
+            let ipam = ipam.map_err(|error| error.context("ipam.type"));
+            failures.note(ipam.and_then(|ipam| ipam.start(Command::Del, call.network())))
+        }
+        None => None,
+    };
     // A repair may have brought them back as long as there was a link.
     failures.note(rules.and_then(rules::Removal::complete));
     if config::uses_iptables(call.conf())
@@ -34,11 +43,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
         failures.note(iptables::remove(identity.jumps()));
         log::debug!("done with iptables");
     }
-    if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {
-        let ipam = Delegate::find(&name, &call.env().plugin_path());
-        let ipam = ipam.map_err(|error| error.context("ipam.type"));
-        failures.note(ipam.and_then(|ipam| ipam.del(call.network())));
-    }
+    failures.note(leases.map(Running::ended).transpose());
     failures.into_result()
 }
 
