@@ -90,7 +90,7 @@ impl Names {
         for alias in aliases(sources) {
             names.push(alias.parse(DomainName::new)?, &alias)?;
         }
-        if let Some(id) = short_id(sources.container_id) {
+        if let Some(id) = short_id(sources.container_id).filter(|id| names.check(id).is_ok()) {
             names.keep(id);
         }
         container_names.try_for_each(|name| names.add(name))?;
@@ -439,6 +439,9 @@ mod tests {
             check(Case { container_id, ..Case::default() }, &[short]);
         }
         check(Case { container_id: "a..b", ..Case::default() }, &[]);
+        // With the domain, one character more than fits into a message.
+        let long = ["a".repeat(61), "b".repeat(61), "c".repeat(61), "d".repeat(60)].join(".");
+        check(Case { container_id: Box::leak(long.into_boxed_str()), ..Case::default() }, &[]);
     }
 
     #[test]
