@@ -173,10 +173,10 @@ impl DiskStore {
     pub(crate) fn open(place: &Place) -> Result<Self, StoreError> {
         let directory = place.directory();
         let path = directory.join(LOCK);
-        let lock = match Lock::acquire(&path) {
+        let lock = match Lock::acquire(&directory, &path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 make_directory(&directory).map_err(|source| StoreError::new("create", &directory, source))?;
-                Lock::acquire(&path)
+                Lock::acquire(&directory, &path)
             }
             other => other,
         };
@@ -187,7 +187,7 @@ impl DiskStore {
     pub(crate) fn open_existing(place: &Place) -> Result<Option<Self>, StoreError> {
         let directory = place.directory();
         let path = directory.join(LOCK);
-        match Lock::acquire(&path) {
+        match Lock::acquire(&directory, &path) {
             Ok(lock) => Self::locked(place, directory, lock).map(Some),
             // A symbolic link that leads nowhere is there all the same, and so may leases be.
             Err(error) if is_absence(&error) && !path.is_symlink() => Ok(None),

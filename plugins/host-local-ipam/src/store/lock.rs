@@ -1,4 +1,5 @@
-//! The lock of a network's directory, shared with the reference plugin: `flock(2)` on its file `lock`.
+//! The lock of a network's directory, shared with the reference plugin: `flock(2)` on its file `lock`. Among ourselves
+//! the directory is locked as well: the file may be removed while somebody holds it, and then keeps nobody out.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -12,20 +13,24 @@ const REPLACEMENTS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
+    _directory: Option<File>,
 }
 
 impl Lock {
-    /// Waits until nobody else has the lock file at `path`, which is made if it is missing.
-    pub(super) fn acquire(path: &Path) -> io::Result<Self> {
+    /// Waits until nobody else has `directory`, nor the lock file at `path` in it, which is made if it is missing.
+    pub(super) fn acquire(directory: &Path, path: &Path) -> io::Result<Self> {
         for _ in 0..REPLACEMENTS {
             // As the reference does, through a symbolic link too; without asking to write, so that a lock that exists
             // works on a read-only disk, and without waiting for whoever writes to a FIFO.
             let flags = libc::O_CREAT | libc::O_NONBLOCK;
             let file = File::options().read(true).custom_flags(flags).mode(0o750).open(path)?;
             file.lock()?;
+            let held = hold(directory);
             // Whoever removed the directory meanwhile has left us with a lock that nobody else will ever look at.
             match std::fs::metadata(path) {
-                Ok(named) if is_same(&named, &file.metadata()?) => return Ok(Self { _file: file }),
+                Ok(named) if is_same(&named, &file.metadata()?) => {
+                    return Ok(Self { _file: file, _directory: held });
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -33,6 +38,12 @@ impl Lock {
         }
         Err(io::Error::other("the file is being replaced again and again"))
     }
+}
+
+/// Waits until nobody else has the directory. Where a file system cannot lock one, the lock file has to do.
+fn hold(directory: &Path) -> Option<File> {
+    let held = File::open(directory).and_then(|file| file.lock().map(|()| file));
+    held.inspect_err(|error| log::info!("lock {}: {error}", directory.display())).ok()
 }
 
 fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::calls::{Answer, Network, content, ours, reference};
 
@@ -32,6 +33,31 @@ fn a_lock_that_is_a_symbolic_link_locks_what_it_leads_to() {
     network.ask("CHECK", "c2").ok();
     network.ask("DEL", "c1").ok();
     assert_eq!(network.leases().into_values().collect::<Vec<_>>(), [content("c2"), content("c3")]);
+}
+
+#[test]
+fn a_call_waits_for_another_one_whose_lock_file_was_removed() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    // What such a call still holds.
+    let directory = fs::File::open(network.leases_dir()).unwrap();
+    directory.lock().unwrap();
+    fs::remove_file(network.leases_dir().join("lock")).unwrap();
+    let mut child = network.command(ours(), "ADD", "c2").spawn().unwrap();
+    let waiter = format!(" {} ", child.id());
+    // Lines of those who wait begin with an arrow (proc_locks(5)).
+    while !fs::read_to_string("/proc/locks")
+        .unwrap()
+        .lines()
+        .any(|line| line.contains("->") && line.contains(&waiter))
+    {
+        assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(network.leases().len(), 1);
+    directory.unlock().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(network.leases().len(), 2);
 }
 
 #[test]
