@@ -5,23 +5,27 @@
 //! ([`Socket::rules`], [`Socket::elements`], [`Socket::chains`]) is there to verify and to find objects by comment.
 //!
 //! Never starts a process, never waits: the kernel has answered by the time a send returns. It knows no network, no
-//! plugin and no table of its own. Attribute layouts are in `wire` alone.
+//! plugin and no table of its own. Attribute layouts are in `wire` (messages), `expression` (steps of rules) and `data`
+//! (values and verdicts) alone.
 //!
 //! Sources: `include/uapi/linux/netfilter/nf_tables.h` and `net/netfilter/nf_tables_api.c` of Linux; for what `nft`
 //! shows (comments, data types), libnftnl's `udata.h` and nftables' `datatype.h`.
 
 mod attribute;
 mod batch;
+mod data;
+mod expression;
 mod object;
 mod rule;
 mod socket;
 mod wire;
 
 pub use batch::Batch;
+pub use expression::xtables::IptablesState;
 pub use object::{
     Base, Chain, ChainKind, Element, End, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table,
     Verdict,
 };
-pub use rule::{CtState, Field, IptablesState, Rule, address_key, ifname_key, join_keys};
+pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};
 pub use wire::{MAX_COMMENT, MAX_NAME};

@@ -3,27 +3,20 @@
 //! Each word appends the expressions that `nft` would generate for it, so that `nft list ruleset` reads the rule back
 //! as a person would write it. A word that tests something ends the rule for packets that fail the test.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
+use crate::Verdict;
+use crate::expression::xtables::{self, IptablesState};
+use crate::expression::{self, Expression, LinkTest};
 use crate::object::{End, Family};
-use crate::wire::LinkTest;
-use crate::{Verdict, wire};
 
 /// One rule of a chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
     pub(crate) expressions: Vec<Expression>,
     pub(crate) comment: Option<String>,
-}
-
-/// A step of a rule, as the kernel knows it: its type, and its encoded attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Expression {
-    pub(crate) name: Cow<'static, str>,
-    pub(crate) data: Vec<u8>,
 }
 
 /// What a rule can look at in a packet.
@@ -50,18 +43,18 @@ pub enum Field {
 /// Where a field is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    Meta(wire::MetaField),
-    Payload { base: wire::Header, offset: u32 },
+    Meta(expression::MetaField),
+    Payload { base: expression::Header, offset: u32 },
 }
 
 impl Field {
     pub(crate) fn place(self) -> Place {
-        let network = |offset| Place::Payload { base: wire::Header::Network, offset };
+        let network = |offset| Place::Payload { base: expression::Header::Network, offset };
         match self {
-            Self::Iifname => Place::Meta(wire::MetaField::Iifname),
-            Self::Oifname => Place::Meta(wire::MetaField::Oifname),
-            Self::EtherSaddr => Place::Payload { base: wire::Header::Link, offset: 6 },
-            Self::EtherDaddr => Place::Payload { base: wire::Header::Link, offset: 0 },
+            Self::Iifname => Place::Meta(expression::MetaField::Iifname),
+            Self::Oifname => Place::Meta(expression::MetaField::Oifname),
+            Self::EtherSaddr => Place::Payload { base: expression::Header::Link, offset: 6 },
+            Self::EtherDaddr => Place::Payload { base: expression::Header::Link, offset: 0 },
             Self::Ip4Saddr => network(12),
             Self::Ip4Daddr => network(16),
             Self::Ip6Saddr => network(8),
@@ -77,17 +70,6 @@ impl Field {
             Self::Ip4Saddr | Self::Ip4Daddr => 4,
         }
     }
-}
-
-/// What `iptables` calls states of connection tracking; a rule tests for any of several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IptablesState {
-    /// Packets were seen both ways.
-    Established,
-    /// Started because of another flow, such as an ICMP error.
-    Related,
-    /// The flow's destination was translated.
-    Dnat,
 }
 
 /// States of connection tracking; a rule tests for any of several.
@@ -116,20 +98,20 @@ impl Rule {
     /// IPv4 packets only (in an inet table).
     #[must_use]
     pub fn ipv4(self) -> Self {
-        self.meta_is(wire::MetaField::Nfproto, &[libc::NFPROTO_IPV4 as u8])
+        self.meta_is(expression::MetaField::Nfproto, &[libc::NFPROTO_IPV4 as u8])
     }
 
     /// IPv6 packets only (in an inet table).
     #[must_use]
     pub fn ipv6(self) -> Self {
-        self.meta_is(wire::MetaField::Nfproto, &[libc::NFPROTO_IPV6 as u8])
+        self.meta_is(expression::MetaField::Nfproto, &[libc::NFPROTO_IPV6 as u8])
     }
 
     /// `udp dport` or `tcp dport`, by the protocol's number.
     #[must_use]
     pub fn destination_port(self, protocol: u8, port: u16) -> Self {
-        self.meta_is(wire::MetaField::L4Proto, &[protocol]).payload_is(
-            wire::Header::Transport,
+        self.meta_is(expression::MetaField::L4Proto, &[protocol]).payload_is(
+            expression::Header::Transport,
             2,
             &port.to_be_bytes(),
         )
@@ -138,28 +120,28 @@ impl Rule {
     /// ICMPv6 messages of one type, in frames (in a bridge table).
     #[must_use]
     pub fn icmpv6_frame(self, message_type: u8) -> Self {
-        self.meta_is(wire::MetaField::EtherType, &(libc::ETH_P_IPV6 as u16).to_be_bytes())
-            .meta_is(wire::MetaField::L4Proto, &[libc::IPPROTO_ICMPV6 as u8])
-            .payload_is(wire::Header::Transport, 0, &[message_type])
+        self.meta_is(expression::MetaField::EtherType, &(libc::ETH_P_IPV6 as u16).to_be_bytes())
+            .meta_is(expression::MetaField::L4Proto, &[libc::IPPROTO_ICMPV6 as u8])
+            .payload_is(expression::Header::Transport, 0, &[message_type])
     }
 
     /// Packets from an interface that has Ethernet headers.
     #[must_use]
     pub fn ethernet(self) -> Self {
         const ARPHRD_ETHER: u16 = 1;
-        self.meta_is(wire::MetaField::Iiftype, &ARPHRD_ETHER.to_ne_bytes())
+        self.meta_is(expression::MetaField::Iiftype, &ARPHRD_ETHER.to_ne_bytes())
     }
 
     /// The field has this value.
     #[must_use]
     pub fn is(self, field: Field, value: &[u8]) -> Self {
-        self.load(&[field]).then(wire::compare(wire::Operator::Equal, value))
+        self.load(&[field]).then(expression::compare(expression::Operator::Equal, value))
     }
 
     /// The field has another value than this.
     #[must_use]
     pub fn is_not(self, field: Field, value: &[u8]) -> Self {
-        self.load(&[field]).then(wire::compare(wire::Operator::Differs, value))
+        self.load(&[field]).then(expression::compare(expression::Operator::Differs, value))
     }
 
     /// The interface that the packet came in by has this name.
@@ -186,27 +168,27 @@ impl Rule {
             }
             _ => self
                 .load(&[field])
-                .then(wire::mask(&octets(network.mask())))
-                .then(wire::compare(wire::Operator::Equal, &address)),
+                .then(expression::mask(&octets(network.mask())))
+                .then(expression::compare(expression::Operator::Equal, &address)),
         }
     }
 
     /// The fields, joined, are an element of the set.
     #[must_use]
     pub fn in_set(self, fields: &[Field], set: &str) -> Self {
-        self.load(fields).then(wire::lookup(set, wire::Lookup::Present))
+        self.load(fields).then(expression::lookup(set, expression::Lookup::Present))
     }
 
     /// The fields, joined, are no element of the set.
     #[must_use]
     pub fn not_in_set(self, fields: &[Field], set: &str) -> Self {
-        self.load(fields).then(wire::lookup(set, wire::Lookup::Absent))
+        self.load(fields).then(expression::lookup(set, expression::Lookup::Absent))
     }
 
     /// The verdict that the map has for the fields, joined; without one, the next rule.
     #[must_use]
     pub fn vmap(self, fields: &[Field], map: &str) -> Self {
-        self.load(fields).then(wire::lookup(map, wire::Lookup::Verdict))
+        self.load(fields).then(expression::lookup(map, expression::Lookup::Verdict))
     }
 
     /// The flow is in one of these states.
@@ -221,38 +203,38 @@ impl Rule {
                 CtState::Untracked => 1 << 6,
             }
         });
-        self.then(wire::ct(wire::CtField::State)).any_bit(bits)
+        self.then(expression::ct(expression::CtField::State)).any_bit(bits)
     }
 
     /// The flow's destination was translated: it came to a published port.
     #[must_use]
     pub fn ct_dnat(self) -> Self {
         const IPS_DST_NAT: u32 = 1 << 5;
-        self.then(wire::ct(wire::CtField::Status)).any_bit(IPS_DST_NAT)
+        self.then(expression::ct(expression::CtField::Status)).any_bit(IPS_DST_NAT)
     }
 
     /// The flow is in one of these states, in a chain of `iptables-nft`.
     #[must_use]
     pub fn iptables_state(self, states: &[IptablesState]) -> Self {
-        self.then(wire::xtables::conntrack(states))
+        self.then(xtables::conntrack(states))
     }
 
     /// Text for a person, in a chain of `iptables-nft`; cut to what it can hold.
     #[must_use]
     pub fn iptables_comment(self, text: &str) -> Self {
-        self.then(wire::xtables::comment(text))
+        self.then(xtables::comment(text))
     }
 
     /// Counts the packets that come so far.
     #[must_use]
     pub fn counter(self) -> Self {
-        self.then(wire::counter())
+        self.then(expression::counter())
     }
 
     /// The rule's end: what happens to the packet.
     #[must_use]
     pub fn then_verdict(self, verdict: &Verdict) -> Self {
-        self.then(wire::verdict(verdict))
+        self.then(expression::verdict(verdict))
     }
 
     /// Accepts the packet.
@@ -282,22 +264,22 @@ impl Rule {
     /// Translates the source address to that of the interface which the packet leaves by.
     #[must_use]
     pub fn masquerade(self) -> Self {
-        self.then(wire::masquerade())
+        self.then(expression::masquerade())
     }
 
     /// Connection tracking leaves the packet alone.
     #[must_use]
     pub fn notrack(self) -> Self {
-        self.then(wire::notrack())
+        self.then(expression::notrack())
     }
 
     /// Translates the destination of the packet.
     #[must_use]
     pub fn dnat_to(self, destination: SocketAddr) -> Self {
         let family = if destination.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
-        self.then(wire::immediate(wire::REG_ADDRESS, &address_key(destination.ip())))
-            .then(wire::immediate(wire::REG_PORT, &destination.port().to_be_bytes()))
-            .then(wire::destination_nat(family))
+        self.then(expression::immediate(expression::REG_ADDRESS, &address_key(destination.ip())))
+            .then(expression::immediate(expression::REG_PORT, &destination.port().to_be_bytes()))
+            .then(expression::destination_nat(family))
     }
 
     /// Whether every word of `other` stands in this rule, in the same order and with nothing between.
@@ -307,15 +289,15 @@ impl Rule {
                 .expressions
                 .iter()
                 .zip(&other.expressions)
-                .all(|(found, wanted)| wire::includes(found, wanted))
+                .all(|(found, wanted)| expression::includes(found, wanted))
     }
 
     pub(crate) fn xtables_comment(&self) -> Option<&str> {
-        self.expressions.iter().find_map(wire::xtables::comment_of)
+        self.expressions.iter().find_map(xtables::comment_of)
     }
 
     pub(crate) fn targets(&self) -> impl Iterator<Item = String> {
-        self.expressions.iter().filter_map(|expression| match wire::verdict_of(expression) {
+        self.expressions.iter().filter_map(|expression| match expression::verdict_of(expression) {
             Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
             _ => None,
         })
@@ -323,7 +305,7 @@ impl Rule {
 
     pub(crate) fn end(&self) -> Option<End> {
         match self.telling().as_slice() {
-            [only] => wire::end_of(only),
+            [only] => expression::end_of(only),
             _ => None,
         }
     }
@@ -334,12 +316,12 @@ impl Rule {
         let tests: Option<Vec<LinkTest>> = tests
             .chunks(2)
             .map(|test| match test {
-                [load, compare] => wire::link_test(load, compare, link),
+                [load, compare] => expression::link_test(load, compare, link),
                 _ => None,
             })
             .collect();
         // What only does not go back to where it comes from may come from the link all the same.
-        wire::verdict_of(last) == Some(Verdict::Accept)
+        expression::verdict_of(last) == Some(Verdict::Accept)
             && tests.is_some_and(|tests| tests.is_empty() || tests.contains(&LinkTest::Of))
     }
 
@@ -347,8 +329,9 @@ impl Rule {
     /// `iptables-nft` writes the interface `+`, which is any.
     fn telling(&self) -> Vec<&Expression> {
         let said: Vec<&Expression> =
-            self.expressions.iter().filter(|expression| !wire::only_counts(expression)).collect();
-        let is_read = |at: &usize| !said.get(at + 1).is_some_and(|next| wire::is_unread(said[*at], next));
+            self.expressions.iter().filter(|expression| !expression::only_counts(expression)).collect();
+        let is_read =
+            |at: &usize| !said.get(at + 1).is_some_and(|next| expression::is_unread(said[*at], next));
         (0..said.len()).filter(is_read).map(|at| said[at]).collect()
     }
 
@@ -362,9 +345,9 @@ impl Rule {
         let mut offset = 0;
         for field in fields {
             self = match field.place() {
-                Place::Meta(meta) => self.then(wire::meta(meta, offset)),
+                Place::Meta(meta) => self.then(expression::meta(meta, offset)),
                 Place::Payload { base, offset: at } => {
-                    self.then(wire::payload(base, at, field.len(), offset))
+                    self.then(expression::payload(base, at, field.len(), offset))
                 }
             };
             offset += field.len().next_multiple_of(4);
@@ -372,18 +355,19 @@ impl Rule {
         self
     }
 
-    fn meta_is(self, field: wire::MetaField, value: &[u8]) -> Self {
-        self.then(wire::meta(field, 0)).then(wire::compare(wire::Operator::Equal, value))
+    fn meta_is(self, field: expression::MetaField, value: &[u8]) -> Self {
+        self.then(expression::meta(field, 0)).then(expression::compare(expression::Operator::Equal, value))
     }
 
-    fn payload_is(self, base: wire::Header, offset: u32, value: &[u8]) -> Self {
+    fn payload_is(self, base: expression::Header, offset: u32, value: &[u8]) -> Self {
         let len = value.len() as u32;
-        self.then(wire::payload(base, offset, len, 0)).then(wire::compare(wire::Operator::Equal, value))
+        self.then(expression::payload(base, offset, len, 0))
+            .then(expression::compare(expression::Operator::Equal, value))
     }
 
     fn any_bit(self, bits: u32) -> Self {
-        self.then(wire::mask(&bits.to_ne_bytes()))
-            .then(wire::compare(wire::Operator::Differs, &0_u32.to_ne_bytes()))
+        self.then(expression::mask(&bits.to_ne_bytes()))
+            .then(expression::compare(expression::Operator::Differs, &0_u32.to_ne_bytes()))
     }
 }
 

@@ -1,16 +1,15 @@
-//! Objects and rule words as netlink bytes, and back: the one place that knows their layout.
+//! Messages as netlink bytes, and back: the one place that knows their layout.
 //!
 //! Names of constants are those of `nf_tables.h` and `nfnetlink.h`, shortened. Text in user data follows libnftnl:
 //! type, length, bytes, NUL.
 
-pub(crate) mod xtables;
-
 use std::borrow::Cow;
 
 use crate::attribute::{find, find_text, find_u32, find_u64, nest, put, put_text, put_u32, put_u64, walk};
-use crate::object::{End, Holds};
-use crate::rule::Expression;
-use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set, Verdict};
+use crate::data::{NF_ACCEPT, NF_DROP, find_value, find_verdict, put_value, put_verdict};
+use crate::expression::Expression;
+use crate::object::Holds;
+use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set};
 
 /// Longest name of a table, chain or set in bytes (`NFT_NAME_MAXLEN` less the NUL).
 pub const MAX_NAME: usize = 255;
@@ -27,50 +26,8 @@ const BYTE_ORDER_BIG: u32 = 2;
 
 const LIST_ELEM: u16 = 1;
 
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const VERDICT_CHAIN: u16 = 2;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-const NFT_CONTINUE: u32 = libc::NFT_CONTINUE.cast_unsigned();
-const NFT_JUMP: u32 = libc::NFT_JUMP.cast_unsigned();
-const NFT_GOTO: u32 = libc::NFT_GOTO.cast_unsigned();
-const NFT_RETURN: u32 = libc::NFT_RETURN.cast_unsigned();
-
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
-const META_DREG: u16 = 1;
-const META_KEY: u16 = 2;
-const PAYLOAD_DREG: u16 = 1;
-const PAYLOAD_BASE: u16 = 2;
-const PAYLOAD_OFFSET: u16 = 3;
-const PAYLOAD_LEN: u16 = 4;
-const CT_DREG: u16 = 1;
-const CT_KEY: u16 = 2;
-const BITWISE_SREG: u16 = 1;
-const BITWISE_DREG: u16 = 2;
-const BITWISE_LEN: u16 = 3;
-const BITWISE_MASK: u16 = 4;
-const BITWISE_XOR: u16 = 5;
-const CMP_SREG: u16 = 1;
-const CMP_OP: u16 = 2;
-const CMP_DATA: u16 = 3;
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_SREG: u16 = 2;
-const LOOKUP_DREG: u16 = 3;
-const LOOKUP_FLAGS: u16 = 5;
-const LOOKUP_F_INV: u32 = 1;
-const IMMEDIATE_DREG: u16 = 1;
-const IMMEDIATE_DATA: u16 = 2;
-const NAT_TYPE: u16 = 1;
-const NAT_FAMILY: u16 = 2;
-const NAT_REG_ADDR_MIN: u16 = 3;
-const NAT_REG_PROTO_MIN: u16 = 5;
-const NAT_DNAT: u32 = libc::NFT_NAT_DNAT as u32;
-const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
-const REG_1: u32 = libc::NFT_REG_1 as u32;
-
 const TABLE_NAME: u16 = 1;
 const TABLE_USE: u16 = 3;
 const TABLE_USERDATA: u16 = 6;
@@ -105,279 +62,8 @@ const ELEM_LIST_ELEMENTS: u16 = 3;
 const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
 const ELEM_USERDATA: u16 = 6;
-/// Where an Ethernet header has its type.
-const ETHER_TYPE_OFFSET: u32 = 12;
-
 const GEN_ID: u16 = 1;
 const BATCH_GENID: u16 = 1;
-
-// Words of rules.
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MetaField {
-    EtherType = libc::NFT_META_PROTOCOL as isize,
-    Iifname = libc::NFT_META_IIFNAME as isize,
-    Oifname = libc::NFT_META_OIFNAME as isize,
-    Nfproto = libc::NFT_META_NFPROTO as isize,
-    L4Proto = libc::NFT_META_L4PROTO as isize,
-    Iiftype = libc::NFT_META_IIFTYPE as isize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Header {
-    Link = libc::NFT_PAYLOAD_LL_HEADER as isize,
-    Network = libc::NFT_PAYLOAD_NETWORK_HEADER as isize,
-    Transport = libc::NFT_PAYLOAD_TRANSPORT_HEADER as isize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CtField {
-    State = libc::NFT_CT_STATE as isize,
-    Status = libc::NFT_CT_STATUS as isize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lookup {
-    Present,
-    Absent,
-    Verdict,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Operator {
-    Equal = libc::NFT_CMP_EQ as isize,
-    Differs = libc::NFT_CMP_NEQ as isize,
-}
-
-fn expression(name: &'static str, data: impl FnOnce(&mut Vec<u8>)) -> Expression {
-    let mut bytes = Vec::with_capacity(64);
-    data(&mut bytes);
-    Expression { name: Cow::Borrowed(name), data: bytes }
-}
-
-/// The register at `offset` bytes into the joined key. The kernel names the sixteen-byte registers where it can, so
-/// the same choice here lets rules be compared.
-fn register(offset: u32) -> u32 {
-    const SIXTEEN_BYTES: u32 = 16;
-    const FIRST_FOUR_BYTES: u32 = libc::NFT_REG32_00 as u32;
-    if offset.is_multiple_of(SIXTEEN_BYTES) {
-        REG_1 + offset / SIXTEEN_BYTES
-    } else {
-        FIRST_FOUR_BYTES + offset / 4
-    }
-}
-
-pub(crate) fn meta(field: MetaField, offset: u32) -> Expression {
-    expression("meta", |data| {
-        put_u32(data, META_KEY, field as u32);
-        put_u32(data, META_DREG, register(offset));
-    })
-}
-
-pub(crate) fn payload(header: Header, at: u32, len: u32, offset: u32) -> Expression {
-    expression("payload", |data| {
-        put_u32(data, PAYLOAD_DREG, register(offset));
-        put_u32(data, PAYLOAD_BASE, header as u32);
-        put_u32(data, PAYLOAD_OFFSET, at);
-        put_u32(data, PAYLOAD_LEN, len);
-    })
-}
-
-pub(crate) fn ct(field: CtField) -> Expression {
-    expression("ct", |data| {
-        put_u32(data, CT_KEY, field as u32);
-        put_u32(data, CT_DREG, REG_1);
-    })
-}
-
-pub(crate) fn mask(mask: &[u8]) -> Expression {
-    expression("bitwise", |data| {
-        put_u32(data, BITWISE_SREG, REG_1);
-        put_u32(data, BITWISE_DREG, REG_1);
-        put_u32(data, BITWISE_LEN, mask.len() as u32);
-        nest(data, BITWISE_MASK, |data| put(data, DATA_VALUE, mask));
-        nest(data, BITWISE_XOR, |data| put(data, DATA_VALUE, &vec![0; mask.len()]));
-    })
-}
-
-pub(crate) fn compare(operator: Operator, value: &[u8]) -> Expression {
-    expression("cmp", |data| {
-        put_u32(data, CMP_SREG, REG_1);
-        put_u32(data, CMP_OP, operator as u32);
-        nest(data, CMP_DATA, |data| put(data, DATA_VALUE, value));
-    })
-}
-
-pub(crate) fn lookup(set: &str, lookup: Lookup) -> Expression {
-    expression("lookup", |data| {
-        put_text(data, LOOKUP_SET, set);
-        put_u32(data, LOOKUP_SREG, REG_1);
-        if lookup == Lookup::Verdict {
-            put_u32(data, LOOKUP_DREG, REG_VERDICT);
-        }
-        // Always told, since the kernel always shows it: a lookup must not pass for its opposite.
-        put_u32(data, LOOKUP_FLAGS, if lookup == Lookup::Absent { LOOKUP_F_INV } else { 0 });
-    })
-}
-
-/// The registers that a destination is translated by: the address, then the port.
-pub(crate) const REG_ADDRESS: u32 = REG_1;
-pub(crate) const REG_PORT: u32 = libc::NFT_REG_2 as u32;
-
-pub(crate) fn immediate(register: u32, value: &[u8]) -> Expression {
-    expression("immediate", |data| {
-        put_u32(data, IMMEDIATE_DREG, register);
-        nest(data, IMMEDIATE_DATA, |data| put(data, DATA_VALUE, value));
-    })
-}
-
-pub(crate) fn verdict(verdict: &Verdict) -> Expression {
-    expression("immediate", |data| {
-        put_u32(data, IMMEDIATE_DREG, REG_VERDICT);
-        nest(data, IMMEDIATE_DATA, |data| put_verdict(data, verdict));
-    })
-}
-
-pub(crate) fn counter() -> Expression {
-    expression("counter", |_| {})
-}
-
-pub(crate) fn masquerade() -> Expression {
-    expression("masq", |_| {})
-}
-
-pub(crate) fn notrack() -> Expression {
-    expression("notrack", |_| {})
-}
-
-/// To the address in [`REG_ADDRESS`] and the port in [`REG_PORT`].
-pub(crate) fn destination_nat(family: Family) -> Expression {
-    expression("nat", |data| {
-        put_u32(data, NAT_TYPE, NAT_DNAT);
-        put_u32(data, NAT_FAMILY, family.number() as u32);
-        put_u32(data, NAT_REG_ADDR_MIN, REG_ADDRESS);
-        put_u32(data, NAT_REG_PROTO_MIN, REG_PORT);
-    })
-}
-
-fn put_verdict(buffer: &mut Vec<u8>, verdict: &Verdict) {
-    let (code, chain) = match verdict {
-        Verdict::Accept => (NF_ACCEPT, None),
-        Verdict::Drop => (NF_DROP, None),
-        Verdict::Return => (NFT_RETURN, None),
-        Verdict::Continue => (NFT_CONTINUE, None),
-        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
-        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
-        Verdict::Other(code) => (*code, None),
-    };
-    nest(buffer, DATA_VERDICT, |buffer| {
-        put_u32(buffer, VERDICT_CODE, code);
-        if let Some(chain) = chain {
-            put_text(buffer, VERDICT_CHAIN, chain);
-        }
-    });
-}
-
-fn decode_verdict(data: &[u8]) -> Option<Verdict> {
-    let verdict = find(data, DATA_VERDICT)?;
-    let chain = || find_text(verdict, VERDICT_CHAIN).unwrap_or_default();
-    Some(match find_u32(verdict, VERDICT_CODE)? {
-        NF_ACCEPT => Verdict::Accept,
-        NF_DROP => Verdict::Drop,
-        NFT_RETURN => Verdict::Return,
-        NFT_CONTINUE => Verdict::Continue,
-        NFT_JUMP => Verdict::Jump(chain()),
-        NFT_GOTO => Verdict::Goto(chain()),
-        other => Verdict::Other(other),
-    })
-}
-
-// What the words of a rule that was read say.
-
-/// Whether `found`, as the kernel shows it, has every attribute of `wanted`. It shows more than was sent: defaults.
-pub(crate) fn includes(found: &Expression, wanted: &Expression) -> bool {
-    let has_all = |found: &Expression, wanted: &Expression| {
-        found.name == wanted.name
-            && walk(&wanted.data).all(|attribute| walk(&found.data).any(|candidate| candidate == attribute))
-    };
-    // `nft` writes the test of a frame's type in another way, and so does a ruleset that it has saved and loaded.
-    let is_ether_type = has_all(wanted, &meta(MetaField::EtherType, 0));
-    has_all(found, wanted) || is_ether_type && has_all(found, &payload(Header::Link, ETHER_TYPE_OFFSET, 2, 0))
-}
-
-/// The verdict that an expression is.
-pub(crate) fn verdict_of(expression: &Expression) -> Option<Verdict> {
-    if expression.name != "immediate" {
-        return None;
-    }
-    decode_verdict(find(&expression.data, IMMEDIATE_DATA)?)
-}
-
-/// `NFTA_TARGET_NAME`.
-const TARGET_NAME: u16 = 1;
-
-/// What an expression does to every packet, when it decides anything.
-pub(crate) fn end_of(expression: &Expression) -> Option<End> {
-    match verdict_of(expression) {
-        Some(Verdict::Accept) => Some(End::Accept),
-        Some(Verdict::Drop) => Some(End::Drop),
-        Some(Verdict::Return) => Some(End::Return),
-        Some(Verdict::Jump(chain)) => Some(End::Jump(chain)),
-        Some(Verdict::Goto(chain)) => Some(End::Goto(chain)),
-        None if expression.name == "reject" => Some(End::Reject),
-        // How `iptables-nft` writes it.
-        None if expression.name == "target"
-            && find_text(&expression.data, TARGET_NAME).is_some_and(|name| name == "REJECT") =>
-        {
-            Some(End::Reject)
-        }
-        _ => None,
-    }
-}
-
-/// Whether an expression neither tests nor decides anything.
-pub(crate) fn only_counts(expression: &Expression) -> bool {
-    matches!(expression.name.as_ref(), "counter" | "log") || xtables::comment_of(expression).is_some()
-}
-
-/// Whether an expression loads the name of an interface only for `next`, which stands behind it, to go on without it.
-pub(crate) fn is_unread(load: &Expression, next: &Expression) -> bool {
-    let is_interface = |key| key == MetaField::Iifname as u32 || key == MetaField::Oifname as u32;
-    let register = |load: &Expression| find_u32(&load.data, META_DREG).filter(|_| load.name == "meta");
-    let loads_interface =
-        register(load).is_some() && find_u32(&load.data, META_KEY).is_some_and(is_interface);
-    loads_interface && (end_of(next).is_some() || register(next) == register(load))
-}
-
-/// What a test of an interface says of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LinkTest {
-    /// The packet comes from it or goes to it.
-    Of,
-    /// The packet does not go to it.
-    NotTo,
-}
-
-/// What two expressions together test, if it is the packet's interface, and it is `link` or starts like it.
-pub(crate) fn link_test(load: &Expression, compare: &Expression, link: &str) -> Option<LinkTest> {
-    let key = find_u32(&load.data, META_KEY).filter(|_| load.name == "meta")?;
-    let operator = find_u32(&compare.data, CMP_OP).filter(|_| compare.name == "cmp")?;
-    let value = find(&compare.data, CMP_DATA).and_then(|data| find(data, DATA_VALUE))?;
-    // A name in full ends with a NUL; without one it is the start of a name.
-    let is_link = match value.iter().position(|byte| *byte == 0) {
-        Some(end) => &value[..end] == link.as_bytes(),
-        None => link.as_bytes().starts_with(value),
-    };
-    let (from, to) = (key == MetaField::Iifname as u32, key == MetaField::Oifname as u32);
-    let (equal, differs) = (operator == Operator::Equal as u32, operator == Operator::Differs as u32);
-    match is_link {
-        true if (from || to) && equal => Some(LinkTest::Of),
-        true if to && differs => Some(LinkTest::NotTo),
-        _ => None,
-    }
-}
-
-// Messages.
 
 /// What a message asks of nf_tables, by its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -625,7 +311,7 @@ pub(crate) fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &str, element
 }
 
 fn put_element(buffer: &mut Vec<u8>, element: &Element) {
-    nest(buffer, ELEM_KEY, |buffer| put(buffer, DATA_VALUE, &element.key));
+    nest(buffer, ELEM_KEY, |buffer| put_value(buffer, &element.key));
     if let Some(verdict) = &element.verdict {
         nest(buffer, ELEM_DATA, |buffer| put_verdict(buffer, verdict));
     }
@@ -708,8 +394,8 @@ pub(crate) fn decode_elements(body: &[u8]) -> impl Iterator<Item = Element> {
     let (_, attributes) = split_family(body);
     walk(find(attributes, ELEM_LIST_ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| {
         Some(Element {
-            key: find(find(element, ELEM_KEY)?, DATA_VALUE)?.to_vec(),
-            verdict: find(element, ELEM_DATA).and_then(decode_verdict),
+            key: find_value(find(element, ELEM_KEY)?)?.to_vec(),
+            verdict: find(element, ELEM_DATA).and_then(find_verdict),
             comment: find(element, ELEM_USERDATA).and_then(|bytes| text_of(UDATA_COMMENT, bytes)),
         })
     })

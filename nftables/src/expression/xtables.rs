@@ -5,9 +5,8 @@
 
 use std::ffi::CStr;
 
-use super::expression;
+use super::{Expression, expression};
 use crate::attribute::{find, find_text, put, put_text, put_u32};
-use crate::rule::{Expression, IptablesState};
 
 const MATCH_NAME: u16 = 1;
 const MATCH_REVISION: u16 = 2;
@@ -25,6 +24,17 @@ const CONNTRACK_FLAGS_OFFSET: usize = 146;
 const CONNTRACK_STATES_OFFSET: usize = 150;
 /// `XT_CONNTRACK_STATE`
 const CONNTRACK_BY_STATE: u16 = 1;
+
+/// What `iptables` calls states of connection tracking; a rule tests for any of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IptablesState {
+    /// Packets were seen both ways.
+    Established,
+    /// Started because of another flow, such as an ICMP error.
+    Related,
+    /// The flow's destination was translated.
+    Dnat,
+}
 
 fn matching(name: &str, revision: u32, info: &[u8]) -> Expression {
     expression("match", |data| {
