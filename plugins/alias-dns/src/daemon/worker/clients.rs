@@ -1,0 +1,206 @@
+//! Who is connected to the control socket, what they ask, and what they are told.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
+
+use super::{Life, Worker};
+use crate::daemon::channel::Channel;
+use crate::daemon::control::{
+    Applied, Asked, Build, ListenerStatus, NetworkStatus, Status, Told, UpstreamStatus, decode, encode,
+};
+use crate::daemon::explain;
+use crate::daemon::seqpacket::Seqpacket;
+use crate::poller::{Interest, Kind, Token};
+use crate::serve::listen::Sockets;
+
+/// Who is connected to the control socket.
+pub(super) struct Client {
+    socket: Seqpacket,
+    generation: u16,
+}
+
+impl Worker {
+    pub(super) fn accept(&mut self) -> Life {
+        if self.successor.is_none()
+            && let Ok(Some(socket)) = Seqpacket::accept(self.control.as_fd())
+        {
+            self.welcome(socket);
+        }
+        Life::On
+    }
+
+    pub(super) fn welcome(&mut self, socket: Seqpacket) {
+        // The file's mode says the same; a connection may have been passed on.
+        if !socket.peer_uid().is_ok_and(|uid| uid == self.owner || uid == 0) {
+            return;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.clients.vacant_entry();
+        let token =
+            Token { kind: Kind::ControlConnection, slot: entry.key() as u32, generation: self.generation };
+        if self.poller.add(&socket, token, Interest::Read).is_ok() {
+            entry.insert(Client { socket, generation: self.generation });
+        }
+    }
+
+    /// Takes what a client says, and answers it.
+    pub(super) fn converse(&mut self, token: Token) -> Life {
+        let slot = token.slot as usize;
+        let Some(client) = self.clients.get(slot).filter(|client| client.generation == token.generation)
+        else {
+            return Life::On;
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let received = client.socket.receive(&mut buffer);
+        let asked = match &received {
+            Ok(Some((octets, _))) => decode::<Asked>(octets).map_err(|error| error.to_string()),
+            Ok(None) => Err(String::new()),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                self.buffer = buffer;
+                return Life::On;
+            }
+            Err(_) => Err(String::new()),
+        };
+        let fds = received.ok().flatten().map(|(_, fds)| fds);
+        self.buffer = buffer;
+        let Some(fds) = fds else {
+            self.clients.remove(slot);
+            if self.successor == Some(token) {
+                // It did not come to that.
+                self.successor = None;
+            }
+            return Life::On;
+        };
+        if self.is_homeless() {
+            // The client starts a server where the directory is now.
+            return Life::Over;
+        }
+        let told = match asked {
+            Ok(Asked::Retire) if self.successor == Some(token) => return Life::Over,
+            Ok(Asked::HandOver) => self.hand_over(token),
+            Ok(asked) => self.comply(asked, fds),
+            Err(error) => Told::Failed(format!("not understood: {error}")),
+        };
+        let sent = encode(&told).and_then(|octets| self.clients[slot].socket.send(&octets, &[]));
+        if sent.is_err() {
+            self.clients.remove(slot);
+        }
+        Life::On
+    }
+
+    fn comply(&mut self, asked: Asked, fds: Vec<OwnedFd>) -> Told {
+        match asked {
+            Asked::Apply { key, wanted } => {
+                let looked = self.look_at(&key);
+                let missing = wanted
+                    .into_iter()
+                    .filter(|one| !self.wanted.iter().any(|(open, _)| open == one))
+                    .collect();
+                self.note_records();
+                match looked {
+                    Ok(Some(displaced)) => {
+                        let guarded = self.guard.is_some();
+                        Told::Applied(Applied { displaced, missing, build: Build::own(), guarded })
+                    }
+                    Ok(None) => Told::Failed("there is no such record".to_owned()),
+                    Err(unreadable) => Told::Failed(unreadable),
+                }
+            }
+            Asked::Remove { keys } => {
+                for key in keys {
+                    let _ = self.look_at(&key);
+                }
+                self.note_records();
+                Told::Removed { closed: std::mem::take(&mut self.closed) }
+            }
+            Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
+            Asked::Listen { wanted, port } => {
+                let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
+                    return Told::Failed("two sockets belong to it".to_owned());
+                };
+                match self.open(wanted, port, Sockets { udp, tcp }) {
+                    Ok(()) => Told::Done,
+                    Err(error) => Told::Failed(error.to_string()),
+                }
+            }
+            Asked::Query { name, rtype, source } => {
+                match explain::explain(&self.server.desk().zones, &name, &rtype, source) {
+                    Ok(explained) => Told::Explained(explained),
+                    Err(reason) => Told::Failed(reason),
+                }
+            }
+            Asked::Guard => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([guard]) => match self.guarded_by(Channel::from(Seqpacket::from(guard))) {
+                    Ok(()) => Told::Done,
+                    Err(error) => Told::Failed(error.to_string()),
+                },
+                Err(_) => Told::Failed("one channel belongs to it".to_owned()),
+            },
+            Asked::Hello => Told::Done,
+            Asked::Status => Told::Status(Box::new(self.status())),
+            Asked::HandOver | Asked::Retire => Told::Failed("nothing was handed over".to_owned()),
+        }
+    }
+
+    /// Gives a client everything that a worker of its own needs. Until it is gone, or retires this one, no other client
+    /// is taken: it could tell this worker what the other one has to know.
+    fn hand_over(&mut self, token: Token) -> Told {
+        let client = &self.clients[token.slot as usize];
+        let sent = self
+            .possessions()
+            .into_iter()
+            .try_for_each(|(label, fds)| client.socket.send(&encode(&Told::Kept(label))?, &fds));
+        match sent {
+            Ok(()) => {
+                self.successor = Some(token);
+                Told::Done
+            }
+            Err(error) => Told::Failed(error.to_string()),
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let now = Instant::now();
+        let unreadable = self.still_unreadable();
+        let (queries, connections) = (self.server.counters(), self.server.connections());
+        let desk = self.server.desk();
+        let (in_flight, cached) = desk.forwarder.counts();
+        let listeners = desk.zones.listeners().into_iter().map(|listener| {
+            let open = self.wanted.iter().find(|(open, _)| open.listener() == listener);
+            ListenerStatus {
+                port: open.map(|(_, port)| *port),
+                ifindex: open.map(|(open, _)| open.ifindex),
+                bridge: listener.bridge,
+                gateway: listener.gateway,
+            }
+        });
+        Status {
+            build: Build::own(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            supervised: self.supervisor.is_some(),
+            guarded: self.guard.is_some(),
+            uid: nix::unistd::geteuid().as_raw(),
+            unconfined: self.unconfined.clone(),
+            records: desk.zones.len(),
+            unreadable,
+            networks: desk
+                .zones
+                .networks()
+                .map(|(name, records)| NetworkStatus { name: name.to_owned(), records })
+                .collect(),
+            listeners: listeners.collect(),
+            queries,
+            in_flight,
+            cached,
+            connections,
+            host_servers: desk.forwarder.host_servers().to_vec(),
+            upstreams: desk
+                .forwarder
+                .health(now)
+                .into_iter()
+                .map(|(server, health)| UpstreamStatus { server, health })
+                .collect(),
+        }
+    }
+}

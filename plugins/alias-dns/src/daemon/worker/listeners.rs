@@ -1,0 +1,88 @@
+//! The gateway addresses: what the records need is opened, where that is still possible, and what none needs is closed.
+
+use std::collections::BTreeSet;
+use std::io::Result;
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use super::Worker;
+use super::possession::label_of;
+use crate::daemon::control::Wanted;
+use crate::daemon::gateway;
+use crate::serve::listen::Sockets;
+use crate::zone::Listener;
+
+/// `wanted` with the index that its bridge has now.
+pub(crate) fn wanted(listener: &Listener) -> Result<Wanted> {
+    let ifindex = nix::net::if_::if_nametoindex(listener.bridge.as_str())?;
+    Ok(Wanted { bridge: listener.bridge.clone(), gateway: listener.gateway, ifindex })
+}
+
+impl Worker {
+    pub(super) fn open(&mut self, wanted: Wanted, port: u16, sockets: Sockets) -> Result<()> {
+        let listener = wanted.listener();
+        self.forget(&listener);
+        for keeper in self.keepers() {
+            // One that is gone is missed in a moment, and the next one gets everything.
+            let _ = keeper.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()]);
+        }
+        self.closed.retain(|closed| closed.listener() != listener);
+        self.server.open(&self.poller, listener, port, sockets)?;
+        self.wanted.push((wanted, port));
+        Ok(())
+    }
+
+    /// Takes back rules of an earlier server that no record needs any more.
+    pub(super) fn sweep_rules(&mut self) {
+        let needed = self.server.desk().zones.listeners().into_iter().collect();
+        if let Err(error) = gateway::sweep(&needed) {
+            log::debug!("sweep the host's rules: {error}");
+        }
+    }
+
+    /// Opens what the records need and nobody has opened. The bridge may be gone: whoever attaches the next container to
+    /// it opens it then, and is told what is wrong.
+    pub(super) fn open_missing(&mut self) {
+        for listener in self.server.desk().zones.listeners() {
+            if self.wanted.iter().any(|(open, _)| open.listener() == listener) {
+                continue;
+            }
+            let opened = wanted(&listener)
+                .and_then(|wanted| gateway::open(&listener).map(|(sockets, port)| (wanted, port, sockets)))
+                .and_then(|(wanted, port, sockets)| self.open(wanted, port, sockets));
+            if let Err(error) = opened {
+                log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge);
+            }
+        }
+    }
+
+    fn forget(&mut self, listener: &Listener) {
+        self.server.close(&self.poller, listener);
+        let all = std::mem::take(&mut self.wanted);
+        let (closed, open): (Vec<_>, _) =
+            all.into_iter().partition(|(wanted, _)| wanted.listener() == *listener);
+        self.wanted = open;
+        for (wanted, port) in closed {
+            for keeper in self.keepers() {
+                // One that is gone has dropped it already.
+                let _ = keeper.drop(&label_of(&wanted, port));
+            }
+        }
+    }
+
+    /// Closes what no record needs any more, and notes when the last record went.
+    pub(super) fn note_records(&mut self) {
+        let needed: BTreeSet<Listener> = self.server.desk().zones.listeners().into_iter().collect();
+        let open = self.wanted.iter().map(|(wanted, _)| wanted);
+        let closed: Vec<Wanted> = open.filter(|open| !needed.contains(&open.listener())).cloned().collect();
+        for wanted in &closed {
+            self.forget(&wanted.listener());
+        }
+        self.closed.extend(closed);
+        if !self.server.desk().zones.is_empty() {
+            self.empty_since = None;
+        } else if self.empty_since.is_none() {
+            self.empty_since = Some(Instant::now());
+        }
+    }
+}

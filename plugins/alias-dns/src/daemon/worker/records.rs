@@ -1,0 +1,101 @@
+//! The record directory: what has changed there is looked at, and what cannot be read is passed over.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{Life, Worker};
+use crate::records::RecordKey;
+use crate::records::disk::Unreadable;
+use crate::records::watch::Change;
+use crate::zone::Zones;
+
+/// Files that were passed over, of which a status tells.
+const MAX_UNREADABLE_TOLD: usize = 64;
+
+pub(super) fn by_path(unreadable: Vec<Unreadable>) -> BTreeMap<PathBuf, String> {
+    unreadable.into_iter().map(|Unreadable { path, reason }| (path, reason)).collect()
+}
+
+fn in_words(key: &RecordKey) -> String {
+    format!("{}/{}/{}", key.network(), key.container_id(), key.ifname())
+}
+
+impl Worker {
+    /// Looks at what has changed in the directory.
+    pub(super) fn follow(&mut self) -> Life {
+        for change in self.watch.changes() {
+            match change {
+                Change::Record(key) => {
+                    let _ = self.look_at(&key);
+                }
+                Change::Network(network) => self.look_at_network(&network),
+                Change::Everything => self.look_at_everything(),
+                Change::Gone => return Life::Over,
+            }
+        }
+        self.note_records();
+        Life::On
+    }
+
+    /// Answers by what the file of `key` says now; tells whose address the record has taken over, `None` when there is
+    /// no record.
+    pub(super) fn look_at(&mut self, key: &RecordKey) -> std::result::Result<Option<Vec<RecordKey>>, String> {
+        let read = self.store.read(key);
+        if read.is_ok() {
+            self.unreadable.remove(&self.store.path(key));
+        }
+        let zones = &mut self.server.desk().zones;
+        match read {
+            Ok(Some(record)) => {
+                log::debug!("answers by the record of {}", in_words(key));
+                Ok(Some(zones.apply(record).displaced))
+            }
+            Ok(None) => {
+                log::debug!("no longer answers by a record of {}", in_words(key));
+                zones.remove(key);
+                Ok(None)
+            }
+            // What was known before stays: a broken edit shall not take a name away.
+            Err(unreadable) => {
+                let told = unreadable.to_string();
+                let Unreadable { path, reason } = unreadable;
+                if self.unreadable.get(&path) != Some(&reason) {
+                    log::warn!("passed over {told}");
+                    self.unreadable.insert(path, reason);
+                }
+                Err(told)
+            }
+        }
+    }
+
+    fn look_at_network(&mut self, network: &str) {
+        let known: Vec<RecordKey> =
+            self.server.desk().zones.keys().filter(|key| key.network() == network).collect();
+        let loaded = self.store.load_network(network);
+        for record in loaded.records {
+            self.server.desk().zones.apply(record);
+        }
+        self.unreadable.extend(by_path(loaded.unreadable));
+        for key in known {
+            let _ = self.look_at(&key);
+        }
+    }
+
+    /// The files that are passed over, in words; of very many only the first, for it all goes into one message.
+    pub(super) fn still_unreadable(&mut self) -> Vec<String> {
+        // Nobody tells of a file that is no record by its name and goes.
+        self.unreadable.retain(|path, _| path.symlink_metadata().is_ok());
+        let in_words = |(path, reason): (&PathBuf, &String)| format!("{}: {reason}", path.display());
+        let mut told: Vec<String> = self.unreadable.iter().take(MAX_UNREADABLE_TOLD).map(in_words).collect();
+        if self.unreadable.len() > told.len() {
+            told.push(format!("and {} more", self.unreadable.len() - told.len()));
+        }
+        told
+    }
+
+    fn look_at_everything(&mut self) {
+        let zones = &mut self.server.desk().zones;
+        *zones = Zones::default();
+        self.unreadable = by_path(self.store.read_each(|record| drop(zones.apply(record))));
+    }
+}
