@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::boot::{self, BootId};
-use super::index::{Broken, Changed, Entry, Index, Location, Room, Stamp, fingerprint, hash};
+use super::index::{Broken, Changed, Entry, Given, Index, Location, Room, Stamp, fingerprint, hash};
 use super::lock::Lock;
 use super::names::Names;
 use super::scan::{self, FileText, Found};
@@ -84,6 +84,7 @@ pub(crate) struct DiskStore {
     /// Those that were read, to be written again.
     cursors: Vec<Cursor>,
     changes: Changes,
+    as_of: AsOf,
     _lock: Lock,
 }
 
@@ -110,6 +111,18 @@ enum Changes {
     Kept,
     /// The index could not follow, so it must not be saved.
     Lost,
+}
+
+/// The times of the directory as of which the index tells. Not everybody who makes or removes a file there asks for the
+/// lock.
+#[derive(Debug, Clone, Copy)]
+enum AsOf {
+    /// As they were before the files were read.
+    Seen(Stamp),
+    /// As we gave them after our last change.
+    Given(Given),
+    /// Somebody else has changed the directory since.
+    Unknown,
 }
 
 /// What an index that is given up tells about the leases that are there now.
@@ -196,9 +209,7 @@ impl DiskStore {
     }
 
     fn locked(place: &Place, directory: PathBuf, lock: Lock) -> Result<Self, StoreError> {
-        let stamp = std::fs::metadata(&directory)
-            .map(|metadata| Stamp::of(&metadata))
-            .map_err(|source| StoreError::new("look at", &directory, source))?;
+        let stamp = stamp_of(&directory).map_err(|source| StoreError::new("look at", &directory, source))?;
         let boot = BootId::current();
         let saved = Index::load(&place.own_file("index"));
         let mut store = Self {
@@ -208,6 +219,7 @@ impl DiskStore {
             index: Index::empty(boot, Room::default()),
             cursors: Vec::new(),
             changes: Changes::None,
+            as_of: AsOf::Given(Given { stamp, kept: stamp }),
             _lock: lock,
         };
         match saved {
@@ -225,8 +237,15 @@ impl DiskStore {
         }
         let own = self.place.own_directory();
         let (path, aside) = (self.place.own_file("index"), self.place.own_file(NEW_INDEX));
+        if !self.is_undisturbed() {
+            log::info!("index {} not saved: somebody else has been writing", path.display());
+            return;
+        }
         let mut save = || {
-            let stamp = Stamp::set(&self.directory)?;
+            let stamp = match self.as_of {
+                AsOf::Given(Given { stamp, .. }) => stamp,
+                AsOf::Seen(_) | AsOf::Unknown => Stamp::set(&self.directory)?.stamp,
+            };
             match self.index.save(&path, &aside, stamp) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     make_directory(&own)?;
@@ -353,6 +372,30 @@ impl DiskStore {
         Names::of(&self.place).record(name, addresses)
     }
 
+    /// Whether nobody else has changed the directory since the index was brought up to date.
+    fn is_undisturbed(&self) -> bool {
+        match self.as_of {
+            AsOf::Seen(stamp) | AsOf::Given(Given { kept: stamp, .. }) => {
+                stamp_of(&self.directory).is_ok_and(|now| now == stamp)
+            }
+            AsOf::Unknown => false,
+        }
+    }
+
+    /// Makes a change in the directory, and gives that its time at once, so that what others change is told from it.
+    fn changing<T>(&mut self, change: impl FnOnce(&Self) -> T) -> T {
+        let undisturbed = self.is_undisturbed();
+        let outcome = change(self);
+        self.as_of = match Stamp::set(&self.directory) {
+            Ok(given) if undisturbed => AsOf::Given(given),
+            _ => AsOf::Unknown,
+        };
+        if self.changes == Changes::None {
+            self.changes = Changes::Kept;
+        }
+        outcome
+    }
+
     fn path_of(&self, address: Point) -> PathBuf {
         self.directory.join(address.to_string())
     }
@@ -376,7 +419,7 @@ impl DiskStore {
     /// Removes the lease of `address` that is in the file at `path`.
     fn release_at(&mut self, path: &Path, address: Point) -> Result<(), StoreError> {
         let holder = scan::read(path).ok().and_then(|bytes| Holder::parse(&bytes));
-        remove_file(path)?;
+        self.changing(|_| remove_file(path))?;
         self.follow(|index| match holder {
             Some(holder) => index.remove(hash(holder.content().as_bytes()), address),
             None => index.mark_free(address),
@@ -390,6 +433,7 @@ impl DiskStore {
     /// Makes the index anew from the files.
     fn rebuild(&mut self, past: &Past, reading: Reading) -> Result<(), StoreError> {
         self.changes = Changes::Lost;
+        self.as_of = stamp_of(&self.directory).map_or(AsOf::Unknown, AsOf::Seen);
         let mut index = Index::empty(self.boot, past.room);
         self.each_file(&mut |found| {
             if reading == Reading::Changed
@@ -636,13 +680,13 @@ impl Store for DiskStore {
         let content = content_of(attachment);
         let failed = |source| StoreError::new("create", &path, source);
         let there = self.file_of(address)?;
-        let mut written =
-            if there == path { self.write_lease(&path, &content).map_err(failed)? } else { None };
+        let lease = |store: &Self| store.write_lease(&path, &content);
+        let mut written = if there == path { self.changing(lease).map_err(failed)? } else { None };
         if written.is_none() {
             match scan::read(&there).map(|bytes| Holder::parse(&bytes)) {
                 Ok(None) => {
-                    remove_file(&there)?;
-                    written = self.write_lease(&path, &content).map_err(failed)?;
+                    self.changing(|_| remove_file(&there))?;
+                    written = self.changing(lease).map_err(failed)?;
                 }
                 Ok(Some(holder)) => {
                     self.follow(|index| index.mark_taken(address))?;
@@ -711,8 +755,11 @@ impl Store for DiskStore {
             let length = file.metadata()?.len().try_into().unwrap_or(usize::MAX);
             Ok(Rewritable { file, length })
         };
-        read.map_or_else(open, |place| Ok(self.cursors.swap_remove(place).file))
-            .and_then(|file| file.write(&address.to_string()))
+        let file = match read {
+            Some(place) => Ok(self.cursors.swap_remove(place).file),
+            None => self.changing(|_| open()),
+        };
+        file.and_then(|file| file.write(&address.to_string()))
             .map_err(|source| StoreError::new("write", &path, source))
     }
 }
@@ -786,6 +833,10 @@ fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
         }
         other => Ok(other?),
     }
+}
+
+fn stamp_of(directory: &Path) -> io::Result<Stamp> {
+    std::fs::metadata(directory).map(|metadata| Stamp::of(&metadata))
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {

@@ -4,9 +4,9 @@
 //! It only ever repeats what the lease files say, and can be lost at any time: [`super::disk`] makes it anew from them
 //! whenever it is missing, broken, from an earlier boot, or behind. It is behind exactly when the directory's
 //! modification time is not the one that we gave the directory after our last change ([`Stamp`]): whoever else creates
-//! or removes a file there gives it the current time of the kernel's clock. A backup that is put back over it brings its
-//! own modification time along, and an index that goes with it; that shows in the time of the directory's last change of
-//! any kind.
+//! or removes a file there, also between two changes of one call, gives it the current time of the kernel's clock. A
+//! backup that is put back over it brings its own modification time along, and an index that goes with it; that shows in
+//! the time of the directory's last change of any kind.
 //!
 //! The file is a row of blocks. The first is the header; then come two hash tables, one of [`Entry`]s by holder, one of
 //! [`Chunk`]s, the bitmaps of taken addresses. A bucket that overflows goes on in the next block. Each block carries a
@@ -88,22 +88,30 @@ impl Stamp {
         Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec(), changed }
     }
 
-    /// Gives `directory` the time of this moment. It is finer than the kernel's clock for files, whose times are thereby
-    /// others.
-    pub(super) fn set(directory: &Path) -> io::Result<Self> {
+    /// Gives `directory` the time of this moment, and tells what it has then: less, where a file system keeps no
+    /// nanoseconds. The time is finer than the kernel's clock for files, whose times are thereby others.
+    pub(super) fn set(directory: &Path) -> io::Result<Given> {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
         let now = Timespec::try_from(since).map_err(io::Error::other)?;
-        let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let times = Timestamps { last_access: kept, last_modification: now };
+        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: omitted, last_modification: now };
         utimensat(CWD, directory, &times, AtFlags::empty())?;
-        let Self { changed, .. } = Self::of(&std::fs::metadata(directory)?);
-        Ok(Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec, changed })
+        let kept = Self::of(&std::fs::metadata(directory)?);
+        Ok(Given { stamp: Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec, ..kept }, kept })
     }
 
     pub(super) fn is_before(self, time: SystemTime) -> bool {
         let since = u64::try_from(self.seconds).map(Duration::from_secs).unwrap_or_default();
         SystemTime::UNIX_EPOCH + since < time
     }
+}
+
+/// A stamp that a directory was given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given {
+    pub(super) stamp: Stamp,
+    /// What the file system has made of it.
+    pub(super) kept: Stamp,
 }
 
 /// Which file a lease is, and when it was last changed in any way (`st_ctime`, which nobody can set at will): as long

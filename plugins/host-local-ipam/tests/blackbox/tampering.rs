@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::calls::{Answer, Network, content, ours, reference};
 
 /// A call that is ended after a minute: one that waits for the other end of a FIFO never ends by itself.
@@ -158,6 +160,46 @@ fn a_container_id_may_be_as_long_as_a_variable_of_the_environment() {
         network.ask("CHECK", &id).ok();
         network.ask("DEL", &id).ok();
         assert!(network.leases_dir().read_dir().unwrap().count() == 2, "{length}");
+    }
+}
+
+/// ADD of `id`, stopped in the given system call; `meanwhile` runs, and the call goes on.
+fn add_stopped_at(network: &Network, id: &str, call: &str, meanwhile: impl FnOnce()) {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-e", &format!("inject={call}:signal=STOP"), "-o"]).arg(trace.path()).arg(ours());
+    network.prepare(&mut command, "ADD", id);
+    let mut child = command.spawn().expect("strace has to be installed");
+    let stopped = loop {
+        let traced = fs::read_to_string(trace.path()).unwrap();
+        if let Some(line) = traced.lines().find(|line| line.contains("--- stopped by SIGSTOP ---")) {
+            break line.split_whitespace().next().unwrap().to_owned();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "not stopped: {traced}");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    meanwhile();
+    assert!(Command::new("kill").args(["-CONT", &stopped]).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_removed_by_hand_while_a_call_is_at_work_is_noticed() {
+    // In the midst of keeping the index up to date, and of making it anew.
+    for (call, is_behind) in [("newfstatat:when=100", true), ("pwrite64:when=2", false)] {
+        let network = Network::with(json!({"subnet": "10.8.0.0/22", "allocation": "lowest"}));
+        for number in 2..255 {
+            network.write(&format!("10.8.0.{number}"), &content("old"));
+            network.write(&format!("10.8.1.{number}"), &content("old"));
+        }
+        network.ask("CHECK", "old").ok();
+        if is_behind {
+            network.write("10.8.2.7", &content("other"));
+        }
+        add_stopped_at(&network, "c1", call, || {
+            fs::remove_file(network.leases_dir().join("10.8.0.9")).unwrap();
+        });
+        assert_eq!(network.ask("ADD", "c2").address(), "10.8.0.9", "{call}");
     }
 }
 
