@@ -83,6 +83,9 @@ pub enum CtState {
     Untracked,
 }
 
+/// The bits of a VLAN tag's control information that name the VLAN, IEEE 802.1Q section 9.6.
+const VLAN_ID: u16 = 0x0fff;
+
 impl Rule {
     /// A rule without words: it applies to every packet and does nothing.
     pub fn new() -> Self {
@@ -123,6 +126,17 @@ impl Rule {
         self.meta_is(expression::MetaField::EtherType, &(libc::ETH_P_IPV6 as u16).to_be_bytes())
             .meta_is(expression::MetaField::L4Proto, &[libc::IPPROTO_ICMPV6 as u8])
             .payload_is(expression::Header::Transport, 0, &[message_type])
+    }
+
+    /// Frames whose second VLAN tag, of this EtherType, names no VLAN (in a bridge table). The first tag has been taken
+    /// off by then.
+    #[must_use]
+    pub fn second_tag_without_vlan(self, ether_type: u16) -> Self {
+        // In this order: the other way round `nft list` takes the tag for a header that it does not know, and aborts.
+        self.then(expression::payload(expression::Header::Network, 0, 2, 0))
+            .then(expression::mask(&VLAN_ID.to_be_bytes()))
+            .then(expression::compare(expression::Operator::Equal, &[0; 2]))
+            .meta_is(expression::MetaField::EtherType, &ether_type.to_be_bytes())
     }
 
     /// Packets from an interface that has Ethernet headers.

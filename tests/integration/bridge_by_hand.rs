@@ -138,6 +138,17 @@ fn repair_brings_the_flushed_rules_back() {
 }
 
 #[test]
+fn repair_makes_a_port_deaf_to_routers_again() {
+    let story = Story::new();
+    let ports = story.world.host().run("ls /sys/class/net/br-net/brif").success().to_owned();
+    let port = ports.lines().next().unwrap();
+    story.world.host().run(&format!("sysctl -q -w net.ipv6.conf.{port}.accept_ra=1")).success();
+    let repaired = format!("repaired: host veth \"{port}\" accepted router advertisements\n");
+    assert_eq!(story.bridge(&["repair", "net"]).success(), repaired);
+    assert_eq!(story.bridge(&["repair"]).success(), "");
+}
+
+#[test]
 fn prune_removes_what_nobody_uses_and_only_that() {
     let story = Story::new();
     story.world.host().run("ip link add br-foreign type bridge").success();

@@ -64,7 +64,7 @@ impl Story {
 /// `damage` done on the host, or in the container, is found and named.
 #[track_caller]
 fn sees(in_container: bool, damage: &str, named: &str) {
-    let story = Story::new(&json!({}));
+    let story = Story::new(&json!({ "macspoofchk": true }));
     assert_eq!(story.found(), "");
     let damage = damage.replace("VETH", story.host_veth());
     match in_container {
@@ -82,6 +82,8 @@ fn damage_on_the_host_is_named() {
         ("ip address delete fd00:1::1/64 dev br0", "gateway address fd00:1::1/64 is missing on \"br0\""),
         ("sysctl -w net.ipv4.ip_forward=0", "the host does not forward IPv4"),
         ("sysctl -w net.ipv6.conf.br0.accept_ra=2", "bridge \"br0\" accepts router advertisements"),
+        ("sysctl -w net.ipv6.conf.VETH.accept_ra=1", "accepts router advertisements"),
+        ("ip link set br0 type bridge no_linklocal_learn 0", "learns from frames that it does not forward"),
         ("nft flush ruleset", "nf_tables"),
         ("ip link set br0 down", "bridge \"br0\" is down"),
         (

@@ -175,12 +175,15 @@ fn complete<'a>(
         host.set_mac(index, mac)?;
         link.mac = Some(mac);
     }
-    // Router advertisements are for hosts, and whoever sent them here would be a container.
-    if link.accepts_ra
-        && (is_others || !link.up)
-        && let Err(error) = sysctl::set_ipv6(&link.name, &[(Ipv6Switch::AcceptRa, false)])
-    {
-        log::warn!("{error}");
+    if is_others || !link.up {
+        believe_no_router(link);
+    }
+    // No rule sees these frames, and one of them is enough to get what is sent to another container.
+    if settings.mac_spoof_check && link.learns_unforwarded {
+        host.set_learns_unforwarded(index, false)?;
+        undo.push("have the bridge learn from every frame", move || {
+            take_back(home, index, |host| host.set_learns_unforwarded(index, true))
+        });
     }
     if settings.promiscuous && !link.promiscuous {
         host.set_promiscuous(index, true)?;
@@ -193,6 +196,16 @@ fn complete<'a>(
         undo.push("take the bridge down", move || take_back(home, index, |host| host.set_down(index)));
     }
     Ok(())
+}
+
+/// Has a link of the host's ignore router advertisements: they are for hosts, and whoever sent them here would be a
+/// container. To fail at it is no reason to refuse one.
+pub(crate) fn believe_no_router(link: &Link) {
+    if link.accepts_ra
+        && let Err(error) = sysctl::set_ipv6(&link.name, &[(Ipv6Switch::AcceptRa, false)])
+    {
+        log::warn!("{error}");
+    }
 }
 
 /// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.

@@ -206,8 +206,8 @@ impl Comparison<'_> {
         Ok(Some(link))
     }
 
-    /// That container and bridge believe no other router than the gateway, and that the container answers on all its
-    /// networks.
+    /// That container and bridge believe no other router than the gateway, that the bridge takes no container for
+    /// another, and that the container answers on all its networks.
     fn switches(
         &mut self,
         host: &mut Netlink,
@@ -223,6 +223,12 @@ impl Comparison<'_> {
             if end.accepts_ra {
                 self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
             }
+        }
+        if let Some(bridge) =
+            bridge.filter(|bridge| bridge.learns_unforwarded && self.settings.mac_spoof_check)
+        {
+            let name = &bridge.name;
+            self.differs(format_args!("bridge \"{name}\" learns from frames that it does not forward"));
         }
         let has_ipv4 = self.plan.addresses.iter().any(|address| address.network.is_ipv4());
         if has_ipv4 && reverse_path::is_too_strict(host, container, ifname, self.netns, self.home)? {
@@ -325,6 +331,9 @@ impl Comparison<'_> {
         if !link.up {
             self.differs(format_args!("host veth \"{name}\" is down"));
         }
+        if maker == Maker::Ours && link.accepts_ra {
+            self.differs(format_args!("host veth \"{name}\" accepts router advertisements"));
+        }
         if let Some(bridge) = bridge
             && link.controller != Some(bridge.index)
         {
@@ -403,6 +412,9 @@ impl Comparison<'_> {
         let name = &link.name;
         if !link.up {
             self.differs(format_args!("gateway interface \"{name}\" is down"));
+        }
+        if link.accepts_ra {
+            self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
         }
         let port = match link.peer {
             Some(index) => host.link_by_index(index)?,

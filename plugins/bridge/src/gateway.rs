@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::attachment::{bridge_alias, gateway_port};
-use crate::bridge::take_back;
+use crate::bridge::{believe_no_router, take_back};
 use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
@@ -38,6 +38,7 @@ pub(crate) fn ensure_link<'a>(
     };
     let found = host.link_by_name(&name).map_err(failed)?;
     if let Some(link) = found.filter(|link| link.up) {
+        believe_no_router(&link);
         mend_port(host, bridge, settings, &link).map_err(failed)?;
         return Ok(Some(link));
     }
@@ -63,6 +64,7 @@ pub(crate) fn ensure_link<'a>(
     let absent = || failed(Failure::NoAnswer);
     let port = host.link_by_name(&port_name).map_err(failed)?.ok_or_else(absent)?;
     let end = host.link_by_name(&name).map_err(failed)?.ok_or_else(absent)?;
+    believe_no_router(&end);
     if let Some(vlans) = &settings.vlans {
         vlans::join(host, &vlans.of_gateway(), port.index).map_err(failed)?;
     }

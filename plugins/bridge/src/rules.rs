@@ -6,6 +6,7 @@ use cni_types::{Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
+use crate::bridge::believe_no_router;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables::{self, Jumps, Told};
 use crate::mac::Mac;
@@ -129,7 +130,7 @@ impl Subject {
         Some(Self { policy: self.policy, ..of_other })
     }
 
-    /// The other attachments to the network, with their ports as isolated as the network is by now. None where they
+    /// The other attachments to the network, with their ports as they are to be by now. None where they
     /// cannot be asked: to fail at it is no reason to refuse this one.
     fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Vec<Self> {
         self.find_others(host, bridge, settings).unwrap_or_else(|error| {
@@ -152,7 +153,7 @@ impl Subject {
             found.identity.network() == network && found.identity.host_veth() != self.identity.host_veth()
         });
         for found in &found {
-            restore_isolation(host, settings, found)?;
+            restore_port(host, settings, found)?;
         }
         Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings)).collect())
     }
@@ -310,27 +311,34 @@ impl InstalledRules {
     }
 }
 
-/// Makes the port of an attachment as isolated as the network is by now; says what was wrong.
-pub(crate) fn restore_isolation(
+/// Makes the port of an attachment as isolated as the network is by now, and deaf to routers; says what was wrong.
+pub(crate) fn restore_port(
     host: &mut Netlink,
     settings: &Settings,
     found: &Found,
-) -> Result<Option<String>, Error> {
+) -> Result<Vec<String>, Error> {
+    let mut wrong = Vec::new();
+    let Link { index, name, alias, .. } = &found.host;
+    if found.host.accepts_ra {
+        believe_no_router(&found.host);
+        wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
+    }
     let isolated = settings.port.isolated;
-    let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(None) };
-    let name = &found.host.name;
-    let setup = PortSetup { alias: &found.host.alias, hairpin: port.hairpin, isolated };
-    match host.set_up_port(found.host.index, setup) {
+    let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(wrong) };
+    match host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }) {
         // Its DEL has come first.
-        Err(failure) if failure.is_gone() => Ok(None),
+        Err(failure) if failure.is_gone() => {}
         Err(failure) => {
-            Err(Error::internal(failure).context(format_args!("set the isolation of bridge port \"{name}\"")))
+            return Err(
+                Error::internal(failure).context(format_args!("set the isolation of bridge port \"{name}\""))
+            );
         }
         Ok(()) => {
             let on_off = if isolated { "off" } else { "on" };
-            Ok(Some(format!("isolation of host veth \"{name}\" was {on_off}")))
+            wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
         }
     }
+    Ok(wrong)
 }
 
 /// Removes the rules of those whose host veth is gone: a DEL that a repair meets removes rules before the link, and

@@ -7,6 +7,7 @@ use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
 use crate::attachment::Identity;
+use crate::bridge::believe_no_router;
 use crate::config::Settings;
 use crate::mac::Mac;
 use crate::maker;
@@ -167,6 +168,8 @@ pub(crate) fn create<'a>(
         None => host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?,
     };
     let container_index = link.peer.ok_or_else(|| failed(Failure::NoAnswer))?;
+    // What a container sends to an address of IEEE 802.1D is not bridged: it comes in by the port itself.
+    believe_no_router(&link);
     if let Some(vlans) = &settings.vlans {
         vlans::join(host, vlans, link.index)
             .map_err(|failure| Error::internal(failure).context("set the VLANs of the bridge port"))?;

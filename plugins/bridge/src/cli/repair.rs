@@ -44,7 +44,7 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
                 unknown.insert(settings)
             }
         };
-        wrong.extend(rules::restore_isolation(&mut host, settings, &found)?);
+        wrong.extend(rules::restore_port(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
     wrong.extend(rules::repair(&mut Rules::open()?, &mut host, &subjects)?);

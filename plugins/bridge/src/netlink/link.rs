@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator, parse_i32, parse_u32};
+use rtnetlink::packet_core::{
+    DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator, Parseable as _, parse_i32, parse_u32,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage, State,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState,
+    In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
@@ -36,6 +38,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
@@ -95,6 +98,8 @@ pub(crate) struct Link {
     pub(crate) vlan_filtering: bool,
     /// Whether, being a bridge, it leaves it to the spanning tree protocol which ports forward.
     pub(crate) spanning_tree: bool,
+    /// Whether, being a bridge, it learns who sent what it never forwards: frames to the addresses of IEEE 802.1D.
+    pub(crate) learns_unforwarded: bool,
 }
 
 /// What drives a link.
@@ -318,9 +323,20 @@ impl Netlink {
 
     /// Has a bridge filter by VLAN, or not. A kernel that cannot does not say so.
     pub(crate) fn set_vlan_filtering(&mut self, index: u32, on: bool) -> Result<(), Failure> {
+        self.change_bridge(index, InfoBridge::VlanFiltering(on))
+    }
+
+    /// Has a bridge learn who sent what it never forwards, or not.
+    pub(crate) fn set_learns_unforwarded(&mut self, index: u32, on: bool) -> Result<(), Failure> {
+        let mask = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+        let value = if on { BridgeBooleanOptionFlags::empty() } else { mask };
+        self.change_bridge(index, InfoBridge::MultiBoolOpt(BridgeBooleanOptions { value, mask }))
+    }
+
+    fn change_bridge(&mut self, index: u32, setting: InfoBridge) -> Result<(), Failure> {
         let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
             .index(index)
-            .set_info_data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(on)]));
+            .set_info_data(InfoData::Bridge(vec![setting]));
         self.acknowledged(RouteNetlinkMessage::NewLink(message.build()), 0)
     }
 
@@ -469,6 +485,7 @@ fn read(octets: &[u8]) -> Option<Link> {
         port: None,
         vlan_filtering: false,
         spanning_tree: false,
+        learns_unforwarded: false,
     };
     for attribute in each(attributes) {
         let value = attribute.value();
@@ -508,6 +525,12 @@ fn read_info(octets: &[u8], link: &mut Link) {
                         IFLA_BR_VLAN_FILTERING => link.vlan_filtering = data.value() == [1],
                         IFLA_BR_STP_STATE => {
                             link.spanning_tree = parse_u32(data.value()).is_ok_and(|state| state != 0);
+                        }
+                        IFLA_BR_MULTI_BOOLOPT => {
+                            let options = BridgeBooleanOptions::parse(data.value());
+                            link.learns_unforwarded = options.is_ok_and(|options| {
+                                !options.value.contains(BridgeBooleanOptionFlags::NoLinkLocalLearn)
+                            });
                         }
                         _ => {}
                     }

@@ -52,7 +52,7 @@ fn chains() -> Vec<SkeletonChain> {
                 priority: BEFORE_ALL,
                 policy: ChainPolicy::Accept,
             }),
-            rules: vec![guard::rule(), spoofcheck::rule(), untracked::rule()],
+            rules: [&guard::rules()[..], &[spoofcheck::rule(), untracked::rule()]].concat(),
         },
     ]
 }
