@@ -172,6 +172,39 @@ fn what_others_do_does_not_disturb() {
     sniffer.kill();
 }
 
+/// A repair reads the addresses from the kernel, which has those of IPv6 last, and the newest of them first.
+#[test]
+fn repaired_rules_are_no_difference_whatever_the_order_and_number_of_the_addresses() {
+    let ranges = ["fd00:1::/64", "10.1.2.0/24", "fd00:0::/64", "10.0.2.0/24"]
+        .map(|subnet| json!([{ "subnet": subnet }]));
+    let story = Story::new(&json!({
+        "ingressPolicy": "same-bridge",
+        "ipam": { "type": "host-local", "ranges": ranges, "routes": [] }
+    }));
+    let host = story.world.host();
+    story.world.write("/run/net.d/n.conf", story.config.to_string());
+    let repair = || {
+        host.run("nft flush ruleset").success();
+        let bridge = Suite::Ours.binary("bridge");
+        let command = host.command([bridge.to_str().unwrap(), "repair"]);
+        let repaired = command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run();
+        assert!(repaired.success().contains("is missing"));
+    };
+    repair();
+    assert_eq!(story.found(), "");
+    story.container.run("ip address add 10.77.0.2/24 dev eth0").success();
+    repair();
+    assert_eq!(story.found(), "");
+    // What the address was added to has to be there all the same.
+    story.container.run("ip address delete 10.1.2.2/24 dev eth0").success();
+    let found = story.found();
+    assert!(found.contains("address 10.1.2.2/24 is missing on \"eth0\""), "{found}");
+    story.container.run("ip address add 10.1.2.2/24 dev eth0").success();
+    host.run("nft delete element inet cni-bridge masquerade4 { 10.1.2.2 }").success();
+    let found = story.found();
+    assert!(found.contains("masquerade4 lacks the element of n/c1/eth0"), "{found}");
+}
+
 #[test]
 fn a_port_that_a_spanning_tree_holds_is_no_difference() {
     let story = Story::new(&json!({}));

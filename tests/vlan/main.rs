@@ -409,6 +409,7 @@ fn check_names_what_somebody_changed_about_the_vlans() {
         ("ip link set PORT nomaster", "br0.100"),
         ("ip link set PORT down", "br0.100"),
         ("ip link set br0.100 down", "br0.100"),
+        ("sysctl -w net/ipv6/conf/br0.100/accept_ra=1", "\"br0.100\" accepts router advertisements"),
         ("ip link delete br0.100", "br0.100"),
         ("ip address delete 10.1.2.1/24 dev br0.100", "10.1.2.1"),
     ] {

@@ -94,7 +94,7 @@ impl Comparison<'_> {
         let mut host = Netlink::open().map_err(failed)?;
         let bridge = self.bridge(&mut host).map_err(failed)?;
         log::debug!("compared the bridge");
-        let end = self.container(&mut container).map_err(failed)?;
+        let (end, present) = self.container(&mut container).map_err(failed)?.unzip();
         log::debug!("compared the container's interface and addresses");
         let maker = self.port(&mut host, bridge.as_ref(), end.as_ref()).map_err(failed)?;
         log::debug!("compared the bridge port");
@@ -114,7 +114,10 @@ impl Comparison<'_> {
             log::debug!("compared the switches");
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
-            self.differences.extend(rules::verify(&mut host, self.settings, self.identity, self.plan, mac)?);
+            let present = present.unwrap_or_default();
+            let differences =
+                rules::verify(&mut host, self.settings, self.identity, self.plan, mac, present)?;
+            self.differences.extend(differences);
             log::debug!("compared the rules");
         }
         Ok(())
@@ -170,8 +173,8 @@ impl Comparison<'_> {
         self.result.interfaces.iter().find(|interface| interface.sandbox.is_empty() && interface.name == name)
     }
 
-    /// The container's interface with its addresses.
-    fn container(&mut self, container: &mut Netlink) -> Result<Option<Link>, Failure> {
+    /// The container's interface with its addresses that reach beyond the link.
+    fn container(&mut self, container: &mut Netlink) -> Result<Option<(Link, Vec<IpNetwork>)>, Failure> {
         let ifname = self.identity.attachment().ifname();
         let Some(link) = container.link_by_name(ifname)? else {
             self.differs(format_args!("interface \"{ifname}\" is missing in the container"));
@@ -203,7 +206,8 @@ impl Comparison<'_> {
                 Some(_) => {}
             }
         }
-        Ok(Some(link))
+        let global = addresses.into_iter().filter(|address| address.global);
+        Ok(Some((link, global.map(|address| address.network).collect())))
     }
 
     /// That container and bridge believe no other router than the gateway, that the bridge takes no container for
@@ -219,6 +223,12 @@ impl Comparison<'_> {
         if self.settings.is_gateway() {
             if let Some(bridge) = bridge.filter(|bridge| bridge.accepts_ra) {
                 self.differs(format_args!("bridge \"{}\" accepts router advertisements", bridge.name));
+            }
+            let name = self.settings.gateway_link();
+            if name != self.settings.bridge
+                && host.link_by_name(&name).map_err(Error::internal)?.is_some_and(|link| link.accepts_ra)
+            {
+                self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
             }
             if end.accepts_ra {
                 self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
@@ -412,9 +422,6 @@ impl Comparison<'_> {
         let name = &link.name;
         if !link.up {
             self.differs(format_args!("gateway interface \"{name}\" is down"));
-        }
-        if link.accepts_ra {
-            self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
         }
         let port = match link.peer {
             Some(index) => host.link_by_index(index)?,

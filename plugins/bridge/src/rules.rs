@@ -40,6 +40,7 @@ pub(crate) struct Subject {
     identity: Identity,
     gateway_link: String,
     mac: Mac,
+    /// In order, whatever the order of ranges, or the kernel's.
     addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
     gateway: Option<FoundGateway>,
@@ -91,7 +92,7 @@ impl Subject {
             identity: identity.clone(),
             gateway_link: settings.gateway_link(),
             mac,
-            addresses: plan.networks(),
+            addresses: in_order(plan.networks()),
             gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
             gateway,
             policy: policy(settings),
@@ -115,7 +116,7 @@ impl Subject {
             identity: if is_whole { whole } else { found.identity },
             gateway_link: settings.gateway_link(),
             mac: end.mac?,
-            addresses: end.addresses,
+            addresses: in_order(end.addresses),
             gateways: gateways.to_vec(),
             gateway,
             policy: policy(settings),
@@ -198,6 +199,11 @@ impl Subject {
             policy: self.policy,
         }
     }
+}
+
+fn in_order(mut addresses: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    addresses.sort_unstable();
+    addresses
 }
 
 /// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up.
@@ -476,17 +482,19 @@ pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<()
     rules.remove_orphans(&survey::networks(&links)).map_err(failed)
 }
 
-/// Each difference between the rules of an attachment and the kernel's, in words.
+/// Each difference between the rules of an attachment and the kernel's, in words. `present` are all addresses of the
+/// container's interface that reach beyond the link.
 pub(crate) fn verify(
     host: &mut Netlink,
     settings: &Settings,
     identity: &Identity,
     plan: &Plan,
     mac: Mac,
+    present: Vec<IpNetwork>,
 ) -> Result<Vec<String>, Error> {
     let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
     let mut differences = match subject.policy.needs_rules() {
-        true => Rules::open().and_then(|mut rules| rules.verify(&subject.attached())).map_err(failed)?,
+        true => verify_nftables(&subject, present)?,
         false => Vec::new(),
     };
     if subject.policy.accept_forward {
@@ -494,6 +502,22 @@ pub(crate) fn verify(
     }
     if settings.masquerade == Some(MasqueradeBackend::Iptables) {
         differences.extend(iptables::verify(identity.jumps(), &subject.addresses)?);
+    }
+    Ok(differences)
+}
+
+/// The differences in nf_tables. A repair goes by what the interface has: where others gave it more addresses, the
+/// rules may be for all of these.
+fn verify_nftables(subject: &Subject, present: Vec<IpNetwork>) -> Result<Vec<String>, Error> {
+    let mut rules = Rules::open().map_err(failed)?;
+    let differences = rules.verify(&subject.attached()).map_err(failed)?;
+    let present = in_order(present);
+    let has_all = subject.addresses.iter().all(|address| present.contains(address));
+    if !differences.is_empty() && has_all && present != subject.addresses {
+        let whole = Attached { addresses: &present, ..subject.attached() };
+        if rules.verify(&whole).map_err(failed)?.is_empty() {
+            return Ok(Vec::new());
+        }
     }
     Ok(differences)
 }
