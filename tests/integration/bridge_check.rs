@@ -81,6 +81,7 @@ fn damage_on_the_host_is_named() {
         ("ip address delete 10.1.2.1/24 dev br0", "gateway address 10.1.2.1/24 is missing on \"br0\""),
         ("ip address delete fd00:1::1/64 dev br0", "gateway address fd00:1::1/64 is missing on \"br0\""),
         ("sysctl -w net.ipv4.ip_forward=0", "the host does not forward IPv4"),
+        ("sysctl -w net.ipv4.conf.br0.forwarding=0", "the host does not forward IPv4 from \"br0\""),
         ("sysctl -w net.ipv6.conf.br0.accept_ra=2", "bridge \"br0\" accepts router advertisements"),
         ("sysctl -w net.ipv6.conf.VETH.accept_ra=1", "accepts router advertisements"),
         ("ip link set br0 type bridge no_linklocal_learn 0", "learns from frames that it does not forward"),

@@ -73,6 +73,20 @@ fn the_outside_sees_a_container_under_the_hosts_address() {
 }
 
 #[test]
+fn the_outside_is_reached_though_new_links_of_the_host_do_not_forward() {
+    let world = World::new();
+    let outside = world.outside();
+    for setting in ["ip_forward=1", "conf.default.forwarding=0"] {
+        world.host().run(&format!("sysctl -q -w net.ipv4.{setting}")).success();
+    }
+    let docker0 = Network::example(&world, "docker0");
+    let container = world.container("centos-1");
+    docker0.attach(&container);
+    container.assert_reach(Outside::ADDRESS, true, "by the bridge's own switch");
+    drop(outside);
+}
+
+#[test]
 fn the_last_container_takes_the_rules_along() {
     let world = World::new();
     let _outside = world.outside();

@@ -62,7 +62,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         Some(company)
     };
     signals.heed()?;
-    gateway::enable_forwarding(&mut host, &plan)?;
+    gateway::enable_forwarding(&mut host, &plan, gateway)?;
     log::debug!("the host forwards");
     if company == Some(Company::Others) && !plan.addresses.is_empty() {
         reverse_path::loosen(&mut host, &mut container, &netns, &home);

@@ -410,8 +410,13 @@ impl Comparison<'_> {
             }
         }
         for (family, what) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-            if self.plan.forwards(family) && !gateway::is_forwarding(host, family)? {
+            if !self.plan.forwards(family) {
+                continue;
+            }
+            if !gateway::is_forwarding(host, family, None)? {
                 self.differs(format_args!("the host does not forward {what}"));
+            } else if family == Family::V4 && !gateway::is_forwarding(host, family, Some(&link))? {
+                self.differs(format_args!("the host does not forward {what} from \"{name}\""));
             }
         }
         Ok(())

@@ -157,24 +157,28 @@ fn conflicts(other: &IpNetwork, gateway: &IpNetwork, wished: &[IpNetwork]) -> bo
     }
 }
 
-/// Lets the host forward the plan's packets.
+/// Lets the host forward the plan's packets that come in by `link`.
 ///
 /// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
-pub(crate) fn enable_forwarding(host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
+pub(crate) fn enable_forwarding(host: &mut Netlink, plan: &Plan, link: &Link) -> Result<(), Error> {
     for family in [Family::V4, Family::V6] {
-        if plan.forwards(family) && !is_forwarding(host, family)? {
+        if plan.forwards(family) && !is_forwarding(host, family, None)? {
             sysctl::enable_forwarding(family)?;
         }
+    }
+    // With IPv4, it is the link's own switch that counts; somebody may have chosen another for new links.
+    if plan.forwards(Family::V4) && !is_forwarding(host, Family::V4, Some(link))? {
+        sysctl::enable_forwarding_from(&link.name)?;
     }
     Ok(())
 }
 
-/// Whether the host forwards packets of `family`.
+/// Whether the host forwards packets of `family`: those that come in by `link`, or by links without a will of their own.
 ///
 /// # Errors
 /// Code 999 when the kernel cannot be asked.
-pub(crate) fn is_forwarding(host: &mut Netlink, family: Family) -> Result<bool, Error> {
-    match host.is_forwarding(family) {
+pub(crate) fn is_forwarding(host: &mut Netlink, family: Family, link: Option<&Link>) -> Result<bool, Error> {
+    match host.is_forwarding(family, link.map(|link| link.index)) {
         // It has not got the family at all.
         Err(Failure::Refused(_)) => Ok(false),
         told => told.map_err(|failure| Error::internal(failure).context("ask whether the host forwards")),

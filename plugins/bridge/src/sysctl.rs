@@ -26,6 +26,14 @@ pub(crate) fn enable_forwarding(family: Family) -> Result<(), Error> {
     write(path, "1")
 }
 
+/// Lets the host forward IPv4 packets that come in by the link called `ifname`.
+///
+/// # Errors
+/// Code 5 with the file.
+pub(crate) fn enable_forwarding_from(ifname: &str) -> Result<(), Error> {
+    write(&format!("/proc/sys/net/ipv4/conf/{ifname}/forwarding"), "1")
+}
+
 /// Whether the link called `ifname` drops packets whose source would be answered by another link (`rp_filter` 1). The
 /// stricter of its own setting and that of all links holds.
 ///

@@ -17,16 +17,18 @@ const NETCONFA_IFINDEX_ALL: i32 = -1;
 const NETCONFMSG_LEN: usize = 4;
 
 impl Netlink {
-    /// Whether this namespace forwards packets of `family`, unless a link of it has a will of its own.
-    pub(crate) fn is_forwarding(&mut self, family: Family) -> Result<bool, Failure> {
+    /// Whether packets of `family` are forwarded that come in by the link with this index or, without one, by those
+    /// that have no will of their own.
+    pub(crate) fn is_forwarding(&mut self, family: Family, link: Option<u32>) -> Result<bool, Failure> {
         let family = match family {
             Family::V4 => AF_INET,
             Family::V6 => AF_INET6,
         };
-        let all_links = DefaultNla::new(NETCONFA_IFINDEX, NETCONFA_IFINDEX_ALL.to_ne_bytes().to_vec());
-        let mut request = vec![0; NETCONFMSG_LEN + all_links.buffer_len()];
+        let index = link.map_or(NETCONFA_IFINDEX_ALL, u32::cast_signed);
+        let link = DefaultNla::new(NETCONFA_IFINDEX, index.to_ne_bytes().to_vec());
+        let mut request = vec![0; NETCONFMSG_LEN + link.buffer_len()];
         request[0] = family as u8;
-        all_links.emit(&mut request[NETCONFMSG_LEN..]);
+        link.emit(&mut request[NETCONFMSG_LEN..]);
         let answer = self.one(Message::SettingsAsked(request.into()))?;
         let answer = answer.into_settings().ok_or(Failure::NoAnswer)?;
         let attributes = answer.get(NETCONFMSG_LEN..).ok_or(Failure::NoAnswer)?;
