@@ -50,6 +50,11 @@ impl Batch {
         });
     }
 
+    /// A table that somebody has put to sleep (`flags dormant`): its chains take part again.
+    pub fn wake_table(&mut self, table: Table<'_>) {
+        self.push(Request::NewTable, table, 0, |bytes| wire::put_awake_table(bytes, table.name));
+    }
+
     /// A table with all that it holds.
     pub fn delete_table(&mut self, table: Table<'_>) {
         self.push(Request::DeleteTable, table, 0, |bytes| wire::put_table(bytes, table.name, None));

@@ -23,8 +23,8 @@ mod wire;
 pub use batch::Batch;
 pub use expression::xtables::IptablesState;
 pub use object::{
-    Base, Chain, ChainKind, Element, End, Family, FoundRule, Holds, Hook, KeyType, Policy, Set, Table,
-    Verdict,
+    Base, Chain, ChainKind, Element, End, Family, FoundRule, FoundTable, Holds, Hook, KeyType, Policy, Set,
+    Table, Verdict,
 };
 pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};

@@ -132,6 +132,15 @@ pub struct Base {
     pub policy: Policy,
 }
 
+/// A table as the kernel describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundTable {
+    /// How many chains, sets and other objects it has.
+    pub uses: u32,
+    /// Whether its chains are taken off their hooks.
+    pub dormant: bool,
+}
+
 /// A chain as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {

@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::wire::{self, Request};
-use crate::{Batch, Chain, Element, Family, FoundRule, Table};
+use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table};
 
 /// The kernel's dumps fill at most 32 KiB at a time.
 const RECEIVE_BYTES: usize = 32 * 1024;
@@ -195,13 +195,13 @@ impl Socket {
         Err(Error::Unreadable)
     }
 
-    /// How many chains, sets and other objects a table has; `None` without the table.
+    /// A table; `None` without it.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn table_uses(&mut self, table: Table<'_>) -> Result<Option<u32>, Error> {
+    pub fn table(&mut self, table: Table<'_>) -> Result<Option<FoundTable>, Error> {
         let name = |bytes: &mut Vec<u8>| wire::put_table(bytes, table.name, None);
-        self.get(Request::GetTable, Some(table.family), name, wire::decode_table_uses)
+        self.get(Request::GetTable, Some(table.family), name, wire::decode_table)
     }
 
     /// A chain; `None` without it or without the table.

@@ -9,7 +9,9 @@ use crate::attribute::{find, find_text, find_u32, find_u64, nest, put, put_text,
 use crate::data::{NF_ACCEPT, NF_DROP, find_value, find_verdict, put_value, put_verdict};
 use crate::expression::Expression;
 use crate::object::Holds;
-use crate::{Base, Chain, ChainKind, Element, Family, FoundRule, Hook, KeyType, Policy, Rule, Set};
+use crate::{
+    Base, Chain, ChainKind, Element, Family, FoundRule, FoundTable, Hook, KeyType, Policy, Rule, Set,
+};
 
 /// Longest name of a table, chain or set in bytes (`NFT_NAME_MAXLEN` less the NUL).
 pub const MAX_NAME: usize = 255;
@@ -29,6 +31,9 @@ const LIST_ELEM: u16 = 1;
 const EXPR_NAME: u16 = 1;
 const EXPR_DATA: u16 = 2;
 const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+/// Of include/uapi/linux/netfilter/nf_tables.h.
+const NFT_TABLE_F_DORMANT: u32 = 1;
 const TABLE_USE: u16 = 3;
 const TABLE_USERDATA: u16 = 6;
 const CHAIN_TABLE: u16 = 1;
@@ -192,6 +197,12 @@ pub(crate) fn put_table(buffer: &mut Vec<u8>, name: &str, comment: Option<&str>)
     }
 }
 
+/// A table whose chains are at their hooks.
+pub(crate) fn put_awake_table(buffer: &mut Vec<u8>, name: &str) {
+    put_text(buffer, TABLE_NAME, name);
+    put_u32(buffer, TABLE_FLAGS, 0);
+}
+
 pub(crate) fn put_chain(
     buffer: &mut Vec<u8>,
     table: &str,
@@ -334,8 +345,10 @@ pub(crate) fn decode_generation(body: &[u8]) -> Option<u32> {
     find_u32(split_family(body).1, GEN_ID)
 }
 
-pub(crate) fn decode_table_uses(body: &[u8]) -> Option<u32> {
-    find_u32(split_family(body).1, TABLE_USE)
+pub(crate) fn decode_table(body: &[u8]) -> Option<FoundTable> {
+    let attributes = split_family(body).1;
+    let flags = find_u32(attributes, TABLE_FLAGS).unwrap_or_default();
+    Some(FoundTable { uses: find_u32(attributes, TABLE_USE)?, dormant: flags & NFT_TABLE_F_DORMANT != 0 })
 }
 
 pub(crate) fn decode_chain(body: &[u8]) -> Option<Chain> {

@@ -254,7 +254,7 @@ proptest! {
             describe(header, body);
         }
         decode_generation(&bytes);
-        decode_table_uses(&bytes);
+        decode_table(&bytes);
         decode_chain(&bytes);
         decode_error(&bytes);
         if let Some(rule) = decode_rule(&bytes) {

@@ -85,7 +85,7 @@ pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
     let mut nft = Socket::open()?;
     let mut batch = Batch::new();
     let name = table_name(listener);
-    if nft.table_uses(table(&name))?.is_some() {
+    if nft.table(table(&name))?.is_some() {
         batch.delete_table(table(&name));
     }
     for chain in nft.chains()? {
@@ -155,7 +155,7 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let name = table_name(listener);
     let table = table(&name);
     let comment = comment(listener, port);
-    if nft.table_uses(table)?.is_some() {
+    if nft.table(table)?.is_some() {
         batch.delete_table(table);
     }
     batch.create_table(table, &comment);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use nft_netlink::{Base, Batch, Element, Error, FoundRule, Rule, Set, Socket, Table, Verdict};
+use nft_netlink::{Base, Batch, Element, Error, FoundRule, FoundTable, Rule, Set, Socket, Table, Verdict};
 
 use super::content::{self, Content, Doomed, Member, NetworkChain};
 
@@ -17,12 +17,16 @@ pub(super) struct Difference<'a> {
 #[derive(Debug)]
 enum What<'a> {
     NoTable(&'a Content),
+    /// None of its chains sees a packet.
+    DormantTable,
     NoSet(&'a Set<'static>, &'static str),
     NoChain(Wish<'a>),
     /// Its hook, priority or policy; such a chain is replaced.
     OtherHook(Wish<'a>),
     OtherRules(Wish<'a>),
     NoEntryRule(&'static str, &'a NetworkChain, &'a Rule),
+    /// A rule that leads to no network, by its number.
+    StrayRule(&'static str, u64),
     NoElement(&'a Member),
     OtherElement(&'a Member),
 }
@@ -41,6 +45,7 @@ impl fmt::Display for Difference<'_> {
         let table = format!("{} {}", self.table.family.name(), self.table.name);
         match &self.what {
             What::NoTable(_) => write!(f, "nf_tables table {table} is missing"),
+            What::DormantTable => write!(f, "nf_tables table {table} is dormant"),
             What::NoSet(set, _) => write!(f, "nf_tables set {table} {} is missing", set.name),
             What::NoChain(wish) => write!(f, "nf_tables chain {table} {} is missing", wish.name),
             What::OtherHook(wish) => {
@@ -49,6 +54,9 @@ impl fmt::Display for Difference<'_> {
             What::OtherRules(wish) => write!(f, "nf_tables chain {table} {} has other rules", wish.name),
             What::NoEntryRule(entry_chain, chain, _) => {
                 write!(f, "nf_tables chain {table} {entry_chain} lacks the rule that leads to {}", chain.name)
+            }
+            What::StrayRule(entry_chain, _) => {
+                write!(f, "nf_tables chain {table} {entry_chain} has a rule that leads to no network")
             }
             What::NoElement(member) => write!(f, "nf_tables set {table} {} lacks {}", member.set, of(member)),
             What::OtherElement(member) => {
@@ -99,10 +107,13 @@ pub(super) fn differences<'a>(
     if content.is_empty() {
         return Ok(Vec::new());
     }
-    if socket.table_uses(table)?.is_none() {
+    let Some(FoundTable { dormant, .. }) = socket.table(table)? else {
         return Ok(vec![Difference { table, what: What::NoTable(content) }]);
-    }
+    };
     let mut found = Vec::new();
+    if dormant {
+        found.push(What::DormantTable);
+    }
     let sets = socket.set_names(table)?;
     for (set, comment) in skeleton.sets {
         if !sets.iter().any(|name| name == set.name) {
@@ -145,6 +156,8 @@ pub(super) fn differences<'a>(
                 found.push(What::NoEntryRule(entry_chain, chain, wished));
             }
         }
+        let stray = rules.iter().filter(|rule| rule.targets().next().is_none());
+        found.extend(stray.map(|rule| What::StrayRule(entry_chain, rule.handle)));
     }
     for member in content.members() {
         match socket.element(table, member.set, &member.element.key)? {
@@ -197,6 +210,7 @@ fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
     for Difference { table, what } in differences {
         match what {
             What::NoTable(content) => content.create(batch),
+            What::DormantTable => batch.wake_table(*table),
             What::NoSet(set, comment) => batch.create_set(*table, set, comment),
             What::NoChain(wish) => create(batch, *table, wish),
             What::OtherHook(wish) => {
@@ -204,6 +218,7 @@ fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
                 create(batch, *table, wish);
             }
             What::OtherRules(wish) => batch.flush_chain(*table, wish.name),
+            What::StrayRule(entry_chain, number) => batch.delete_rule(*table, entry_chain, *number),
             What::NoEntryRule(..) | What::NoElement(_) | What::OtherElement(_) => {}
         }
     }
@@ -225,7 +240,7 @@ fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
             What::NoElement(member) => {
                 batch.create_elements(*table, member.set, [&member.element]);
             }
-            What::NoTable(_) | What::NoSet(..) => {}
+            What::NoTable(_) | What::DormantTable | What::NoSet(..) | What::StrayRule(..) => {}
         }
     }
 }

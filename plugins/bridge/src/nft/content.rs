@@ -170,14 +170,18 @@ fn complete(
     batch: &mut Batch,
 ) -> Result<Installed, Error> {
     let table = content.skeleton.table;
-    let Some(uses) = socket.table_uses(table)? else {
+    let Some(found) = socket.table(table)? else {
         content.create(batch);
         return Ok(Installed::Anew);
     };
-    if uses < content.skeleton.uses() || elements == Elements::Unknown {
+    if found.uses < content.skeleton.uses() || elements == Elements::Unknown {
         content.skeleton.complete(socket, batch)?;
     }
     let mut installed = Installed::Joined;
+    if found.dormant {
+        batch.wake_table(table);
+        installed = Installed::Anew;
+    }
     let mut members = Vec::new();
     for chain in &content.chains {
         if socket.chain(table, &chain.name)?.is_none() {
@@ -275,7 +279,7 @@ impl Doomed {
             open.extend(doomed.chain_without(socket, name, *lost)?);
         }
         let left =
-            socket.table_uses(skeleton.table)?.map(|uses| uses.saturating_sub(doomed.chains.len() as u32));
+            socket.table(skeleton.table)?.map(|found| found.uses.saturating_sub(doomed.chains.len() as u32));
         doomed.table = match left {
             Some(left) if content.is_empty() && left <= skeleton.uses() => {
                 left == skeleton.present(socket)?
@@ -290,7 +294,18 @@ impl Doomed {
             let uses = socket.chain(skeleton.table, name)?.map_or(0, |chain| chain.uses);
             doomed.table &= uses <= *lost;
         }
+        doomed.table = doomed.table && doomed.has_every_record(socket)?;
         Ok(doomed)
+    }
+
+    /// Whether no record stays. Where each leads to a chain, that chain has counted them.
+    fn has_every_record(&self, socket: &mut Socket) -> Result<bool, Error> {
+        let records = || self.members.iter().filter(|member| member.set == self.skeleton.records);
+        if records().all(|record| target(record).is_some()) {
+            return Ok(true);
+        }
+        let found = socket.elements(self.skeleton.table, self.skeleton.records)?;
+        Ok(found.iter().all(|found| records().any(|record| record.element.key == found.key)))
     }
 
     /// The chains of networks that go.

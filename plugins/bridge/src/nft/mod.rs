@@ -382,7 +382,7 @@ fn remove_unrecorded(
     batch: &mut Batch,
 ) -> Result<(), nft_netlink::Error> {
     let (table, key) = (skeleton.table, ifname_key(owner.host_veth));
-    if socket.table_uses(table)?.is_none() || socket.element(table, skeleton.records, &key)?.is_some() {
+    if socket.table(table)?.is_none() || socket.element(table, skeleton.records, &key)?.is_some() {
         return Ok(());
     }
     let identity = record::identity(owner);

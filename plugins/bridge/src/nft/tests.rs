@@ -465,6 +465,11 @@ fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
             "set bridge cni-bridge sources lacks the element of testnet/c2/eth0",
         ),
         ("flush chain bridge cni-bridge prerouting", "chain bridge cni-bridge prerouting has other rules"),
+        ("add table bridge cni-bridge { flags dormant; }", "table bridge cni-bridge is dormant"),
+        (
+            "insert rule inet cni-bridge subnets drop",
+            "chain inet cni-bridge subnets has a rule that leads to no network",
+        ),
         (
             "chain inet cni-bridge forward { policy drop; }",
             "chain inet cni-bridge forward has another hook or policy",
@@ -482,6 +487,32 @@ fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
         rules.remove(&sample.owner()).unwrap();
         assert_eq!(ruleset(), "", "after {damage}");
     }
+}
+
+#[test]
+fn the_next_add_wakes_a_dormant_table() {
+    let mut rules = namespace();
+    let (one, two) = (Sample::new(1, ALL), Sample::new(2, ALL));
+    rules.install(&[one.attached()]).unwrap();
+    nft("add table inet cni-bridge { flags dormant; }");
+    assert_eq!(rules.join(&[two.attached()]).unwrap(), Installed::Anew);
+    rules.repair(&[one.attached(), two.attached()]).unwrap();
+    assert!(!ruleset().contains("dormant"));
+    assert_eq!(rules.verify(&two.attached()).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn the_table_stays_for_the_others_whatever_somebody_made_of_a_record() {
+    let mut rules = namespace();
+    let guarded = Policy { ra_guard: true, ..OPEN };
+    let (one, two) = (Sample::new(1, guarded), Sample::new(2, guarded));
+    rules.install(&[one.attached(), two.attached()]).unwrap();
+    nft("delete element bridge cni-bridge ports { veth1 }");
+    nft("add element bridge cni-bridge ports { veth1 : accept }");
+    rules.remove(&one.owner()).unwrap();
+    assert_eq!(rules.verify(&two.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&two.owner()).unwrap();
+    assert_eq!(ruleset(), "");
 }
 
 #[test]
