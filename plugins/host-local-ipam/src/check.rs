@@ -9,6 +9,8 @@ use crate::store::DiskStore;
 
 pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     let settings = Settings::read(call.conf())?;
+    // Nothing is asked for here, but what ADD refuses is wrong here too.
+    settings.wishes(&call.env().args()?)?;
     let prev_result = call.conf().prev_result()?;
     let leased = match DiskStore::open_existing(&settings.place)? {
         Some(mut store) => {

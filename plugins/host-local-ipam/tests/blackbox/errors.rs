@@ -127,3 +127,20 @@ fn a_data_directory_that_is_none_is_an_io_error_for_add_and_no_error_for_del() {
     network.ask("DEL", "c1").ok();
     assert_eq!(network.ask("STATUS", "").error().0, 50);
 }
+
+#[test]
+fn check_refuses_the_arguments_that_add_refuses() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    for args in ["a", "X=1", "IP=x", "IgnoreUnknown=maybe"] {
+        for program in [ours().to_owned(), reference()] {
+            let output = network.command(&program, "CHECK", "c1").env("CNI_ARGS", args).output().unwrap();
+            assert!(!output.status.success(), "{program:?} {args}");
+        }
+        let output = network.command(ours(), "CHECK", "c1").env("CNI_ARGS", args).output().unwrap();
+        let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(error["code"], 4, "{error}");
+    }
+    let output = network.command(ours(), "CHECK", "c1").env("CNI_ARGS", "IP=10.8.0.2").output().unwrap();
+    assert!(output.status.success());
+}
