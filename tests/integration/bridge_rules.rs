@@ -188,6 +188,38 @@ fn only_what_leaves_the_subnet_is_masqueraded() {
     assert!(one.fetch("http://10.1.0.3/").ends_with("10.1.0.2"));
 }
 
+/// Where bridged frames pass iptables, those to everybody do as well.
+#[test]
+fn a_broadcast_keeps_its_source() {
+    const HEAR: &str = r#"
+        use Socket;
+        socket(my $s, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+        bind($s, pack_sockaddr_in(6000, INADDR_ANY)) or die "bind: $!";
+        $| = 1;
+        print "listening\n";
+        my $from = recv($s, my $text, 9, 0) or die "recv: $!";
+        print inet_ntoa((unpack_sockaddr_in($from))[1]), "\n";
+    "#;
+    const SHOUT: &str = r#"
+        use Socket;
+        socket(my $s, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+        setsockopt($s, SOL_SOCKET, SO_BROADCAST, 1) or die "broadcast: $!";
+        send($s, "hello", 0, pack_sockaddr_in(6000, INADDR_BROADCAST)) or die "send: $!";
+    "#;
+    for bridge_nf_call in [0, 1] {
+        let world = World::new();
+        bridge_calls_iptables(&world, bridge_nf_call);
+        let net = network(&world, "net", 1, "");
+        let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
+        for listener in [&world.host(), &two] {
+            let hear = listener.command(["perl", "-e", HEAR]).start().wait_for("listening");
+            one.command(["perl", "-e", SHOUT]).run().success();
+            let heard = hear.wait();
+            assert!(heard.success().ends_with("10.1.0.2\n"), "{}", heard.stdout);
+        }
+    }
+}
+
 /// A network `net` on `10.1.0.0/16` and `fd00:1::/64`, with further keys for the bridge.
 fn network_with(world: &World, keys: serde_json::Value) -> Network {
     let mut bridge = json!({

@@ -3,7 +3,7 @@
 //! One chain for each subnet of a network, and an element for each address. The elements carry no verdict: the kernel
 //! walks through a map with verdicts whenever a transaction touches the table, and there may be thousands.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use nft_netlink::{Element, Field, Rule, Verdict, address_key};
@@ -31,6 +31,9 @@ pub(super) fn dispatch() -> Vec<Rule> {
         _ => Rule::new().ipv4().within(destination, multicast).then_verdict(&Verdict::Return),
     };
     let mut rules = Vec::new();
+    // Nobody routes it, but as it is bridged it comes by here where `bridge-nf-call-iptables` is 1.
+    let broadcast = address_key(Ipv4Addr::BROADCAST.into());
+    rules.push(Rule::new().ipv4().is(Field::Ip4Daddr, &broadcast).then_verdict(&Verdict::Return));
     rules.extend(multicast_v4.map(|multicast| leaves(Field::Ip4Daddr, multicast)));
     rules.push(Rule::new().ipv4().in_set(&[Field::Ip4Saddr], ADDRESSES_V4).goto(SUBNETS));
     rules.extend(multicast_v6.map(|multicast| leaves(Field::Ip6Daddr, multicast)));
