@@ -222,7 +222,8 @@ impl Blocking {
             match call() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    *self.failure.borrow_mut() = Some(io::Error::from(error.kind()));
+                    let named = error.raw_os_error().map(io::Error::from_raw_os_error);
+                    *self.failure.borrow_mut() = named.or_else(|| Some(error.kind().into()));
                     return Err(error);
                 }
                 done => return done,
@@ -279,5 +280,19 @@ impl AsyncSocket for Blocking {
 
     fn poll_recv_from_full(&self, _: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
         self.receive(|| self.socket.recv_from_full())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_the_socket_is_named_as_the_kernel_names_it() {
+        let socket = Blocking::new(0).unwrap();
+        let failed: io::Result<()> = socket.uninterrupted(&mut || Err(Errno::ENOBUFS.into()));
+        failed.unwrap_err();
+        let kept = Failure::Socket(socket.failure.take().unwrap()).to_string();
+        assert_eq!(kept, "netlink socket: No buffer space available (os error 105)");
     }
 }
