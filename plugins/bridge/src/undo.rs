@@ -103,16 +103,19 @@ mod tests {
     }
 
     #[test]
-    fn steps_run_when_the_call_panics() {
-        let ran = RefCell::new(false);
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut undo = Undo::default();
-            undo.push("note", || {
-                *ran.borrow_mut() = true;
-                Ok(())
-            });
-            panic!("on purpose");
-        }));
-        assert!(panicked.is_err() && ran.into_inner());
+    fn steps_run_when_the_call_panics_wherever_the_memory_for_that_lies() {
+        for _ in 0..4 {
+            Box::leak(Box::new(0_u64));
+            let ran = RefCell::new(false);
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut undo = Undo::default();
+                undo.push("note", || {
+                    *ran.borrow_mut() = true;
+                    Ok(())
+                });
+                panic!("on purpose");
+            }));
+            assert!(panicked.is_err() && ran.into_inner());
+        }
     }
 }
