@@ -160,3 +160,13 @@ fn prune_removes_what_nobody_uses_and_only_that() {
     let left = story.world.host().run("ip -br link show type bridge").success().to_owned();
     assert!(left.starts_with("br-foreign") && left.lines().count() == 1, "{left}");
 }
+
+#[test]
+fn who_has_read_enough_of_the_output_is_told_no_error() {
+    let story = Story::new();
+    let program = Suite::Ours.binary("bridge").display().to_string();
+    // A pipe that can be written to and has no reader.
+    let script = "mkfifo /run/pipe && exec 4<>/run/pipe 3>/run/pipe 4<&- && exec \"$0\" list >&3";
+    let output = story.world.host().command(["sh", "-c", script, &program]).run();
+    assert_eq!((output.success(), output.stderr.as_str()), ("", ""));
+}

@@ -58,21 +58,25 @@ enum Format {
 
 /// Does what the command line says.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let printed = match parse(lexopt::Parser::from_args(arguments)) {
-        Ok(command) => answer(command).map(|text| (text, ExitCode::SUCCESS)),
+    let command = match parse(lexopt::Parser::from_args(arguments)) {
+        Ok(command) => command,
         Err(error) => {
             say(&format!("bridge: {error}\n{USAGE}"));
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    let outcome = printed.and_then(|(text, code)| {
-        io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
-        Ok(code)
+    let printed = answer(command).and_then(|text| match io::stdout().write_all(text.as_bytes()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to stdout"),
     });
-    outcome.unwrap_or_else(|error| {
-        say(&format!("bridge: {error:#}\n"));
-        ExitCode::FAILURE
-    })
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("bridge: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Says something on stderr; when that is closed, nobody listens.
