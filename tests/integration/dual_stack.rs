@@ -1,6 +1,7 @@
 //! A network with IPv4 and IPv6: both work the moment ADD has returned.
 
 use integration_tests::{Attachment, Container, Network, Outside, World};
+use serde_json::{Value, json};
 
 fn two_containers(world: &World) -> (Container, Container) {
     let network = Network::example(world, "dual-stack");
@@ -48,4 +49,43 @@ fn a_name_has_both_addresses() {
     assert_eq!(found, ["172.22.0.3", "fd00:172:22::3"]);
     // The first may be lost before the kernel has made the routes for the addresses.
     c1.run("ping -6 -c 1 -w 30 centos-2").success();
+}
+
+/// As on hosts that were told to do without IPv6; a network that has it by its configuration still has.
+#[test]
+fn a_host_without_ipv6_has_it_on_the_network_that_asks_for_it() {
+    let world = World::new();
+    for scope in ["all", "default"] {
+        world.host().run(&format!("sysctl -w net.ipv6.conf.{scope}.disable_ipv6=1")).success();
+    }
+    let (c1, _c2) = two_containers(&world);
+    for target in ["172.22.0.1", "fd00:172:22::1", "fd00:172:22::3"] {
+        assert!(c1.reaches(target), "{target}");
+    }
+}
+
+#[test]
+fn an_add_that_fails_leaves_ipv6_off_on_the_bridge_as_it_was() {
+    let world = World::new();
+    let host = world.host();
+    host.run("ip link add br0 up type bridge").success();
+    host.run("sysctl -w net.ipv6.conf.br0.disable_ipv6=1").success();
+    let ranges = json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "fd00:1::/64" }]]);
+    let mut config = json!({
+        "cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": { "type": "host-local-ipam", "ranges": ranges,
+            "routes": [{ "dst": "10.9.0.0/16", "gw": "10.8.0.1" }] },
+    });
+    let path = world.install_plugins();
+    let container = world.container("c1");
+    let add = |config: &Value| {
+        let call = world.plugin("bridge").verb("ADD").container(&container);
+        call.env("CNI_PATH", &path).config(config).run()
+    };
+    let is_off = || host.run("sysctl -n net.ipv6.conf.br0.disable_ipv6").success() == "1\n";
+    let refused = add(&config);
+    assert!(refused.status != 0 && is_off(), "{refused}");
+    config["ipam"]["routes"] = json!([]);
+    add(&config).success();
+    assert!(!is_off());
 }

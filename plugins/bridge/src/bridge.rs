@@ -2,6 +2,8 @@
 //!
 //! Parallel first attachments all find it missing. One makes it, alone; the others find it then.
 
+use std::fmt::Display;
+
 use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
@@ -209,10 +211,10 @@ pub(crate) fn believe_no_router(link: &Link) {
 }
 
 /// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.
-pub(crate) fn take_back(
+pub(crate) fn take_back<E: Display>(
     home: &Netns,
     bridge: u32,
-    back: impl FnOnce(&mut Netlink) -> Result<(), Failure>,
+    back: impl FnOnce(&mut Netlink) -> Result<(), E>,
 ) -> Result<(), Error> {
     let _alone = home.exclude()?;
     let mut host = Netlink::open().map_err(Error::internal)?;

@@ -16,7 +16,7 @@ use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::Plan;
-use crate::sysctl;
+use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
 use crate::vlans;
 
@@ -131,7 +131,19 @@ pub(crate) fn ensure_addresses<'a>(
                 host.add_address(index, other, Dad::Skip).map(drop).map_err(Error::internal)
             });
         }
-        if host.add_address(index, *gateway, Dad::Skip).map_err(failed)? {
+        let added = match host.add_address(index, *gateway, Dad::Skip) {
+            // IPv6 is off on the link, as some hosts set for all; who gives it such a gateway wants it there.
+            Err(failure) if gateway.is_ipv6() && failure.is(Errno::EACCES) => {
+                sysctl::set_ipv6(&link.name, &[(Ipv6Switch::Disable, false)])?;
+                let (name, bridge) = (link.name.clone(), bridge.index);
+                undo.push("switch IPv6 off", move || {
+                    take_back(home, bridge, |_| sysctl::set_ipv6(&name, &[(Ipv6Switch::Disable, true)]))
+                });
+                host.add_address(index, *gateway, Dad::Skip)
+            }
+            other => other,
+        };
+        if added.map_err(failed)? {
             let gateway = *gateway;
             let bridge = bridge.index;
             undo.push("remove the bridge's address", move || {
