@@ -414,6 +414,25 @@ fn a_del_whose_child_is_killed_removes_the_links_itself() {
 }
 
 #[test]
+fn a_del_whose_child_is_stopped_removes_the_links_itself() {
+    let story = Story::returning_early();
+    story.prepare("DEL");
+    // Strace does not end before the child, which is to go on when the link is gone, or after a minute in any case. The
+    // kernel may have had it go on when its parent ended.
+    let script =
+        "exec 3<&0; strace -f -o /run/trace -e trace=chdir -e inject=chdir:signal=STOP \"$@\" <&3 & tracer=$!
+        for second in $(seq 60); do
+            sleep 1
+            ip -o link show | grep -q cni:n/guest/eth0 || { gone=yes; break; }
+        done
+        kill -CONT $(sed -n 's/ .*SIGSTOP.*//p' /run/trace) 2> /dev/null; wait $tracer && [ \"$gone\" ]";
+    story.traced(&["sh", "-c", script, "sh"], "DEL").run().success();
+    story.assert_clean();
+    let trace = story.world.host().run("cat /run/trace");
+    assert!(trace.success().contains("stopped by SIGSTOP"), "no child was stopped: {trace}");
+}
+
+#[test]
 fn gc_killed_at_each_system_call_is_completed_by_the_next() {
     survives_each("GC");
 }

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
 use nix::errno::Errno;
@@ -23,6 +24,10 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::link::Link;
 use super::{Failure, Netlink};
+
+/// Longest wait for the child, which may have been stopped. It takes less than a millisecond where nobody else has the
+/// kernel's lock.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Netlink {
     /// Deletes links, with them the other ends of veth pairs, and returns when nobody finds them any more; no error for
@@ -78,16 +83,19 @@ impl Departures {
         Ok(Self { socket })
     }
 
-    /// Waits until all of `links` were announced, or the other end of `ended` is closed, or an announcement was lost.
+    /// Waits until all of `links` were announced, or the other end of `ended` is closed, or an announcement was lost, or
+    /// for [`PATIENCE`].
     fn wait(&self, links: &[Link], ended: &OwnedFd) -> io::Result<()> {
         // SAFETY: the descriptor belongs to `socket`, which outlives the call.
         #[allow(unsafe_code, reason = "netlink-sys lends its descriptor only as a number")]
         let announcements = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
         let mut left: Vec<u32> = links.iter().map(|link| link.index).collect();
         let mut buffer = Vec::with_capacity(1 << 16);
+        let deadline = Instant::now() + PATIENCE;
         while !left.is_empty() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
             let mut fds = [announcements, ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
             };
