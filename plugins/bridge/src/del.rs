@@ -25,7 +25,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     log::debug!("done with the veth pair");
-    // Nobody has the addresses any more.
+    // Nobody has the addresses any more, unless the pair could not be removed; then the runtime will be told.
     let leases = match failures.note(config::ipam_type(call.conf())).flatten() {
         Some(name) => {
             let ipam = Delegate::find(&name, &call.env().plugin_path());
