@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, fork, setsid};
 
-use super::image::{self, Part};
+use super::image::{self, LOG_VARIABLE, PASSED_ON, Part};
 use super::seqpacket::Seqpacket;
 use crate::state_dir::StateDir;
 
@@ -24,12 +24,6 @@ pub(crate) const STARTER_VARIABLE: &str = "ALIAS_DNS_STARTER";
 
 /// Names the state directory: the caller's environment, which else tells it, is not passed on.
 const STATE_VARIABLE: &str = "ALIAS_DNS_STATE";
-
-/// Says from which level on a part of the server logs, where its stderr is a plugin's log file.
-const LOG_VARIABLE: &str = "ALIAS_DNS_LOG";
-
-/// What parts of a server hand on to those that they start.
-pub(crate) const PASSED_ON: [&str; 2] = ["CNI_LOG", LOG_VARIABLE];
 
 /// Where the control groups are mounted (cgroups(7)): one hierarchy of version 2, or one of version 1 a directory.
 const CGROUPS: &str = "/sys/fs/cgroup";

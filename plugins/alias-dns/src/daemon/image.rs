@@ -7,7 +7,6 @@ use std::ffi::c_void;
 use std::ffi::{CStr, CString};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
-
 use std::ptr::NonNull;
 
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
@@ -16,7 +15,6 @@ use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, SysconfVar, execveat, fork, sysconf};
 
 use super::channel::Channel;
-use super::detach::PASSED_ON;
 use super::seqpacket::Seqpacket;
 
 /// Where the open image stands in every part of the server.
@@ -24,6 +22,12 @@ pub(crate) const IMAGE_FD: RawFd = 3;
 
 /// Names the descriptor of the channel to the part that is started.
 pub(crate) const CHANNEL_VARIABLE: &str = "ALIAS_DNS_CHANNEL";
+
+/// Says from which level on a part of the server logs, where its stderr is a plugin's log file.
+pub(crate) const LOG_VARIABLE: &str = "ALIAS_DNS_LOG";
+
+/// What parts of a server hand on to those that they start.
+pub(crate) const PASSED_ON: [&str; 2] = ["CNI_LOG", LOG_VARIABLE];
 
 /// A part of the server: what it is called on its command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod listeners;
 mod possession;
 mod records;
 mod start;
+mod start_error;
 
 use std::collections::BTreeMap;
 use std::io::Result;
@@ -26,7 +27,7 @@ pub(super) use self::listeners::wanted;
 use self::possession::Possession;
 use self::records::by_path;
 pub(super) use self::start::run;
-use self::start::{StartError, io};
+use self::start_error::{StartError, io};
 use super::channel::Channel;
 use super::control::{MAX_ASKED, Wanted};
 use super::privileges;

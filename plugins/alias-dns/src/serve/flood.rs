@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt};
 
-use super::udp::BATCH;
+use super::udp::{BATCH, Skipped};
 
 /// Full batches, one after the other, from which on a socket may be flooded.
 const FULL: u32 = 64;
@@ -76,19 +76,6 @@ pub(crate) struct Flood {
     held: Vec<Flooder>,
 }
 
-/// The datagrams of a batch that get no answer: those beyond the share of their source, where a socket is flooded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Skipped(u32);
-
-const _: () = assert!(BATCH == u32::BITS as usize);
-
-impl Skipped {
-    /// Whether the datagram number `at` is one of them.
-    pub(crate) fn contains(self, at: usize) -> bool {
-        self.0 >> at & 1 == 1
-    }
-}
-
 impl Flood {
     /// Takes note of a batch from `peers` that `socket` has given, and tells which of its datagrams are to be left
     /// unanswered.
@@ -125,7 +112,7 @@ impl Flood {
             if sources[..at].iter().filter(|other| *other == source).count() < SHARE {
                 continue;
             }
-            skipped.0 |= 1 << at;
+            skipped.insert(at);
             let is_held = self.held.iter().any(|flooder| flooder.source == *source);
             if !is_held && self.held.len() < MAX_HELD {
                 log::info!("a flood of queries: holds back {source}");
@@ -404,6 +391,12 @@ mod tests {
         assert!((1..200).contains(&through), "{through}");
     }
 
+    fn all_but(answered: &[usize]) -> Skipped {
+        let mut skipped = Skipped::default();
+        (0..BATCH).filter(|at| !answered.contains(at)).for_each(|at| skipped.insert(at));
+        skipped
+    }
+
     #[test]
     fn the_filter_lets_some_of_a_flooder_through_and_all_of_the_others() {
         let own = ["127.0.0.1", "::1"].map(|own| own.parse::<IpAddr>().unwrap());
@@ -500,14 +493,11 @@ mod tests {
             client.send(b"?").unwrap();
         }
         assert!(is_nearly_full(server.as_fd()));
-        assert_eq!(flood.received(server.as_fd(), &peers, &residents, now), Skipped(!0b10011));
+        assert_eq!(flood.received(server.as_fd(), &peers, &residents, now), all_but(&[0, 1, 4]));
         assert_eq!(flood.deadline(), Some(now + PERIOD));
         // Strangers are one.
         peers[4..9].copy_from_slice(&[peer(4), peer(2), peer(5), peer(6), peer(7)]);
-        assert_eq!(
-            flood.received(server.as_fd(), &peers, &residents, now),
-            Skipped(!0b1_0111_0011 | 0b1_1000_0000)
-        );
+        assert_eq!(flood.received(server.as_fd(), &peers, &residents, now), all_but(&[0, 1, 4, 5, 6]));
         assert_eq!(flood.held.len(), 2);
         flood.forget_strangers(server.as_fd(), &residents);
         flood.expire(server.as_fd(), &residents, now + PERIOD / 2);

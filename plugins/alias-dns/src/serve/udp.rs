@@ -6,13 +6,29 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrLike as _, SockaddrStorage, sendto};
 
-use super::flood::Skipped;
-
 /// Datagrams in one batch at most.
 pub(crate) const BATCH: usize = 32;
 
 /// Octets of a datagram that are looked at. A query that is longer has to come over TCP; cut off it cannot be read.
 const QUERY_LEN: usize = 1500;
+
+/// The datagrams of a batch that get no answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Skipped(u32);
+
+const _: () = assert!(BATCH == u32::BITS as usize);
+
+impl Skipped {
+    /// Leaves the datagram number `at` unanswered.
+    pub(crate) fn insert(&mut self, at: usize) {
+        self.0 |= 1 << at;
+    }
+
+    /// Whether the datagram number `at` is one of them.
+    pub(crate) fn contains(self, at: usize) -> bool {
+        self.0 >> at & 1 == 1
+    }
+}
 
 /// Buffers for batches, made once.
 pub(crate) struct Batch {

@@ -18,7 +18,8 @@ use crate::names;
 
 use super::content::{self, NetworkChain, chain_name};
 use super::foreign::{self, Barrier};
-use super::{Attached, IngressPolicy, routed, undecided};
+use super::skeleton::ROUTED;
+use super::{Attached, IngressPolicy, undecided};
 
 /// What the names of our own chains begin with.
 const CHAIN: &str = "accept-forward";
@@ -165,7 +166,7 @@ pub(super) fn orphans(socket: &mut Socket) -> Result<BTreeSet<String>, Error> {
     })?;
     let mut orphans = BTreeSet::new();
     for chain in chains {
-        if socket.chain(routed::SKELETON.table, &chain)?.is_none() {
+        if socket.chain(ROUTED, &chain)?.is_none() {
             orphans.insert(chain);
         }
     }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use nft_netlink::{Base, Batch, Element, Error, FoundRule, FoundTable, Rule, Set, Socket, Table, Verdict};
 
-use super::content::{self, Content, Doomed, Member, NetworkChain};
+use super::content::{self, Content, Doomed, NetworkChain};
+use super::skeleton::Member;
 
 /// Something of a table that is not as it should be.
 #[derive(Debug)]

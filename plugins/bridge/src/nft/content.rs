@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use nft_netlink::{Batch, Element, Error, Rule, Socket, Table, Verdict};
 
 use super::Installed;
-use super::skeleton::Skeleton;
+use super::skeleton::{Member, Skeleton};
 
 /// Each failed attempt is another call's success, so a storm of any real size ends long before.
 const ATTEMPTS: usize = 1000;
@@ -39,13 +39,6 @@ pub(super) struct NetworkChain {
     pub(super) entries: Vec<Member>,
     /// The rule of the skeleton's entry chain that leads here.
     pub(super) entry_rule: Option<Rule>,
-}
-
-/// An element and the set that it belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) set: &'static str,
-    pub(super) element: Element,
 }
 
 impl Content {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Policy, Socket, Table};
 
-use super::routed;
+use super::skeleton::ROUTED;
 use super::undecided;
 
 /// A base chain that drops what our containers forward.
@@ -79,7 +79,7 @@ pub(super) fn forwards(chain: &Chain) -> Option<Table<'_>> {
     let base = chain.base.as_ref()?;
     let table = Table { family, name: &chain.table };
     let filters = base.hook == Hook::Forward && base.kind == ChainKind::Filter;
-    (filters && table != routed::SKELETON.table).then_some(table)
+    (filters && table != ROUTED).then_some(table)
 }
 
 /// What each of these rules does to every packet.

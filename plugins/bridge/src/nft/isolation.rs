@@ -14,7 +14,8 @@ use nft_netlink::{
     CtState, Element, Field, Holds, KeyType, Rule, Set, Verdict, address_key, ifname_key, join_keys,
 };
 
-use super::content::{Content, Member, NetworkChain, chain_name};
+use super::content::{Content, NetworkChain, chain_name};
+use super::skeleton::Member;
 use super::{Attached, IngressPolicy, record};
 
 pub(super) const ISOLATED: &str = "isolated";

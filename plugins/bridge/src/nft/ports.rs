@@ -8,8 +8,8 @@ use nft_netlink::{
     Verdict, ifname_key,
 };
 
-use super::content::{Content, Doomed, Member};
-use super::skeleton::{Skeleton, SkeletonChain};
+use super::content::{Content, Doomed};
+use super::skeleton::{Member, Skeleton, SkeletonChain};
 use super::{Attached, guard, record, spoofcheck, untracked};
 
 const PORTS: &str = "ports";

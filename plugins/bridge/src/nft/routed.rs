@@ -5,20 +5,20 @@
 //! the list, and as long as a record refers to it, the kernel keeps everything that is on the list.
 
 use nft_netlink::{
-    Base, ChainKind, Element, Error, Family, Holds, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket,
-    Table, Verdict, address_key, ifname_key,
+    Base, ChainKind, Element, Error, Holds, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket, Verdict,
+    address_key, ifname_key,
 };
 
 use crate::names;
 
-use super::content::{self, Content, Doomed, Member, NetworkChain, chain_name};
-use super::skeleton::{Skeleton, SkeletonChain};
+use super::content::{self, Content, Doomed, NetworkChain, chain_name};
+use super::skeleton::{Member, ROUTED, Skeleton, SkeletonChain};
 use super::{Attached, accept, isolation, masquerade, ports, record};
 
 const ATTACHMENTS: &str = "attachments";
 
 pub(super) static SKELETON: Skeleton = Skeleton {
-    table: Table { family: Family::Inet, name: "cni-bridge" },
+    table: ROUTED,
     comment: "CNI bridge networks: masquerade and ingress policy",
     sets: &[
         (verdicts(ATTACHMENTS, &[KeyType::Ifname]), "host veth: whose, its addresses, what it uses"),
@@ -135,7 +135,7 @@ fn list(network: &str, uses: &[String], edition: u64) -> NetworkChain {
 
 /// What goes with the attachment that has `host_veth`.
 pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doomed>, Error> {
-    let Some(found) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(host_veth))? else {
+    let Some(found) = socket.element(ROUTED, ATTACHMENTS, &ifname_key(host_veth))? else {
         return Ok(None);
     };
     Doomed::with_records(socket, &Content::new(&SKELETON), vec![found]).map(Some)
@@ -143,7 +143,7 @@ pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doom
 
 /// The addresses and the MAC that belong to a record.
 fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> {
-    let table = SKELETON.table;
+    let table = ROUTED;
     let comment = record.comment.as_deref().unwrap_or_default();
     let mut members = Vec::new();
     if record::is_cut(comment) {
@@ -171,17 +171,17 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
 
 /// The chains that the attachment with `host_veth` uses; `None` without a record.
 pub(super) fn uses(socket: &mut Socket, host_veth: &str) -> Result<Option<Vec<String>>, Error> {
-    let Some(record) = socket.element(SKELETON.table, ATTACHMENTS, &ifname_key(host_veth))? else {
+    let Some(record) = socket.element(ROUTED, ATTACHMENTS, &ifname_key(host_veth))? else {
         return Ok(None);
     };
     let Some(Verdict::Goto(list)) = record.verdict else { return Ok(Some(Vec::new())) };
-    let rules = socket.rules(SKELETON.table, &list)?;
+    let rules = socket.rules(ROUTED, &list)?;
     Ok(Some(rules.iter().flat_map(|rule| rule.targets()).collect()))
 }
 
 /// The elements that are records.
 pub(super) fn records(socket: &mut Socket) -> Result<Vec<Element>, Error> {
-    socket.elements(SKELETON.table, ATTACHMENTS)
+    socket.elements(ROUTED, ATTACHMENTS)
 }
 
 #[cfg(test)]

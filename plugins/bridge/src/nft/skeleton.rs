@@ -1,9 +1,10 @@
 //! What a table is made of before there is any network in it: how it is made, completed and counted. It knows no
 //! attachment.
 
-use nft_netlink::{Base, Batch, Element, Error, Rule, Set, Socket, Table};
+use nft_netlink::{Base, Batch, Element, Error, Family, Rule, Set, Socket, Table};
 
-use super::content::Member;
+/// The table that sees what is routed.
+pub(super) const ROUTED: Table<'static> = Table { family: Family::Inet, name: "cni-bridge" };
 
 /// A table as it is before the first attachment.
 #[derive(Debug)]
@@ -23,6 +24,13 @@ pub(super) struct Skeleton {
     pub(super) members: fn(&mut Socket, &Element) -> Result<Vec<Member>, Error>,
     /// Adds to a batch the removal of what stands in other tables for a chain of a network.
     pub(super) delete_elsewhere: fn(&mut Socket, &str, &mut Batch) -> Result<(), Error>,
+}
+
+/// An element and the set that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) set: &'static str,
+    pub(super) element: Element,
 }
 
 /// A chain of a skeleton.

@@ -27,12 +27,9 @@ use super::boot::{self, BootId};
 use super::index::{Broken, Changed, Entry, Given, Index, Location, Room, Stamp, fingerprint, hash};
 use super::lock::Lock;
 use super::names::Names;
-use super::scan::{self, FileText, Found};
+use super::scan::{self, FileText, Found, LAST_RESERVED, LOCK};
 use super::{Era, Held, Holder, Place, Reservation, StickyName, Store, StoreError, content_of};
 use crate::span::{Point, Span};
-
-pub(super) const LOCK: &str = "lock";
-pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
 
 /// Our own files that are written and then moved to where they belong: a lease, and an index.
 const NEW_LEASE: &str = "lease";

@@ -15,6 +15,10 @@ use rustix::path::Arg;
 
 use crate::span::Point;
 
+/// The files beside the leases that [`each`] passes over: the lock, and each range set's address leased last.
+pub(super) const LOCK: &str = "lock";
+pub(super) const LAST_RESERVED: &str = "last_reserved_ip.";
+
 /// Longest content that can name a holder, in bytes: as much as fits into a variable of the environment, and to spare.
 /// What is longer names nobody.
 const MAX_CONTENT: usize = 132 << 10;
@@ -127,10 +131,7 @@ fn walk(
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         let text = name.to_str().unwrap_or_default();
-        if matches!(text, "." | "..")
-            || text == super::disk::LOCK
-            || text.starts_with(super::disk::LAST_RESERVED)
-        {
+        if matches!(text, "." | "..") || text == LOCK || text.starts_with(LAST_RESERVED) {
             continue;
         }
         let is_directory = match entry.file_type() {

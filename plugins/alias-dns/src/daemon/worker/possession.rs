@@ -4,7 +4,7 @@ use std::io::Error;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use super::start::{StartError, io};
+use super::start_error::{StartError, io};
 use super::{CONTROL, GUARD, LOCK};
 use crate::daemon::channel::{Channel, Kept};
 use crate::daemon::control::Wanted;

@@ -2,10 +2,10 @@
 //! of a later build, by a person or by a service manager. It gets the lock, the control socket and the directories, and
 //! makes the [`Worker`] of them.
 
-use std::io::Error;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use super::possession::{Handed, Possession};
+use super::start_error::{StartError, io};
 use super::{CONTROL_SOCKET, LOCK_FILE, Worker};
 use crate::daemon::channel::Channel;
 use crate::daemon::lock_file::LockFile;
@@ -13,21 +13,6 @@ use crate::daemon::seqpacket::{self, Seqpacket};
 use crate::daemon::service_manager::ServiceManager;
 use crate::daemon::{detach, image};
 use crate::state_dir::StateDir;
-
-/// How a start ended that did not lead to serving.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    /// Another server has the lock.
-    #[error("another server is running")]
-    Held,
-    /// It could not get what it needs.
-    #[error("{0}: {1}")]
-    Io(String, Error),
-}
-
-pub(super) fn io(what: impl std::fmt::Display) -> impl FnOnce(Error) -> StartError {
-    move |error| StartError::Io(what.to_string(), error)
-}
 
 /// Runs a worker until it has nothing to do any more. `state` is where a first one settles.
 pub(crate) fn run(state: &StateDir) -> std::result::Result<(), StartError> {
