@@ -13,23 +13,23 @@
 //! checksum of itself, its place and the index's generation, so that a torn, damaged or foreign block is noticed when
 //! it is read. Nothing here opens a lease file.
 
-use std::fs::{File, Metadata};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+mod slots;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
-use std::{array, io};
+use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, CWD, Stat, Timespec, Timestamps, UTIME_OMIT, utimensat};
-
+use self::slots::{BLOCK, Block, Bucket, Chunk, Slot, Table, checksum, damaged, field};
 use super::Era;
 use super::boot::BootId;
+use super::hash::mix;
+use super::stamp::Stamp;
 use crate::span::{Point, Span};
 
-const BLOCK: usize = 512;
-type Block = [u8; BLOCK];
+pub(super) use self::slots::{Broken, Entry, Location};
 
-/// Checksum, number of slots, overflow mark, padding.
-const BUCKET_HEAD: usize = 16;
 const MAGIC: &[u8; 8] = b"hlipam 3";
 
 /// Fill of a table, in slots a block on average, at which it is made anew with twice the blocks.
@@ -39,292 +39,6 @@ const MIN_BLOCKS: usize = 8;
 
 /// How many blocks are read at once where all of them are.
 const BLOCKS_AT_ONCE: usize = 128;
-
-/// The index cannot be used: it is damaged, or reading or writing it failed.
-#[derive(Debug)]
-pub(super) struct Broken(io::Error);
-
-impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self(error)
-    }
-}
-
-impl From<Broken> for io::Error {
-    fn from(Broken(error): Broken) -> Self {
-        error
-    }
-}
-
-fn damaged() -> Broken {
-    Broken(io::Error::new(io::ErrorKind::InvalidData, "the index is damaged"))
-}
-
-/// FNV-1a, with the bits mixed once more since the low ones choose the bucket.
-pub(super) fn hash(bytes: &[u8]) -> u64 {
-    let folded = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    mix(folded)
-}
-
-fn mix(bits: u64) -> u64 {
-    let bits = (bits ^ (bits >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    bits ^ (bits >> 32)
-}
-
-/// The times of a directory, exact to the nanosecond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    seconds: i64,
-    nanoseconds: i64,
-    /// `st_ctime`, which nobody can set at will, in nanoseconds.
-    changed: i64,
-}
-
-impl Stamp {
-    pub(super) fn of(directory: &Metadata) -> Self {
-        let changed = directory.ctime().wrapping_mul(1_000_000_000).wrapping_add(directory.ctime_nsec());
-        Self { seconds: directory.mtime(), nanoseconds: directory.mtime_nsec(), changed }
-    }
-
-    /// Gives `directory` the time of this moment, and tells what it has then: less, where a file system keeps no
-    /// nanoseconds. The time is finer than the kernel's clock for files, whose times are thereby others.
-    pub(super) fn set(directory: &Path) -> io::Result<Given> {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(io::Error::other)?;
-        let now = Timespec::try_from(since).map_err(io::Error::other)?;
-        let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let times = Timestamps { last_access: omitted, last_modification: now };
-        utimensat(CWD, directory, &times, AtFlags::empty())?;
-        let kept = Self::of(&std::fs::metadata(directory)?);
-        Ok(Given { stamp: Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec, ..kept }, kept })
-    }
-
-    pub(super) fn is_before(self, time: SystemTime) -> bool {
-        let since = u64::try_from(self.seconds).map(Duration::from_secs).unwrap_or_default();
-        SystemTime::UNIX_EPOCH + since < time
-    }
-}
-
-/// A stamp that a directory was given.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Given {
-    pub(super) stamp: Stamp,
-    /// What the file system has made of it.
-    pub(super) kept: Stamp,
-}
-
-/// Which file a lease is, and when it was last changed in any way (`st_ctime`, which nobody can set at will): as long
-/// as this is the same, so is the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Changed {
-    /// In nanoseconds.
-    at: i64,
-    /// The low six bytes of the inode's number.
-    inode: u64,
-}
-
-impl Changed {
-    /// No file's.
-    pub(super) const UNKNOWN: Self = Self { at: i64::MIN, inode: 0 };
-
-    pub(super) fn of(file: &Stat) -> Self {
-        let nanoseconds = file.st_ctime_nsec as i64;
-        Self {
-            at: file.st_ctime.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds),
-            inode: file.st_ino & ((1 << 48) - 1),
-        }
-    }
-}
-
-/// A number for a file as it is, by which it is known again: of its name's meaning, and of when and where it was changed.
-pub(super) fn fingerprint(address: Option<Point>, changed: Changed) -> u64 {
-    let bits = address.map_or(0, Point::bits);
-    [bits as u64, (bits >> 64) as u64, changed.at as u64]
-        .into_iter()
-        .fold(changed.inode, |sum, part| mix(sum ^ part).wrapping_add(part))
-}
-
-/// How the file of a lease is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Location {
-    /// It is in the network's directory, and its name is the address as we write it.
-    ByAddress,
-    /// It has another name or is further down; a walk through the directory finds it.
-    Elsewhere,
-}
-
-/// One lease file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// [`hash`] of the file's content, without space around it.
-    pub(super) holder: u64,
-    /// What the file's name means, if it is an address.
-    pub(super) address: Option<Point>,
-    pub(super) changed: Changed,
-    pub(super) era: Era,
-    pub(super) location: Location,
-}
-
-/// Which of a row of addresses are taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Chunk {
-    /// The addresses' common leading bits.
-    number: u128,
-    taken: [u64; Self::WORDS],
-}
-
-impl Chunk {
-    const WORDS: usize = 8;
-    /// Low bits of an address: which one of the chunk it is.
-    const BITS: u32 = 9;
-
-    fn number_of(point: Point) -> u128 {
-        point.bits() >> Self::BITS
-    }
-
-    fn key_of(number: u128) -> u64 {
-        mix(number as u64 ^ mix((number >> 64) as u64))
-    }
-
-    /// Word and bit of `point`.
-    fn place_of(point: Point) -> (usize, u64) {
-        let low = (point.bits() & ((1 << Self::BITS) - 1)) as usize;
-        (low / 64, 1 << (low % 64))
-    }
-
-    /// The lowest free address of `span`, as far as it is in this chunk.
-    fn first_free(&self, span: Span) -> Option<Point> {
-        let base = self.number << Self::BITS;
-        let from = span.first().bits().max(base);
-        let to = span.last().bits().min(base | ((1 << Self::BITS) - 1));
-        (0..Self::WORDS).find_map(|word| {
-            let start = base + (word as u128) * 64;
-            if to < start || from > start + 63 {
-                return None;
-            }
-            let skipped = from.saturating_sub(start) as u32;
-            let free = !self.taken[word] & (u64::MAX << skipped);
-            let point = start + u128::from(free.trailing_zeros());
-            (free != 0 && point <= to).then_some(Point::from_bits(point))
-        })
-    }
-}
-
-/// What a table is made of.
-trait Slot: Copy {
-    const SIZE: usize;
-    const PER_BLOCK: usize = (BLOCK - BUCKET_HEAD) / Self::SIZE;
-    fn key(&self) -> u64;
-    fn encode(&self, bytes: &mut [u8]);
-    fn decode(bytes: &[u8]) -> Self;
-}
-
-/// The `N` bytes of a field that starts at `at`.
-fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    array::from_fn(|index| bytes[at + index])
-}
-
-impl Slot for Entry {
-    const SIZE: usize = 40;
-
-    fn key(&self) -> u64 {
-        self.holder
-    }
-
-    fn encode(&self, bytes: &mut [u8]) {
-        bytes[..8].copy_from_slice(&self.holder.to_le_bytes());
-        // `::` is never leased.
-        bytes[8..24].copy_from_slice(&self.address.map_or(0, Point::bits).to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.changed.at.to_le_bytes());
-        bytes[32] = u8::from(self.era == Era::EarlierBoot);
-        bytes[33] = u8::from(self.location == Location::Elsewhere);
-        bytes[34..40].copy_from_slice(&self.changed.inode.to_le_bytes()[..6]);
-    }
-
-    fn decode(bytes: &[u8]) -> Self {
-        let address = u128::from_le_bytes(field(bytes, 8));
-        Self {
-            holder: u64::from_le_bytes(field(bytes, 0)),
-            address: (address != 0).then_some(Point::from_bits(address)),
-            changed: Changed {
-                at: i64::from_le_bytes(field(bytes, 24)),
-                inode: u64::from_le_bytes(field(bytes, 32)) >> 16,
-            },
-            era: if bytes[32] == 0 { Era::ThisBoot } else { Era::EarlierBoot },
-            location: if bytes[33] == 0 { Location::ByAddress } else { Location::Elsewhere },
-        }
-    }
-}
-
-impl Slot for Chunk {
-    const SIZE: usize = 80;
-
-    fn key(&self) -> u64 {
-        Self::key_of(self.number)
-    }
-
-    fn encode(&self, bytes: &mut [u8]) {
-        bytes[..16].copy_from_slice(&self.number.to_le_bytes());
-        for (word, bytes) in self.taken.iter().zip(bytes[16..].chunks_exact_mut(8)) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Self {
-        Self {
-            number: u128::from_le_bytes(field(bytes, 0)),
-            taken: array::from_fn(|word| u64::from_le_bytes(field(bytes, 16 + word * 8))),
-        }
-    }
-}
-
-/// The slots of one block.
-struct Bucket<S> {
-    slots: Vec<S>,
-    /// A slot that belongs here had to go to a later block.
-    overflowed: bool,
-}
-
-impl<S: Slot> Bucket<S> {
-    fn decode(block: &Block) -> Result<Self, Broken> {
-        let count = usize::from(block[8]);
-        if count > S::PER_BLOCK {
-            return Err(damaged());
-        }
-        let slots = block[BUCKET_HEAD..].chunks_exact(S::SIZE).take(count).map(S::decode).collect();
-        Ok(Self { slots, overflowed: block[9] != 0 })
-    }
-
-    fn encode(&self) -> Block {
-        let mut block = [0; BLOCK];
-        block[8] = self.slots.len() as u8;
-        block[9] = u8::from(self.overflowed);
-        for (slot, bytes) in self.slots.iter().zip(block[BUCKET_HEAD..].chunks_exact_mut(S::SIZE)) {
-            slot.encode(bytes);
-        }
-        block
-    }
-}
-
-/// A row of blocks that is a hash table.
-#[derive(Debug, Clone, Copy)]
-struct Table {
-    first: usize,
-    blocks: usize,
-}
-
-impl Table {
-    /// The blocks that a slot with `key` may be in, in the order to look.
-    fn probe(self, key: u64) -> impl Iterator<Item = usize> {
-        let start = (key % self.blocks as u64) as usize;
-        (0..self.blocks).map(move |step| self.first + (start + step) % self.blocks)
-    }
-
-    fn all(self) -> std::ops::Range<usize> {
-        self.first..self.first + self.blocks
-    }
-}
 
 #[derive(Debug)]
 enum Image {
@@ -710,15 +424,6 @@ impl Index {
         }
         Ok(())
     }
-}
-
-/// Of everything in `block` but the checksum itself, of its place, and of the index that it belongs to.
-fn checksum(block: &Block, number: usize, generation: u64) -> u64 {
-    let seed = mix(generation ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let (words, _) = block[8..].as_chunks::<8>();
-    mix(words.iter().fold(seed, |sum, word| {
-        (sum.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
-    }))
 }
 
 #[cfg(test)]

@@ -6,10 +6,14 @@
 mod access;
 mod boot;
 mod disk;
+mod files;
+mod hash;
 mod index;
 mod lock;
 mod names;
+mod past;
 mod scan;
+mod stamp;
 
 use std::path::{Path, PathBuf};
 
@@ -191,7 +195,7 @@ impl Place {
         let network = &self.network;
         let name = match network.get(..LONGEST_STEM) {
             Some(beginning) if network.len() > LONGEST_STEM => {
-                format!("{beginning}~{:016x}.{kind}", index::hash(network.as_bytes()))
+                format!("{beginning}~{:016x}.{kind}", hash::hash(network.as_bytes()))
             }
             _ => format!("{network}.{kind}"),
         };

@@ -31,7 +31,7 @@ impl StickyName {
             }
         }
         if encoded.len() > Self::MAX_LEN {
-            let digest = super::index::hash(name.as_bytes());
+            let digest = super::hash::hash(name.as_bytes());
             encoded.truncate(Self::MAX_LEN - 17);
             let _ = write!(encoded, "~{digest:016x}");
         }

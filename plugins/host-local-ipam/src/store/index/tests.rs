@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::stamp::Changed;
 
 const STAMP: Stamp = Stamp { seconds: 17, nanoseconds: 4, changed: 0 };
 
