@@ -1,51 +1,27 @@
 //! Links: bridges, veth pairs, bridge ports.
 
+mod state;
+
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
-use rtnetlink::packet_core::{
-    DefaultNla, NLA_F_NESTED, NlaBuffer, NlasIterator, Parseable as _, parse_i32, parse_u32,
-};
+use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState,
-    In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
+use self::state::read;
 use super::{Failure, Netlink};
 use crate::mac::Mac;
 
-/// Size of `struct ifinfomsg` in bytes.
-const IFINFOMSG_LEN: usize = 16;
+pub(crate) use self::state::{Admission, Kind, Link};
 
-// Numbers of include/uapi/linux/if_link.h.
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_OPERSTATE: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_IFALIAS: u16 = 20;
-const IFLA_AF_SPEC: u16 = 26;
-const IFLA_GROUP: u16 = 27;
-const IFLA_LINK_NETNSID: u16 = 37;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BR_STP_STATE: u16 = 5;
-const IFLA_BR_VLAN_FILTERING: u16 = 7;
-const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
-const IFLA_BRPORT_STATE: u16 = 1;
-const IFLA_BRPORT_MODE: u16 = 4;
-const IFLA_BRPORT_ISOLATED: u16 = 33;
+// Numbers of include/uapi/linux/if_link.h and include/uapi/linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
-const IFLA_INET6_CONF: u16 = 2;
-/// The place of the setting in the array of a link's IPv6 settings (include/uapi/linux/ipv6.h).
-const DEVCONF_ACCEPT_RA: usize = 3;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 
@@ -59,80 +35,6 @@ pub(crate) enum ReversePath {
     Inherited,
     /// It may lead out of another link.
     Loose,
-}
-
-/// A link as the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Link {
-    /// Its number in its namespace.
-    pub(crate) index: u32,
-    /// Its name.
-    pub(crate) name: String,
-    /// Its hardware address, if it has one of six bytes.
-    pub(crate) mac: Option<Mac>,
-    /// Its MTU in bytes.
-    pub(crate) mtu: u32,
-    /// What drives it.
-    pub(crate) kind: Kind,
-    /// Whether it is administratively up.
-    pub(crate) up: bool,
-    /// Whether frames can pass: it is up and so is what it depends on.
-    pub(crate) operational: bool,
-    /// Whether somebody has asked that it receives every frame (`ip link set promisc on`); a sniffer does not count.
-    pub(crate) promiscuous: bool,
-    /// Index of the bridge that it is a port of.
-    pub(crate) controller: Option<u32>,
-    /// Index of the other end of a veth pair, in that end's namespace.
-    pub(crate) peer: Option<u32>,
-    /// The number by which this namespace knows the one of the other end; `None` if that is here.
-    pub(crate) peer_netns: Option<i32>,
-    /// The text that a person or a program put on it.
-    pub(crate) alias: String,
-    /// The number of the group that it was put in; 0 is the one of all others.
-    pub(crate) group: u32,
-    /// Whether it believes router advertisements, be it only while the host does not forward (`accept_ra`).
-    pub(crate) accepts_ra: bool,
-    /// How it behaves as a bridge port.
-    pub(crate) port: Option<PortState>,
-    /// Whether, being a bridge, it filters by VLAN.
-    pub(crate) vlan_filtering: bool,
-    /// Whether, being a bridge, it leaves it to the spanning tree protocol which ports forward.
-    pub(crate) spanning_tree: bool,
-    /// Whether, being a bridge, it learns who sent what it never forwards: frames to the addresses of IEEE 802.1D.
-    pub(crate) learns_unforwarded: bool,
-}
-
-/// What drives a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// A bridge.
-    Bridge,
-    /// One end of a veth pair.
-    Veth,
-    /// Anything else.
-    Other,
-}
-
-/// How a bridge port behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PortState {
-    /// Frames may leave by the port that they came in by.
-    pub(crate) hairpin: bool,
-    /// Frames do not pass to other isolated ports.
-    pub(crate) isolated: bool,
-    /// Whether the bridge lets frames through it.
-    pub(crate) state: Admission,
-}
-
-/// Whether a bridge lets frames through a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// No: the port has no carrier or is down.
-    Disabled,
-    /// Not yet, or not now: the spanning tree protocol holds it.
-    Held,
-    /// Yes.
-    Forwarding,
 }
 
 /// A bridge to be made.
@@ -460,130 +362,4 @@ fn veth_end(end: NewVethEnd<'_>, mtu: u32) -> LinkMessageBuilder<LinkUnspec> {
         .mtu(mtu)
         .append_extra_attribute(LinkAttribute::NumTxQueues(1))
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))
-}
-
-/// Reads what the kernel says about a link: `struct ifinfomsg` (rtnetlink(7)) and attributes.
-fn read(octets: &[u8]) -> Option<Link> {
-    let (header, attributes) = octets.split_first_chunk::<IFINFOMSG_LEN>()?;
-    let number = |at: usize| header[at..].first_chunk().map(|octets| u32::from_ne_bytes(*octets));
-    let flags = LinkFlags::from_bits_retain(number(8)?);
-    let mut link = Link {
-        index: number(4)?,
-        name: String::new(),
-        mac: None,
-        mtu: 0,
-        kind: Kind::Other,
-        up: flags.contains(LinkFlags::Up),
-        operational: false,
-        promiscuous: flags.contains(LinkFlags::Promisc),
-        controller: None,
-        peer: None,
-        peer_netns: None,
-        alias: String::new(),
-        group: 0,
-        accepts_ra: false,
-        port: None,
-        vlan_filtering: false,
-        spanning_tree: false,
-        learns_unforwarded: false,
-    };
-    for attribute in each(attributes) {
-        let value = attribute.value();
-        match attribute.kind() {
-            IFLA_IFNAME => link.name = text(value),
-            IFLA_ADDRESS => link.mac = <[u8; 6]>::try_from(value).ok().map(Mac::from),
-            IFLA_MTU => link.mtu = parse_u32(value).unwrap_or_default(),
-            IFLA_OPERSTATE => link.operational = value == [u8::from(State::Up)],
-            IFLA_MASTER => link.controller = parse_u32(value).ok(),
-            IFLA_LINK => link.peer = parse_u32(value).ok(),
-            IFLA_LINK_NETNSID => link.peer_netns = parse_i32(value).ok(),
-            IFLA_IFALIAS => link.alias = text(value),
-            IFLA_GROUP => link.group = parse_u32(value).unwrap_or_default(),
-            IFLA_LINKINFO => read_info(value, &mut link),
-            IFLA_AF_SPEC => link.accepts_ra = accepts_ra(value),
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
-fn read_info(octets: &[u8], link: &mut Link) {
-    let mut port_of_bridge = false;
-    for info in each(octets) {
-        let value = info.value();
-        match info.kind() {
-            IFLA_INFO_KIND => {
-                link.kind = match text(value).as_str() {
-                    "bridge" => Kind::Bridge,
-                    "veth" => Kind::Veth,
-                    _ => Kind::Other,
-                }
-            }
-            IFLA_INFO_DATA if link.kind == Kind::Bridge => {
-                for data in each(value) {
-                    match data.kind() {
-                        IFLA_BR_VLAN_FILTERING => link.vlan_filtering = data.value() == [1],
-                        IFLA_BR_STP_STATE => {
-                            link.spanning_tree = parse_u32(data.value()).is_ok_and(|state| state != 0);
-                        }
-                        IFLA_BR_MULTI_BOOLOPT => {
-                            let options = BridgeBooleanOptions::parse(data.value());
-                            link.learns_unforwarded = options.is_ok_and(|options| {
-                                !options.value.contains(BridgeBooleanOptionFlags::NoLinkLocalLearn)
-                            });
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            IFLA_INFO_SLAVE_KIND => port_of_bridge = text(value) == "bridge",
-            IFLA_INFO_SLAVE_DATA if port_of_bridge => link.port = Some(read_port(value)),
-            _ => {}
-        }
-    }
-}
-
-/// Reads it in the settings of a link's families.
-fn accepts_ra(families: &[u8]) -> bool {
-    let ipv6 = each(families).find(|family| family.kind() == libc::AF_INET6 as u16);
-    ipv6.is_some_and(|family| {
-        let settings = each(family.value()).find(|settings| settings.kind() == IFLA_INET6_CONF);
-        settings.is_some_and(|settings| {
-            let value = settings.value().chunks_exact(4).nth(DEVCONF_ACCEPT_RA);
-            value.is_some_and(|value| value != [0; 4])
-        })
-    })
-}
-
-fn read_port(octets: &[u8]) -> PortState {
-    let mut port = PortState { hairpin: false, isolated: false, state: Admission::Disabled };
-    for data in each(octets) {
-        let value = data.value();
-        match data.kind() {
-            IFLA_BRPORT_STATE => port.state = admission(value),
-            IFLA_BRPORT_MODE => port.hairpin = value == [1],
-            IFLA_BRPORT_ISOLATED => port.isolated = value == [1],
-            _ => {}
-        }
-    }
-    port
-}
-
-fn admission(state: &[u8]) -> Admission {
-    let is = |wanted: BridgePortState| state == [u8::from(wanted)];
-    if is(BridgePortState::Forwarding) {
-        return Admission::Forwarding;
-    }
-    let held = [BridgePortState::Listening, BridgePortState::Learning, BridgePortState::Blocking];
-    if held.into_iter().any(is) { Admission::Held } else { Admission::Disabled }
-}
-
-/// The attributes in `octets`, up to the first that is malformed.
-fn each(octets: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
-    NlasIterator::new(octets).map_while(Result::ok)
-}
-
-/// A text without the NUL at its end.
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets.strip_suffix(&[0]).unwrap_or(octets)).into_owned()
 }
