@@ -1,10 +1,11 @@
-//! The rules of an attachment: which ones its settings ask for, and who writes them.
+//! The rules of an attachment: who writes them, mends them and takes them away.
 
-use std::net::IpAddr;
+mod subject;
 
 use cni_types::{Error, ErrorCode};
 use ipnetwork::IpNetwork;
 
+use self::subject::in_order;
 use crate::attachment::Identity;
 use crate::bridge::believe_no_router;
 use crate::config::{MasqueradeBackend, Settings};
@@ -15,122 +16,28 @@ use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::nft::{
-    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Record, Removed, Rules, VlanGateway,
+    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Record, Removed, Rules,
 };
 use crate::plan::Plan;
-use crate::survey::{self, Found, FoundEnd};
+use crate::survey::{self, Found};
 use crate::undo::Undo;
 use crate::veth;
-use crate::xtables::{self, Traffic};
+use crate::xtables;
 
-/// What the settings ask of the rules in nf_tables.
-pub(crate) fn policy(settings: &Settings) -> Policy {
-    Policy {
-        masquerade: settings.masquerade == Some(MasqueradeBackend::Nftables),
-        ingress: settings.ingress,
-        ra_guard: settings.is_gateway(),
-        mac_spoof_check: settings.mac_spoof_check,
-        accept_forward: settings.accept_forward,
-    }
-}
+pub(crate) use self::subject::{FoundGateway, Subject, policy};
 
-/// An attachment as its rules see it, owning what [`Attached`] borrows.
-#[derive(Debug)]
-pub(crate) struct Subject {
-    identity: Identity,
-    gateway_link: String,
-    mac: Mac,
-    /// In order, whatever the order of ranges, or the kernel's.
-    addresses: Vec<IpNetwork>,
-    gateways: Vec<IpAddr>,
-    gateway: Option<FoundGateway>,
-    policy: Policy,
-    /// Whether iptables masquerades.
-    by_iptables: bool,
-}
-
-/// The gateway interface of a VLAN, owning what [`VlanGateway`] borrows.
-#[derive(Debug, Clone)]
-pub(crate) struct FoundGateway {
-    bridge: String,
-    port: String,
-    mac: Mac,
-}
-
-impl FoundGateway {
-    /// The one that the settings ask for; `None` when the bridge itself is the gateway, or nothing is.
-    pub(crate) fn find(host: &mut Netlink, settings: &Settings) -> Result<Option<Self>, Error> {
-        let name = settings.gateway_link();
-        if !settings.is_gateway() || name == settings.bridge {
-            return Ok(None);
-        }
-        let failed = |failure: Failure| {
-            Error::internal(failure).context(format_args!("look for gateway interface \"{name}\""))
-        };
-        let Some(link) = host.link_by_name(&name).map_err(failed)? else { return Ok(None) };
-        let Some(index) = link.peer else { return Ok(None) };
-        let port = host.link_by_index(index).map_err(failed)?;
-        let bridge = settings.bridge.clone();
-        Ok(port.zip(link.mac).map(|(port, mac)| Self { bridge, port: port.name, mac }))
+/// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
+/// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
+pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
+    if policy(settings).needs_rules() {
+        undo.push("remove the rules", move || {
+            let mut host = Netlink::open().map_err(Error::internal)?;
+            remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
+        });
     }
 }
 
 impl Subject {
-    /// Whose rules these are.
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn new(
-        settings: &Settings,
-        identity: &Identity,
-        plan: &Plan,
-        mac: Mac,
-        gateway: Option<FoundGateway>,
-    ) -> Self {
-        Self {
-            identity: identity.clone(),
-            gateway_link: settings.gateway_link(),
-            mac,
-            addresses: in_order(plan.networks()),
-            gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
-            gateway,
-            policy: policy(settings),
-            by_iptables: settings.masquerade == Some(MasqueradeBackend::Iptables),
-        }
-    }
-
-    /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked, or
-    /// is not ready: its own ADD looks again when it is.
-    pub(crate) fn of_found(
-        settings: &Settings,
-        gateway: Option<FoundGateway>,
-        gateways: &[IpAddr],
-        found: Found,
-    ) -> Option<Self> {
-        let end = found.container.filter(|end| is_ready(end, settings))?;
-        // The mark may have been cut. iptables has to be given the whole names.
-        let whole = Identity::new(&settings.network, found.identity.attachment());
-        let is_whole = whole.host_veth() == found.identity.host_veth();
-        Some(Self {
-            identity: if is_whole { whole } else { found.identity },
-            gateway_link: settings.gateway_link(),
-            mac: end.mac?,
-            addresses: in_order(end.addresses),
-            gateways: gateways.to_vec(),
-            gateway,
-            policy: policy(settings),
-            by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
-        })
-    }
-
-    /// The same rules for another attachment to the network; `None` if its container end cannot be asked, or is not
-    /// ready: its own ADD looks again when it is.
-    fn applied_to(&self, other: Found, settings: &Settings) -> Option<Self> {
-        let of_other = Self::of_found(settings, self.gateway.clone(), &self.gateways, other)?;
-        Some(Self { policy: self.policy, ..of_other })
-    }
-
     /// The other attachments to the network, with their ports as they are to be by now. None where they
     /// cannot be asked: to fail at it is no reason to refuse this one.
     fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Vec<Self> {
@@ -176,49 +83,6 @@ impl Subject {
         let _alone = home.exclude()?;
         repair_iptables(host, others.iter().chain([self]))?;
         Ok(true)
-    }
-
-    fn traffic(&self) -> Traffic<'_> {
-        let (network, link) = (self.identity.owner().network, self.gateway_link.as_str());
-        let bridged = self.gateway.as_ref().map(|gateway| gateway.bridge.as_str());
-        Traffic { network, link, bridged, ingress: self.policy.ingress }
-    }
-
-    pub(crate) fn attached(&self) -> Attached<'_> {
-        Attached {
-            owner: self.identity.owner(),
-            gateway_link: &self.gateway_link,
-            mac: self.mac.octets(),
-            addresses: &self.addresses,
-            gateways: &self.gateways,
-            vlan_gateway: self.gateway.as_ref().map(|gateway| VlanGateway {
-                bridge: &gateway.bridge,
-                port: &gateway.port,
-                mac: gateway.mac.octets(),
-            }),
-            policy: self.policy,
-        }
-    }
-}
-
-fn in_order(mut addresses: Vec<IpNetwork>) -> Vec<IpNetwork> {
-    addresses.sort_unstable();
-    addresses
-}
-
-/// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up.
-fn is_ready(end: &FoundEnd, settings: &Settings) -> bool {
-    settings.leave_container_down || end.up || !end.addresses.is_empty()
-}
-
-/// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
-/// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
-pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
-    if policy(settings).needs_rules() {
-        undo.push("remove the rules", move || {
-            let mut host = Netlink::open().map_err(Error::internal)?;
-            remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
-        });
     }
 }
 

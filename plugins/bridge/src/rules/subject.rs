@@ -1,0 +1,156 @@
+//! An attachment as its rules see it: which ones its settings ask for, and of what.
+
+use std::net::IpAddr;
+
+use cni_types::Error;
+use ipnetwork::IpNetwork;
+
+use crate::attachment::Identity;
+use crate::config::{MasqueradeBackend, Settings};
+use crate::mac::Mac;
+use crate::netlink::{Failure, Netlink};
+use crate::nft::{Attached, Policy, VlanGateway};
+use crate::plan::Plan;
+use crate::survey::{Found, FoundEnd};
+use crate::xtables::Traffic;
+
+/// What the settings ask of the rules in nf_tables.
+pub(crate) fn policy(settings: &Settings) -> Policy {
+    Policy {
+        masquerade: settings.masquerade == Some(MasqueradeBackend::Nftables),
+        ingress: settings.ingress,
+        ra_guard: settings.is_gateway(),
+        mac_spoof_check: settings.mac_spoof_check,
+        accept_forward: settings.accept_forward,
+    }
+}
+
+/// An attachment as its rules see it, owning what [`Attached`] borrows.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(super) identity: Identity,
+    pub(super) gateway_link: String,
+    mac: Mac,
+    /// In order, whatever the order of ranges, or the kernel's.
+    pub(super) addresses: Vec<IpNetwork>,
+    gateways: Vec<IpAddr>,
+    pub(super) gateway: Option<FoundGateway>,
+    pub(super) policy: Policy,
+    /// Whether iptables masquerades.
+    pub(super) by_iptables: bool,
+}
+
+/// The gateway interface of a VLAN, owning what [`VlanGateway`] borrows.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundGateway {
+    bridge: String,
+    port: String,
+    mac: Mac,
+}
+
+impl FoundGateway {
+    /// The one that the settings ask for; `None` when the bridge itself is the gateway, or nothing is.
+    pub(crate) fn find(host: &mut Netlink, settings: &Settings) -> Result<Option<Self>, Error> {
+        let name = settings.gateway_link();
+        if !settings.is_gateway() || name == settings.bridge {
+            return Ok(None);
+        }
+        let failed = |failure: Failure| {
+            Error::internal(failure).context(format_args!("look for gateway interface \"{name}\""))
+        };
+        let Some(link) = host.link_by_name(&name).map_err(failed)? else { return Ok(None) };
+        let Some(index) = link.peer else { return Ok(None) };
+        let port = host.link_by_index(index).map_err(failed)?;
+        let bridge = settings.bridge.clone();
+        Ok(port.zip(link.mac).map(|(port, mac)| Self { bridge, port: port.name, mac }))
+    }
+}
+
+impl Subject {
+    /// Whose rules these are.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn new(
+        settings: &Settings,
+        identity: &Identity,
+        plan: &Plan,
+        mac: Mac,
+        gateway: Option<FoundGateway>,
+    ) -> Self {
+        Self {
+            identity: identity.clone(),
+            gateway_link: settings.gateway_link(),
+            mac,
+            addresses: in_order(plan.networks()),
+            gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
+            gateway,
+            policy: policy(settings),
+            by_iptables: settings.masquerade == Some(MasqueradeBackend::Iptables),
+        }
+    }
+
+    /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked, or
+    /// is not ready: its own ADD looks again when it is.
+    pub(crate) fn of_found(
+        settings: &Settings,
+        gateway: Option<FoundGateway>,
+        gateways: &[IpAddr],
+        found: Found,
+    ) -> Option<Self> {
+        let end = found.container.filter(|end| is_ready(end, settings))?;
+        // The mark may have been cut. iptables has to be given the whole names.
+        let whole = Identity::new(&settings.network, found.identity.attachment());
+        let is_whole = whole.host_veth() == found.identity.host_veth();
+        Some(Self {
+            identity: if is_whole { whole } else { found.identity },
+            gateway_link: settings.gateway_link(),
+            mac: end.mac?,
+            addresses: in_order(end.addresses),
+            gateways: gateways.to_vec(),
+            gateway,
+            policy: policy(settings),
+            by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
+        })
+    }
+
+    /// The same rules for another attachment to the network; `None` if its container end cannot be asked, or is not
+    /// ready: its own ADD looks again when it is.
+    pub(super) fn applied_to(&self, other: Found, settings: &Settings) -> Option<Self> {
+        let of_other = Self::of_found(settings, self.gateway.clone(), &self.gateways, other)?;
+        Some(Self { policy: self.policy, ..of_other })
+    }
+
+    pub(super) fn traffic(&self) -> Traffic<'_> {
+        let (network, link) = (self.identity.owner().network, self.gateway_link.as_str());
+        let bridged = self.gateway.as_ref().map(|gateway| gateway.bridge.as_str());
+        Traffic { network, link, bridged, ingress: self.policy.ingress }
+    }
+
+    pub(crate) fn attached(&self) -> Attached<'_> {
+        Attached {
+            owner: self.identity.owner(),
+            gateway_link: &self.gateway_link,
+            mac: self.mac.octets(),
+            addresses: &self.addresses,
+            gateways: &self.gateways,
+            vlan_gateway: self.gateway.as_ref().map(|gateway| VlanGateway {
+                bridge: &gateway.bridge,
+                port: &gateway.port,
+                mac: gateway.mac.octets(),
+            }),
+            policy: self.policy,
+        }
+    }
+}
+
+pub(super) fn in_order(mut addresses: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    addresses.sort_unstable();
+    addresses
+}
+
+/// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up.
+fn is_ready(end: &FoundEnd, settings: &Settings) -> bool {
+    settings.leave_container_down || end.up || !end.addresses.is_empty()
+}
