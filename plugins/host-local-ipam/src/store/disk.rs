@@ -399,3 +399,6 @@ fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
     let inside = entry.address.is_some_and(|address| within.iter().any(|span| span.contains(address)));
     entry.era == Era::EarlierBoot && inside
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,17 +14,20 @@ pub(super) struct Past {
     leases: Vec<Known>,
     pub(super) room: Room,
     dead: Dead,
+    /// A file changed before this, in nanoseconds, has another time if it was changed since. One that is not older may
+    /// have been changed again within the same tick of its file system's clock, which is up to two seconds.
+    settled: Option<i64>,
 }
 
 impl Past {
-    /// What `index` knows; nothing where it is damaged.
-    pub(super) fn new(index: &Index, dead: Dead) -> Self {
+    /// What `index` knows of a directory that was stamped `as_of`; nothing where it is damaged.
+    pub(super) fn new(index: &Index, dead: Dead, as_of: Option<Stamp>) -> Self {
         let mut leases = Vec::with_capacity(index.len());
         if index.each_entry(|entry| leases.push(Known::new(&entry))).is_err() {
             return Self { dead, ..Self::default() };
         }
         leases.sort_unstable_by_key(|known| known.file);
-        Self { leases, room: index.room(), dead }
+        Self { leases, room: index.room(), dead, settled: as_of.map(|stamp| stamp.changed) }
     }
 
     /// Judges by an index that was saved, in the end, under another boot id. If the directory still has the stamp of that
@@ -42,7 +45,7 @@ impl Past {
         } else {
             Dead::None
         };
-        Self::new(earlier, dead)
+        Self::new(earlier, dead, earlier.stamp())
     }
 
     /// The leases whose file was this one, as it is.
@@ -58,6 +61,9 @@ impl Past {
             return None;
         }
         let changed = Changed::of(&found.stat()?);
+        if self.settled.is_none_or(|settled| changed.at >= settled) {
+            return None;
+        }
         let known = self.of_file(found.address, changed).find(|known| known.is_in_place())?;
         Some(Entry {
             holder: known.holder,

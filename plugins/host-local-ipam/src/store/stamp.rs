@@ -57,7 +57,7 @@ pub(super) struct Given {
 }
 
 /// Which file a lease is, and when it was last changed in any way (`st_ctime`, which nobody can set at will): as long
-/// as this is the same, so is the content.
+/// as this is the same, so is the content, but for a change within the same tick of the file system's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Changed {
     /// In nanoseconds.

@@ -149,7 +149,11 @@ impl DiskStore {
 
     /// What the index knows, for the one that takes its place.
     pub(super) fn known(&self) -> Past {
-        Past::new(&self.index, Dead::Known)
+        let as_of = match self.as_of {
+            AsOf::Seen(stamp) | AsOf::Given(Given { kept: stamp, .. }) => Some(stamp),
+            AsOf::Unknown => None,
+        };
+        Past::new(&self.index, Dead::Known, as_of)
     }
 
     /// Asks the index; if it turns out to be broken, makes it anew and asks again.
