@@ -77,15 +77,26 @@ fn could_be_made_by_us(stat: &Stat) -> bool {
 /// Renames `from` to `to`; `AlreadyExists` when there is such a file.
 fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems, NFS among them, cannot do that in one step.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            std::fs::hard_link(from, to)?;
+        // Some file systems, NFS among them, cannot do that in one step; a filter of system calls may not know the call.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
+        other => return Ok(other?),
+    }
+    match std::fs::hard_link(from, to) {
+        Ok(()) => {
             if let Err(error) = std::fs::remove_file(from) {
                 log::warn!("remove {}: {error}", from.display());
             }
             Ok(())
         }
-        other => Ok(other?),
+        // Others, shared folders of virtual machines among them, have no links either. Whoever makes leases has the lock.
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+            if to.symlink_metadata().is_ok() {
+                Err(ErrorKind::AlreadyExists.into())
+            } else {
+                std::fs::rename(from, to)
+            }
+        }
+        failed => failed,
     }
 }
 

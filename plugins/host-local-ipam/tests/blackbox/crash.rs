@@ -186,7 +186,7 @@ fn a_system_call_that_fails_fails_the_add_and_leaves_nothing() {
 
 #[test]
 fn a_file_system_that_cannot_rename_to_a_free_name_links_instead() {
-    for errno in ["EINVAL", "ENOSYS"] {
+    for errno in ["EINVAL", "ENOSYS", "EPERM"] {
         let network = prepared();
         let (success, trace) = strace(&network, "ADD", &["-e", &format!("inject=renameat2:error={errno}")]);
         assert!(success, "{trace}");
@@ -195,6 +195,21 @@ fn a_file_system_that_cannot_rename_to_a_free_name_links_instead() {
         network.call(&reference(), "DEL", "victim").ok();
         network.ask("ADD", "next").ok();
         assert_eq!(network.leases().len(), 3);
+    }
+}
+
+#[test]
+fn a_file_system_without_links_leases_all_the_same() {
+    for errno in ["EPERM", "EOPNOTSUPP", "ENOSYS"] {
+        let network = prepared();
+        // In the way, and free.
+        network.write("10.8.0.4", "");
+        let inject = format!("inject=link,linkat:error={errno}");
+        let (success, trace) =
+            strace(&network, "ADD", &["-e", "inject=renameat2:error=EINVAL", "-e", &inject]);
+        assert!(success, "{trace}");
+        assert_eq!(network.leases()["10.8.0.4"], content("victim"));
+        assert!(!network.data_dir().join(".host-local-ipam/net1.lease").exists());
     }
 }
 
