@@ -20,6 +20,7 @@ pub mod ip;
 pub mod json;
 pub mod logging;
 mod result;
+pub mod signals;
 pub mod skel;
 mod version;
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::command::Command;
 use crate::conf::{NetConf, VersionAnswer};
 use crate::env::{Attachment, Environment, Variables};
-use crate::{CniResult, Error, ErrorCode, SpecVersion, json, logging};
+use crate::{CniResult, Error, ErrorCode, SpecVersion, json, logging, signals};
 
 /// A CNI plugin: one function a verb.
 pub trait Plugin {
@@ -128,6 +128,7 @@ impl DelCall {
 /// Runs `plugin` as this process: its environment, its stdin, stdout and stderr.
 pub fn main<P: Plugin>(plugin: &P) -> ExitCode {
     logging::init(P::NAME, log::LevelFilter::Warn);
+    signals::settle();
     let mut stdin = std::io::stdin().lock();
     let mut stderr = std::io::stderr();
     ExitCode::from(run(plugin, Environment::of_process(), &mut stdin, &mut WholeAnswer, &mut stderr))

@@ -132,6 +132,19 @@ fn a_failure_at_any_step_takes_back_what_was_done_before_it() {
     story.fails(&with("/ipam/ranges/0/0/subnet", json!("10.8.0.0/24")), 7, "already has an IP address");
 }
 
+/// As under a parent that wants to hear of no child, and with a kernel or a filter that lacks pidfd_open(2).
+#[test]
+fn whatever_the_surroundings_the_allocator_is_waited_for() {
+    let story = Story::new();
+    let old = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=pidfd_open:error=ENOSYS"];
+    for surroundings in [&["env", "--ignore-signal=CHLD"][..], &old] {
+        for verb in ["ADD", "DEL"] {
+            story.traced(surroundings, verb).run().success();
+        }
+        story.assert_clean();
+    }
+}
+
 #[test]
 fn an_allocator_that_fails_in_any_way_leaves_no_lease_and_no_link() {
     let story = Story::new();

@@ -70,7 +70,7 @@ impl Process {
         let mut mask = SigSet::thread_get_mask()?;
         ENDING.into_iter().for_each(|signal| mask.remove(signal));
         attributes.set_sigmask(&mask)?;
-        attributes.set_sigdefault(&Signal::SIGPIPE.into())?;
+        attributes.set_sigdefault(&[Signal::SIGPIPE, Signal::SIGXFSZ].into_iter().collect())?;
         let program = CString::new(program.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
         let variables =
             variables.map(|(name, value)| variable(name, value)).collect::<Result<Vec<_>, _>>()?;

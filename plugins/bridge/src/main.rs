@@ -71,6 +71,7 @@ fn main() -> ExitCode {
     // A runtime passes none; a person who passes some is answered, whatever is in the environment but a verb.
     if !arguments.is_empty() && std::env::var_os("CNI_COMMAND").is_none() {
         logging::init(Bridge::NAME, log::LevelFilter::Warn);
+        cni_types::signals::settle();
         return cli::run(arguments);
     }
     skel::main(&Bridge)

@@ -50,6 +50,7 @@ enum Format {
 /// Runs this process's command line.
 pub(crate) fn main() -> ExitCode {
     cni_types::logging::init("host-local-ipam", log::LevelFilter::Warn);
+    cni_types::signals::settle();
     let served =
         parse(std::env::args_os().skip(1)).and_then(|request| serve(&request, &mut io::stdout().lock()));
     match served {

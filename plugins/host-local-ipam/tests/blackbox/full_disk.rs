@@ -53,6 +53,21 @@ fn a_disk_without_room_for_another_file_is_a_clear_error_and_takes_nothing() {
 }
 
 #[test]
+fn a_limit_of_the_size_of_files_fails_what_it_leaves_no_room_for() {
+    let network = Network::new("10.8.0.0/24");
+    // Half a KiB a block: none for a lease, and then one, which is too little for the index only.
+    let script = r#"
+        conf=$(cat)
+        (ulimit -f 0; echo "$conf" | "$2") && echo unexpected success
+        echo; find "$1" -type f ! -name lock
+        (ulimit -f 1; echo "$conf" | "$2" >/dev/null) && find "$1/net1" -name "10.*" -printf "leased %f\\n"
+    "#;
+    let printed = text(&run(&network, script));
+    assert!(printed.contains("\"code\": 5,") && printed.contains("File too large"), "{printed}");
+    assert!(printed.ends_with("}\nleased 10.8.0.2\n"), "{printed}");
+}
+
+#[test]
 fn a_read_only_disk_is_a_clear_error_for_add_and_known_to_status() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "other").ok();
