@@ -130,10 +130,17 @@ impl Batch {
         Ok(received)
     }
 
-    /// sendmmsg(2) of the responses from `first` to `end`; tells how many were sent. The C library's own sends them one
-    /// by one on 64-bit systems (musl), and so does nix.
+    /// Sends the responses from `first` to `end`, or the first of them; tells how many were sent.
+    ///
+    /// One goes by sendto(2), which does not offer the processor to others on the way back; more by sendmmsg(2). The C
+    /// library's own sends them one by one on 64-bit systems (musl), and so does nix.
     fn transmit(&self, socket: BorrowedFd<'_>, first: usize, end: usize) -> nix::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let count = end - first;
+        if count == 1 {
+            return sendto(socket.as_raw_fd(), &self.responses[first], &self.addresses[first], flags)
+                .map(|_| 1);
+        }
         let mut slices = self.responses.each_ref().map(|response| libc::iovec {
             iov_base: response.as_ptr().cast_mut().cast(),
             iov_len: response.len(),
@@ -146,12 +153,11 @@ impl Batch {
             header.msg_hdr.msg_iov = slice;
             header.msg_hdr.msg_iovlen = 1;
         }
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the first `count` headers point to an address and a slice, and every slice to a buffer, that live
         // until the call is over and have the lengths given with them; the kernel only reads them.
         #[allow(unsafe_code, reason = "see above")]
         let sent = unsafe {
-            libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), headers.as_mut_ptr(), count, flags)
+            libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), headers.as_mut_ptr(), count, flags.bits())
         };
         Ok(Errno::result(sent)? as usize)
     }
