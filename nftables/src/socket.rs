@@ -70,6 +70,11 @@ impl Error {
         self.errno() == Some(libc::EEXIST)
     }
 
+    /// The kernel has no netlink of its packet filters.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(libc::EPROTONOSUPPORT)
+    }
+
     /// An object is still referred to, or an element has another verdict.
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(libc::EBUSY)
@@ -87,16 +92,22 @@ impl Error {
 /// drop it late.
 #[derive(Debug)]
 pub struct Socket {
-    socket: netlink_sys::Socket,
+    /// `None` where the kernel has no netlink of its packet filters.
+    socket: Option<netlink_sys::Socket>,
     sequence: u32,
     received: Vec<u8>,
 }
 
 impl Socket {
+    /// A kernel without netlink for its packet filters has no rules: nothing is found there, and nothing can be made.
+    ///
     /// # Errors
-    /// The system's, when it has no netlink or no nf_tables netlink family.
+    /// The system's.
     pub fn open() -> Result<Self, Error> {
-        let socket = netlink_sys::Socket::new(NETLINK_NETFILTER).map_err(Error::Socket)?;
+        let socket = match netlink_sys::Socket::new(NETLINK_NETFILTER) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => None,
+            opened => Some(opened.map_err(Error::Socket)?),
+        };
         Ok(Self { socket, sequence: 0, received: vec![0; RECEIVE_BYTES] })
     }
 
@@ -114,7 +125,7 @@ impl Socket {
         if bytes.len() > DEFAULT_SEND_BYTES {
             self.grow_send_buffer(bytes.len())?;
             // A refusal would carry the whole message back, and many would not fit.
-            self.socket.set_cap_ack(true).map_err(Error::Socket)?;
+            connected(&self.socket).and_then(|socket| socket.set_cap_ack(true)).map_err(Error::Socket)?;
         }
         self.send(&bytes)?;
         let mut refusal = None;
@@ -145,6 +156,7 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn generation(&mut self) -> Result<Generation, Error> {
+        connected(&self.socket).map_err(Error::Socket)?;
         let id = self.get(Request::GetGeneration, None, |_| {}, wire::decode_generation)?;
         id.map(Generation).ok_or(Error::Unreadable)
     }
@@ -158,6 +170,9 @@ impl Socket {
     /// # Errors
     /// The kernel's; [`Error::Restless`] when each generation was followed by another before it could be read.
     pub fn settled_generation(&mut self) -> Result<Generation, Error> {
+        if self.socket.is_none() {
+            return Ok(Generation(0));
+        }
         for _ in 0..SETTLE_ATTEMPTS {
             let generation = self.generation()?;
             if self.is_settled(generation)? {
@@ -301,6 +316,9 @@ impl Socket {
         name: impl Fn(&mut Vec<u8>),
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, Error> {
+        if self.socket.is_none() {
+            return Ok(None);
+        }
         let sent = self.ask(request, family, 0, name)?;
         loop {
             let len = self.receive().map_err(Error::Socket)?;
@@ -355,8 +373,11 @@ impl Socket {
         name: impl Fn(&mut Vec<u8>),
         decode: impl Fn(&[u8], &mut Vec<T>),
     ) -> Result<Dump<T>, Error> {
-        let sent = self.ask(request, family, libc::NLM_F_DUMP as u16, name)?;
         let mut dump = Dump { objects: Vec::new(), passes: 0, interrupted: false };
+        if self.socket.is_none() {
+            return Ok(dump);
+        }
+        let sent = self.ask(request, family, libc::NLM_F_DUMP as u16, name)?;
         loop {
             let len = self.receive().map_err(Error::Socket)?;
             let before = dump.objects.len();
@@ -397,7 +418,8 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
-        let sent = retry(|| self.socket.send(bytes, 0)).map_err(Error::Socket)?;
+        let socket = connected(&self.socket).map_err(Error::Socket)?;
+        let sent = retry(|| socket.send(bytes, 0)).map_err(Error::Socket)?;
         if sent == bytes.len() {
             return Ok(());
         }
@@ -406,7 +428,8 @@ impl Socket {
 
     fn receive(&mut self) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        let len = retry(|| self.socket.recv(&mut &mut self.received[..], flags))?;
+        let socket = connected(&self.socket)?;
+        let len = retry(|| socket.recv(&mut &mut self.received[..], flags))?;
         if len > self.received.len() {
             return Err(io::Error::other(format!("an answer of {len} bytes was cut")));
         }
@@ -418,10 +441,15 @@ impl Socket {
     fn grow_send_buffer(&self, bytes: usize) -> Result<(), Error> {
         // The kernel keeps some of it for itself.
         let size = bytes + bytes / 4;
-        setsockopt(&self.socket, sockopt::SndBufForce, &size)
-            .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &size))
+        let socket = connected(&self.socket).map_err(Error::Socket)?;
+        setsockopt(socket, sockopt::SndBufForce, &size)
+            .or_else(|_| setsockopt(socket, sockopt::SndBuf, &size))
             .map_err(|errno| Error::Socket(errno.into()))
     }
+}
+
+fn connected(socket: &Option<netlink_sys::Socket>) -> io::Result<&netlink_sys::Socket> {
+    socket.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EPROTONOSUPPORT))
 }
 
 /// What came of one dump.

@@ -145,6 +145,59 @@ fn whatever_the_surroundings_the_allocator_is_waited_for() {
     }
 }
 
+/// As with a kernel that was built without them: it does not know the protocol of the socket.
+#[test]
+fn without_nf_tables_there_are_no_rules_to_miss() {
+    const TRACE: &str = "/run/trace";
+    let story = Story::new();
+    let run = |verb: &str, config: &Value, what: &str| {
+        let tracer = ["strace", "-qq", "-o", TRACE, "-e", "trace=socket", "-e", what];
+        let call = story.world.traced_plugin(&tracer, "bridge").verb(verb).container(&story.guest);
+        call.env("CNI_PATH", &story.path).config(config).run()
+    };
+    // Each of these calls opens one socket for the rules: which of its sockets is that?
+    let traced = |verb: &str, config: &Value| {
+        let output = run(verb, config, "signal=none");
+        output.success();
+        let trace = story.world.host().run(&format!("cat {TRACE}"));
+        let mut sockets = trace.success().lines().filter(|line| line.starts_with("socket("));
+        let of_rules = |line: &str| line.contains("NETLINK_NETFILTER");
+        let before = sockets.position(of_rules).unwrap_or_else(|| panic!("{verb}: {trace}"));
+        (before + 1, output)
+    };
+    let without = |verb: &str, config: &Value, number: usize| {
+        // musl asks once more, without flags.
+        let both = format!("{number}..{}", number + 1);
+        run(verb, config, &format!("inject=socket:error=EPROTONOSUPPORT:when={both}"))
+    };
+
+    let plain = json!({
+        "cniVersion": "1.1.0", "name": "plain", "type": "bridge", "bridge": "br1", "isDefaultGateway": true,
+        "ipam": { "type": "host-local", "subnet": "10.1.3.0/24" }
+    });
+    let with_result = |result: &Output| {
+        let mut config = plain.clone();
+        config["prevResult"] = result.json();
+        config
+    };
+    let (add, added) = traced("ADD", &plain);
+    let (check, _) = traced("CHECK", &with_result(&added));
+    let (del, _) = traced("DEL", &plain);
+    let before = Snapshot::of(&story.world);
+
+    let added = without("ADD", &plain, add);
+    added.success();
+    assert!(added.stderr.contains("Protocol not supported"), "what is done without is told: {added}");
+    without("CHECK", &with_result(&added), check).success();
+    without("DEL", &plain, del).success();
+    before.assert_unchanged_but(&story.world, &KEPT);
+    let mut masquerading = plain.clone();
+    masquerading["ipMasq"] = json!(true);
+    let refused = without("ADD", &masquerading, add);
+    assert!(refused.error(2).contains("Protocol not supported"), "{refused}");
+    before.assert_unchanged_but(&story.world, &KEPT);
+}
+
 #[test]
 fn an_allocator_that_fails_in_any_way_leaves_no_lease_and_no_link() {
     let story = Story::new();

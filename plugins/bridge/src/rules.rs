@@ -375,6 +375,14 @@ pub(crate) fn verify(
 fn verify_nftables(subject: &Subject, present: Vec<IpNetwork>) -> Result<Vec<String>, Error> {
     let mut rules = Rules::open().map_err(failed)?;
     let differences = rules.verify(&subject.attached()).map_err(failed)?;
+    let without_bonus = Policy { ra_guard: false, ..subject.policy };
+    if !differences.is_empty()
+        && !without_bonus.needs_rules()
+        && rules.probe().is_err_and(|error| error.is_unsupported())
+    {
+        // ADD has done without as well.
+        return Ok(Vec::new());
+    }
     let present = in_order(present);
     let has_all = subject.addresses.iter().all(|address| present.contains(address));
     if !differences.is_empty() && has_all && present != subject.addresses {
@@ -434,5 +442,6 @@ pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
 }
 
 fn failed(error: nft::Error) -> Error {
-    Error::new(ErrorCode::INTERNAL, error.to_string())
+    let code = if error.is_unsupported() { ErrorCode::UNSUPPORTED_FIELD } else { ErrorCode::INTERNAL };
+    Error::new(code, error.to_string())
 }

@@ -56,6 +56,13 @@ pub(crate) use undecided::{Fate, Undecided, follow};
 #[error(transparent)]
 pub(crate) struct Error(#[from] nft_netlink::Error);
 
+impl Error {
+    /// Whether the kernel has no packet filters that could be asked.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.0.is_unsupported()
+    }
+}
+
 /// Whose a set element is. Found again by `host_veth` (derived from the identity); the comment spells it out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner<'a> {
