@@ -145,6 +145,20 @@ fn whatever_the_surroundings_the_allocator_is_waited_for() {
     }
 }
 
+#[test]
+fn status_tells_which_right_an_attachment_lacks() {
+    let story = Story::new();
+    for (right, said) in [("net_admin", "links cannot be changed"), ("sys_admin", "enter network namespace")]
+    {
+        let lacking = format!("-{right}");
+        let call =
+            story.world.traced_plugin(&["setpriv", "--bounding-set", &lacking], "bridge").verb("STATUS");
+        let output = call.env("CNI_PATH", &story.path).config(&config()).run();
+        let msg = output.error(50);
+        assert!(msg.contains(said) && msg.contains("Operation not permitted"), "{right}: {output}");
+    }
+}
+
 /// As with a kernel that was built without them: it does not know the protocol of the socket.
 #[test]
 fn without_nf_tables_there_are_no_rules_to_miss() {

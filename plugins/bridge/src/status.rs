@@ -4,6 +4,7 @@ use cni_types::{Delegate, Error, ErrorCode, NetworkCall};
 
 use crate::config::Settings;
 use crate::netlink::Netlink;
+use crate::netns::Netns;
 use crate::rules;
 
 /// Tells why ADD could not be served.
@@ -14,6 +15,9 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
         .and_then(|mut host| host.may_change_links())
         .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
     log::debug!("links can be changed");
+    // As a container's has to be, which takes the same right.
+    let home = Netns::own().map_err(unavailable)?;
+    home.visit(&home, || Ok(())).map_err(unavailable)?;
     rules::probe(&settings).map_err(unavailable)?;
     log::debug!("rules can be installed");
     match &settings.ipam {
