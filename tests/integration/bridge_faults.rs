@@ -159,6 +159,27 @@ fn status_tells_which_right_an_attachment_lacks() {
     }
 }
 
+/// As in a container that runs containers. What has to be set there is set already.
+#[test]
+fn read_only_parameters_of_the_kernel_keep_nobody_from_ipv4() {
+    let story = Story::new();
+    let host = story.world.host();
+    host.run("mount --bind /proc/sys /proc/sys").success();
+    host.run("mount -o remount,bind,ro /proc/sys").success();
+    for gateway in [true, false] {
+        let mut config = json!({
+            "cniVersion": "1.1.0", "name": "ro", "type": "bridge", "bridge": "br1", "isGateway": gateway,
+            "ipam": { "type": "host-local", "subnet": "10.1.3.0/24" }
+        });
+        let added = story.call("ADD", &config).run();
+        added.success();
+        assert!(added.stderr.contains("accept_ra: Read-only file system"), "{added}");
+        config["prevResult"] = added.json();
+        story.call("CHECK", &config).run().success();
+        story.call("DEL", &config).run().success();
+    }
+}
+
 /// As with a kernel that was built without them: it does not know the protocol of the socket.
 #[test]
 fn without_nf_tables_there_are_no_rules_to_miss() {

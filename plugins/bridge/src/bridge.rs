@@ -200,6 +200,11 @@ fn complete<'a>(
     Ok(())
 }
 
+/// Whether a link believes router advertisements although ADD has had a way to have it ignore them.
+pub(crate) fn believes_routers(link: &Link) -> bool {
+    link.accepts_ra && sysctl::can_set_ipv6()
+}
+
 /// Has a link of the host's ignore router advertisements: they are for hosts, and whoever sent them here would be a
 /// container. To fail at it is no reason to refuse one.
 pub(crate) fn believe_no_router(link: &Link) {

@@ -9,7 +9,7 @@ use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, 
 use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
-use crate::bridge::keeps_mac;
+use crate::bridge::{believes_routers, keeps_mac};
 use crate::config::Settings;
 use crate::family::Family;
 use crate::mac::Mac;
@@ -221,16 +221,19 @@ impl Comparison<'_> {
     ) -> Result<(), Error> {
         let ifname = self.identity.attachment().ifname();
         if self.settings.is_gateway() {
-            if let Some(bridge) = bridge.filter(|bridge| bridge.accepts_ra) {
+            if let Some(bridge) = bridge.filter(|bridge| believes_routers(bridge)) {
                 self.differs(format_args!("bridge \"{}\" accepts router advertisements", bridge.name));
             }
             let name = self.settings.gateway_link();
             if name != self.settings.bridge
-                && host.link_by_name(&name).map_err(Error::internal)?.is_some_and(|link| link.accepts_ra)
+                && host
+                    .link_by_name(&name)
+                    .map_err(Error::internal)?
+                    .is_some_and(|link| believes_routers(&link))
             {
                 self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
             }
-            if end.accepts_ra {
+            if believes_routers(end) {
                 self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
             }
         }
@@ -341,7 +344,7 @@ impl Comparison<'_> {
         if !link.up {
             self.differs(format_args!("host veth \"{name}\" is down"));
         }
-        if maker == Maker::Ours && link.accepts_ra {
+        if maker == Maker::Ours && believes_routers(&link) {
             self.differs(format_args!("host veth \"{name}\" accepts router advertisements"));
         }
         if let Some(bridge) = bridge

@@ -138,13 +138,21 @@ fn set_switches(ifname: &str, settings: &Settings, plan: &Plan) -> Result<(), Er
     if settings.is_gateway() {
         switches.push((Ipv6Switch::AcceptRa, false));
     }
-    if plan.addresses.iter().any(|address| address.network.is_ipv6()) {
+    let has_ipv6 = plan.addresses.iter().any(|address| address.network.is_ipv6());
+    if has_ipv6 {
         // A chained plugin may take the interface down to change its hardware address.
         switches.push((Ipv6Switch::KeepAddressOnDown, true));
         switches.push((Ipv6Switch::AcceptDad, settings.dad == Dad::Wait));
         switches.push((Ipv6Switch::Announce, true));
     }
-    sysctl::set_ipv6(ifname, &switches)
+    match sysctl::set_ipv6(ifname, &switches) {
+        // Nobody has asked for IPv6: to fail at what only makes it safer is no reason to refuse the container.
+        Err(error) if !has_ipv6 => {
+            log::warn!("{error}");
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 /// A route that the kernel refuses for what it says is the user's mistake.

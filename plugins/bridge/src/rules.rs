@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use self::subject::in_order;
 use crate::attachment::Identity;
-use crate::bridge::believe_no_router;
+use crate::bridge::{believe_no_router, believes_routers};
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables::{self, Jumps, Told};
 use crate::mac::Mac;
@@ -189,7 +189,7 @@ pub(crate) fn restore_port(
 ) -> Result<Vec<String>, Error> {
     let mut wrong = Vec::new();
     let Link { index, name, alias, .. } = &found.host;
-    if found.host.accepts_ra {
+    if believes_routers(&found.host) {
         believe_no_router(&found.host);
         wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
     }

@@ -11,6 +11,7 @@ use cni_types::Error;
 use nix::fcntl::{OFlag, openat};
 use nix::libc::{O_DIRECTORY, O_PATH};
 use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, access};
 
 use crate::family::Family;
 
@@ -81,6 +82,11 @@ pub(crate) fn set_ipv6(ifname: &str, switches: &[(Ipv6Switch, bool)]) -> Result<
         written.map_err(|error| Error::io(format_args!("write {path}/{name}"), &error))?;
     }
     Ok(())
+}
+
+/// Whether switches can be set at all: in containers `/proc/sys` is often read-only, or not there.
+pub(crate) fn can_set_ipv6() -> bool {
+    access("/proc/sys/net/ipv6/conf/all/accept_ra", AccessFlags::W_OK).is_ok()
 }
 
 impl Ipv6Switch {
