@@ -18,6 +18,7 @@ mod expression;
 mod object;
 mod rule;
 mod socket;
+mod undecided;
 mod wire;
 
 pub use batch::Batch;
@@ -28,4 +29,5 @@ pub use object::{
 };
 pub use rule::{CtState, Field, Rule, address_key, ifname_key, join_keys};
 pub use socket::{Error, Generation, Socket};
+pub use undecided::{Fate, Undecided, follow};
 pub use wire::{MAX_COMMENT, MAX_NAME};

@@ -7,11 +7,11 @@
 use std::fmt::Write as _;
 
 use cni_types::Error;
-use nft_netlink::End;
+use nft_netlink::{End, Fate};
 
 use crate::family::Family;
 use crate::iptables::{Tool, comment_of, quoted};
-use crate::nft::{self, Fate, IngressPolicy};
+use crate::nft::{self, IngressPolicy};
 
 mod tables;
 
@@ -162,13 +162,13 @@ fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
 }
 
 /// What becomes of the rest of a chain's packets, and at which rule, counted from 1.
-fn undecided(present: &[String], chain: &str) -> nft::Undecided {
+fn undecided(present: &[String], chain: &str) -> nft_netlink::Undecided {
     let mut ends = |name: &str| {
         let prefix = format!("-A {name} ");
         let rules = present.iter().filter_map(|rule| rule.strip_prefix(prefix.as_str()));
         Ok::<_, std::convert::Infallible>((1..).zip(rules.map(|body| end(present, body))).collect())
     };
-    let Ok(undecided) = nft::follow(chain, &mut ends);
+    let Ok(undecided) = nft_netlink::follow(chain, &mut ends);
     undecided
 }
 

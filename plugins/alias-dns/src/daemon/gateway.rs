@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
 use nft_netlink::{
-    Base, Batch, Chain, ChainKind, End, Family, Field, FoundRule, Hook, Policy, Rule, Socket, Table,
+    Base, Batch, Chain, ChainKind, Family, Fate, Field, FoundRule, Hook, Policy, Rule, Socket, Table, follow,
 };
 use nix::poll::{PollTimeout, poll};
 
@@ -134,10 +134,17 @@ fn admit(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let comment = comment(listener, port);
     for chain in nft.chains()? {
         let Some(table) = table_of(&chain, listener) else { continue };
-        let rules = nft.rules(table, &chain.name)?;
-        let drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop)
-            || matches!(rules.last().and_then(FoundRule::end), Some(End::Drop | End::Reject));
-        if !drops || rules.iter().any(|rule| rule.comment() == Some(comment.as_str())) {
+        let mut ends = |name: &str| {
+            let rules = nft.rules(table, name)?;
+            Ok::<_, nft_netlink::Error>(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
+        };
+        let drops = match follow(&chain.name, &mut ends)?.fate {
+            Fate::Dropped { .. } => true,
+            Fate::GoesOn => chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop),
+            Fate::Passes => false,
+        };
+        let is_open = |rule: &FoundRule| rule.comment() == Some(comment.as_str());
+        if !drops || nft.rules(table, &chain.name)?.iter().any(is_open) {
             continue;
         }
         for protocol in PROTOCOLS {

@@ -381,6 +381,10 @@ pub(crate) fn firewalled() {
         "nft 'add chain inet strict in { type filter hook input priority 0; policy drop; }'",
         "nft 'add chain inet strict forward { type filter hook forward priority 0; policy drop; }'",
         "nft add rule inet strict in meta l4proto icmpv6 accept",
+        "nft add table inet behind && nft add chain inet behind rest",
+        "nft add rule inet behind rest meta l4proto icmpv6 accept && nft add rule inet behind rest drop",
+        "nft 'add chain inet behind in { type filter hook input priority 10; policy accept; }'",
+        "nft add rule inet behind in jump rest",
         "iptables -A INPUT -p icmp -j ACCEPT && iptables -A INPUT -j REJECT",
         "ip6tables -P INPUT DROP && ip6tables -A INPUT -p icmpv6 -j ACCEPT",
     ] {

@@ -19,7 +19,7 @@ use crate::names;
 use super::content::{self, NetworkChain, chain_name};
 use super::foreign::{self, Barrier};
 use super::skeleton::ROUTED;
-use super::{Attached, IngressPolicy, undecided};
+use super::{Attached, IngressPolicy};
 
 /// What the names of our own chains begin with.
 const CHAIN: &str = "accept-forward";
@@ -214,7 +214,7 @@ fn missing(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Missing>,
         let inward = match &docker_user {
             Some(rules) => {
                 let ends = &mut |name: &str| Ok::<_, Error>(foreign::ends(&socket.rules(table, name)?));
-                let before = undecided::follow(DOCKER_USER, ends)?.at;
+                let before = nft_netlink::follow(DOCKER_USER, ends)?.at;
                 Place { table, chain: DOCKER_USER, way: Way::In, before, present: rules }
             }
             None => Place { way: Way::In, ..out },

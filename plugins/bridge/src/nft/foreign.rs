@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Policy, Socket, Table};
 
 use super::skeleton::ROUTED;
-use super::undecided;
 
 /// A base chain that drops what our containers forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +56,7 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
     for chain in socket.chains()? {
         let Some(table) = forwards(&chain) else { continue };
         let mut ends = |name: &str| Ok(ends(&socket.rules(table, name)?));
-        let undecided = undecided::follow(&chain.name, &mut ends)?;
+        let undecided = nft_netlink::follow(&chain.name, &mut ends)?;
         let policy_drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop);
         let Some(reason) = undecided.fate.drops(&chain.name, policy_drops) else { continue };
         barriers.push(Barrier {

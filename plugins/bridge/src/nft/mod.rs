@@ -34,7 +34,6 @@ mod record;
 mod routed;
 mod skeleton;
 mod spoofcheck;
-mod undecided;
 mod untracked;
 
 use std::collections::BTreeSet;
@@ -49,7 +48,6 @@ use skeleton::Skeleton;
 
 pub(crate) use foreign::ForeignDrop;
 pub(crate) use record::Record;
-pub(crate) use undecided::{Fate, Undecided, follow};
 
 /// nf_tables did not do what it was asked; the text names the object.
 #[derive(Debug, thiserror::Error)]

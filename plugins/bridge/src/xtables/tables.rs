@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::family::Family;
-use crate::nft::{self, ForeignDrop};
+use crate::nft::ForeignDrop;
 
 use super::{FORWARD, TABLE};
 
@@ -315,7 +315,7 @@ impl<'a> Table<'a> {
             let rules = self.chains.get(name).into_iter().flatten();
             Ok::<_, std::convert::Infallible>((1..).zip(rules.map(Rule::end)).collect())
         };
-        let Ok(undecided) = nft::follow(FORWARD, &mut ends);
+        let Ok(undecided) = nft_netlink::follow(FORWARD, &mut ends);
         undecided.fate.drops(FORWARD, self.policy_drops)
     }
 

@@ -1,33 +1,38 @@
 //! What becomes of the packets of a chain that none of its tests picks out. Pure.
 
-use nft_netlink::End;
+use crate::object::End;
 
 /// Deepest nesting of chains that is followed; the kernel allows no more (`NFT_JUMP_STACK_SIZE`).
 const MAX_DEPTH: usize = 16;
 
 /// What becomes of the rest, and the rule of the chain at which it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Undecided {
+pub struct Undecided {
     /// What becomes of it.
-    pub(crate) fate: Fate,
+    pub fate: Fate,
     /// The rule that decides, by its number; `None` for the end of the chain.
-    pub(crate) at: Option<u64>,
+    pub at: Option<u64>,
 }
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     /// Whoever called the chain decides.
     GoesOn,
     /// It passes.
     Passes,
     /// It is gone, by a rule of this chain.
-    Dropped { chain: String, reason: &'static str },
+    Dropped {
+        /// Its name.
+        chain: String,
+        /// `drop` or `reject`.
+        reason: &'static str,
+    },
 }
 
 impl Fate {
     /// How a base chain with this fate drops, if it does; `policy_drops` says what becomes of what goes on.
-    pub(crate) fn drops(self, base: &str, policy_drops: bool) -> Option<String> {
+    pub fn drops(self, base: &str, policy_drops: bool) -> Option<String> {
         match self {
             Self::Dropped { chain, reason } if chain == base => Some(format!("its last rule is {reason}")),
             Self::Dropped { chain, reason } => {
@@ -40,7 +45,10 @@ impl Fate {
 }
 
 /// Follows a packet that fails every test through `chain`; `ends` says what each rule of a chain does to every packet.
-pub(crate) fn follow<E>(
+///
+/// # Errors
+/// Those of `ends`.
+pub fn follow<E>(
     chain: &str,
     ends: &mut impl FnMut(&str) -> Result<Vec<(u64, Option<End>)>, E>,
 ) -> Result<Undecided, E> {
