@@ -79,13 +79,13 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether the answer to a datagram may still come.
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.transport, Some(Transport::Datagram(_)))
+    /// Whether the answer may still come.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.transport.is_some()
     }
 
     /// Sends the datagram once more, that may be lost: from the same port and with the same id, so that the answer to
-    /// an earlier one is still good.
+    /// an earlier one is still good. Over a connection nothing is lost.
     pub(super) fn repeat(&self) -> Result<()> {
         if let Some(Transport::Datagram(socket)) = &self.transport {
             send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;

@@ -148,7 +148,7 @@ struct Talk {
     exchange: Exchange,
     /// Of the socket.
     generation: u16,
-    /// Whether the server has told a failure, which it would tell again.
+    /// Whether the server has told a failure, cannot be reached or has broken off, which it would do again.
     has_failed: bool,
 }
 
@@ -300,9 +300,13 @@ impl Forwarder {
         let talk = &mut flight.talks[index];
         match talk.exchange.proceed(poller, token, server) {
             Progress::Pending => {}
-            Progress::Broken if is_current => self.give_up(poller, slot, now, deliver),
-            // Another server is being asked already.
-            Progress::Broken => {}
+            Progress::Broken => {
+                talk.has_failed = true;
+                // Else another server is being asked already.
+                if is_current {
+                    self.give_up(poller, slot, now, deliver);
+                }
+            }
             Progress::WithoutEdns => {
                 let is_asked = if is_current {
                     self.attempt(poller, slot, now)
@@ -460,10 +464,16 @@ impl Forwarder {
         self.servers.entry(flight.servers[index]).or_default().health.asked += 1;
         let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
         self.deadlines.push_back((now + PATIENCE, token));
-        match flight.talks.get(index) {
-            Some(talk) if talk.exchange.is_waiting() => talk.exchange.repeat().is_ok(),
-            _ => self.begin(poller, slot, index).is_ok(),
+        let asked = match flight.talks.get(index) {
+            Some(talk) if talk.exchange.is_under_way() => talk.exchange.repeat(),
+            _ => self.begin(poller, slot, index),
+        };
+        if asked.is_err()
+            && let Some(talk) = self.flights[slot].talks.get_mut(index)
+        {
+            talk.has_failed = true;
         }
+        asked.is_ok()
     }
 
     /// Asks the server number `index` from the beginning.

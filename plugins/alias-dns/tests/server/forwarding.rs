@@ -1,7 +1,8 @@
 //! What is asked elsewhere, of a real name server.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("names_of_elsewhere_are_asked_once_kept_and_aged", cached),
     ("resolv_conf_is_followed_and_silent_servers_are_passed_over", followed),
     ("a_long_answer_is_fetched_over_tcp", long_answers),
+    ("a_server_that_breaks_off_is_asked_once_and_then_the_next_one", broken_off),
+    ("a_long_answer_may_take_its_time", slow_long_answers),
     ("a_server_that_takes_its_time_is_heard_all_the_same", late_answers),
     ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
@@ -135,6 +138,78 @@ fn long_answers() {
     send(&mut stream, &query(1, "big.example.com", Rtype::TXT, None));
     let whole = receive(&mut stream).unwrap();
     assert!(!whole.truncated && whole.octets.len() > 2000);
+}
+
+/// A name server at 10.9.0.`number`, outside, that has everybody ask over TCP again.
+fn server_for_long_answers(number: u8) -> (UdpSocket, TcpListener) {
+    let datagrams = server(number);
+    let address = SocketAddr::from(([10, 9, 0, number], 53));
+    (datagrams, inside("up", move || TcpListener::bind(address).unwrap()))
+}
+
+/// Has whoever asks `server` for `name` ask over TCP; the connection, and the query that came in by it.
+fn query_over_tcp((datagrams, listener): &(UdpSocket, TcpListener), name: &str) -> (TcpStream, Vec<u8>) {
+    let (query, client) = query_at(datagrams, name);
+    let mut cut = reply_to(&query, 0, None);
+    cut[2] |= 0x02;
+    datagrams.send_to(&cut, client).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).unwrap();
+    let mut query = vec![0; usize::from(u16::from_be_bytes(len))];
+    stream.read_exact(&mut query).unwrap();
+    (stream, query)
+}
+
+fn broken_off() {
+    outside();
+    // On a busy machine it may take longer than a server is waited for: then it is asked again, and passed over later.
+    let number = AtomicU8::new(10);
+    let servers = || {
+        let number = number.fetch_add(2, Ordering::Relaxed);
+        (server_for_long_answers(number), server(number + 1), format!("nameserver 10.9.0.{number}"))
+    };
+    eventually("it is asked once", || {
+        let (one, _, line) = servers();
+        resolv_conf(&line);
+        let name = fresh("once");
+        let asking = asking(&name);
+        drop(query_over_tcp(&one, &name));
+        assert_eq!(asking.join().unwrap().rcode, "SERVFAIL");
+        one.0.set_nonblocking(true).unwrap();
+        one.0.recv_from(&mut [0; 512]).is_err()
+    });
+    eventually("the next one is asked", || {
+        let (one, two, line) = servers();
+        let next = two.local_addr().unwrap().ip();
+        resolv_conf(&format!("{line}\nnameserver {next}"));
+        let name = fresh("next");
+        let asking = asking(&name);
+        drop(query_over_tcp(&one, &name));
+        let (query, client) = query_at(&two, &name);
+        two.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.5"]
+    });
+}
+
+fn slow_long_answers() {
+    outside();
+    let one = server_for_long_answers(4);
+    resolv_conf("nameserver 10.9.0.4");
+    // On a busy machine it may take too long.
+    eventually("the whole answer is heard", || {
+        let name = fresh("slow");
+        let asking = asking(&name);
+        let (mut stream, query) = query_over_tcp(&one, &name);
+        let reply = reply_to(&query, 0, Some([192, 0, 2, 4]));
+        let len = u16::try_from(reply.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&len[..], &reply[..20]].concat()).unwrap();
+        // Longer than a server is waited for before another one is asked.
+        std::thread::sleep(Duration::from_millis(1500));
+        // Whoever was given up hears no more.
+        let _ = stream.write_all(&reply[20..]);
+        asking.join().unwrap().answer == ["A 192.0.2.4"]
+    });
 }
 
 fn nobody_to_ask() {
