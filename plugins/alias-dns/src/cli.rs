@@ -154,7 +154,7 @@ impl Ask {
     /// Prints the answer to `out`; files that had to be passed over are named on the log.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no answer, or not the whole.
     fn run(self, state: &StateDir, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
         let store = Store::new(state);
         match self {
@@ -163,10 +163,12 @@ impl Ask {
                     Some(network) => store.load_network(&network),
                     None => store.load(),
                 };
-                list::print(readable(loaded), format, out)
+                with_records(loaded, |records| list::print(records, format, out))
             }
             Self::Query(wanted) => query::print(&wanted, state, format, out),
-            Self::Hosts { network } => hosts::print(readable(store.load_network(&network)), format, out),
+            Self::Hosts { network } => {
+                with_records(store.load_network(&network), |records| hosts::print(records, format, out))
+            }
             Self::Status => status::print(state, format, out),
         }
     }
@@ -180,15 +182,19 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn readable(loaded: Loaded) -> Vec<Record> {
-    for unreadable in loaded.unreadable {
+/// Has `print` print what could be read. That something could not is a failure all the same: a script must not take a
+/// part for the whole.
+fn with_records(loaded: Loaded, print: impl FnOnce(Vec<Record>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let Loaded { mut records, unreadable } = loaded;
+    for unreadable in &unreadable {
         log::warn!("passed over {unreadable}");
     }
-    let mut records = loaded.records;
     records.sort_by(|one, other| {
         (one.key.network(), one.joined, &one.key).cmp(&(other.key.network(), other.joined, &other.key))
     });
-    records
+    print(records)?;
+    anyhow::ensure!(unreadable.is_empty(), "not all records could be read");
+    Ok(())
 }
 
 fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use domain::base::Name;
 use serde::Serialize;
 
-use super::{Format, print_json, readable};
+use super::{Format, print_json, with_records};
 use crate::daemon::{Client, Explained, explain};
 use crate::records::disk::Store;
 use crate::state_dir::StateDir;
@@ -48,18 +48,29 @@ pub(super) fn print(
     format: Format,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    let Wanted { name, rtypes, source } = wanted;
-    let mut server = Client::connect_existing(state)?;
-    let records = match server {
-        Some(_) => Zones::default(),
-        None => Zones::load(readable(Store::new(state).load())),
-    };
+    let Wanted { name, source, .. } = wanted;
+    match Client::connect_existing(state)? {
+        Some(mut server) => {
+            print_answers(wanted, |rtype| Ok(server.query(name, rtype, *source)?), format, out)
+        }
+        None => with_records(Store::new(state).load(), |records| {
+            let zones = Zones::load(records);
+            let answer =
+                |rtype: &str| explain(&zones, name, rtype, *source).map_err(|reason| anyhow!(reason));
+            print_answers(wanted, answer, format, out)
+        }),
+    }
+}
+
+fn print_answers(
+    Wanted { name, rtypes, .. }: &Wanted,
+    mut answer: impl FnMut(&str) -> anyhow::Result<Vec<Explained>>,
+    format: Format,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let mut answered = Vec::new();
     for rtype in rtypes {
-        let explained = match &mut server {
-            Some(server) => server.query(name, rtype, *source)?,
-            None => explain(&records, name, rtype, *source).map_err(|reason| anyhow!(reason))?,
-        };
+        let explained = answer(rtype)?;
         answered.extend(explained.into_iter().map(|explained| Answered {
             name: name.clone(),
             r#type: rtype.clone(),

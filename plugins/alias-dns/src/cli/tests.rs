@@ -81,6 +81,26 @@ fn hosts_prints_a_hosts_file() {
 }
 
 #[test]
+fn a_part_of_the_records_is_printed_and_counts_as_a_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = records(&directory);
+    std::fs::write(state.records().join("testnet/broken:eth0"), "{").unwrap();
+    for (line, part) in [
+        ("list", "n1,centos-1"),
+        ("list testnet --json", "centos-1"),
+        ("hosts testnet", "n1.testnet"),
+        ("query n1 --as 172.20.0.3 --type A", ": 172.20.0.2"),
+    ] {
+        let Ok(CommandLine::Ask(ask, format)) = parsed(line) else { panic!("{line} asks nothing") };
+        let mut out = Vec::new();
+        let error = ask.run(&state, format, &mut out).expect_err(line);
+        assert_eq!(error.to_string(), "not all records could be read", "{line}");
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains(part), "{line}: {out}");
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_told_what_is_wrong() {
     for (line, message) in [
         ("", "a command is missing"),
