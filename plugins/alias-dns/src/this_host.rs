@@ -82,8 +82,8 @@ impl Host for ThisHost {
         if !server.contains(&record.key)? {
             return Ok(false);
         }
-        let closed = server.open_closed()?;
-        Ok(!listeners_of(record).any(|listener| closed.contains(&listener)))
+        let listeners: Vec<Listener> = listeners_of(record).collect();
+        Ok(server.listens(&record.key, &listeners)?)
     }
 }
 

@@ -41,7 +41,6 @@ pub struct Zones {
     addresses: Index<Address>,
     networks: Slab<Network>,
     network_names: HashMap<Box<str>, NetworkIx>,
-    /// What follows from the terms of all networks, made anew when those change.
     surroundings: Surroundings,
 }
 
@@ -85,10 +84,14 @@ struct Network {
     terms: Vec<Rc<Terms>>,
 }
 
+/// What follows from the terms of all networks.
 #[derive(Debug, Default)]
 struct Surroundings {
+    /// The networks of a bridge, by name.
     bridges: HashMap<Box<str>, Vec<NetworkIx>>,
     domains: Index<Domain>,
+    /// Where the server has to listen, and how many terms say so.
+    listeners: HashMap<Listener, usize>,
 }
 
 /// An address that the server listens on, and the device that queries to it come in by.
@@ -208,23 +211,28 @@ impl Zones {
         self.records.iter().filter_map(|(ix, _)| self.key(ix as RecordIx))
     }
 
+    /// Whose records are in on `network`.
+    pub(crate) fn keys_on(&self, network: &str) -> Vec<RecordKey> {
+        let Some(network) = self.network_names.get(network) else { return Vec::new() };
+        let there = self.records.iter().filter(|(_, entry)| entry.network == *network);
+        there.filter_map(|(ix, _)| self.key(ix as RecordIx)).collect()
+    }
+
     /// Each network with its number of records.
     pub fn networks(&self) -> impl Iterator<Item = (&str, usize)> {
         self.networks.iter().map(|(_, network)| (network.name.as_ref(), network.records))
     }
 
-    /// Where the server has to listen, each once.
+    /// Where the server has to listen, each once, in order.
     pub fn listeners(&self) -> Vec<Listener> {
-        let mut listeners: Vec<Listener> = self
-            .networks
-            .iter()
-            .flat_map(|(_, network)| &network.terms)
-            .flat_map(|terms| terms.gateways.iter().map(move |gateway| (terms, gateway.ip())))
-            .map(|(terms, gateway)| Listener { bridge: terms.bridge.to_string(), gateway })
-            .collect();
+        let mut listeners: Vec<Listener> = self.surroundings.listeners.keys().cloned().collect();
         listeners.sort_unstable();
-        listeners.dedup();
         listeners
+    }
+
+    /// Whether the server has to listen on `listener`.
+    pub(crate) fn needs(&self, listener: &Listener) -> bool {
+        self.surroundings.listeners.contains_key(listener)
     }
 
     fn find(&self, key: &RecordKey) -> Option<RecordIx> {
@@ -277,7 +285,7 @@ impl Zones {
         };
         let shared = Rc::new(terms);
         joined.terms.insert(place, Rc::clone(&shared));
-        self.surroundings = Surroundings::of(&self.networks);
+        self.surroundings.add(network, &shared, &self.networks);
         shared
     }
 
@@ -285,15 +293,13 @@ impl Zones {
     fn leave(&mut self, network: NetworkIx) {
         let left = &mut self.networks[network as usize];
         left.records -= 1;
-        let before = left.terms.len();
-        left.terms.retain(|terms| Rc::strong_count(terms) > 1);
-        let changed = left.terms.len() != before;
+        if let Some(gone) = left.terms.iter().position(|terms| Rc::strong_count(terms) == 1) {
+            let gone = left.terms.remove(gone);
+            self.surroundings.remove(network, &gone, &left.terms);
+        }
         if left.records == 0 {
             let Network { name, .. } = self.networks.remove(network as usize);
             self.network_names.remove(&name);
-        }
-        if changed {
-            self.surroundings = Surroundings::of(&self.networks);
         }
     }
 }
@@ -451,6 +457,11 @@ impl Terms {
         }
     }
 
+    fn listeners(&self) -> impl Iterator<Item = Listener> {
+        let of = |gateway: &IpNetwork| Listener { bridge: self.bridge.to_string(), gateway: gateway.ip() };
+        self.gateways.iter().map(of)
+    }
+
     /// What addresses are reversed into.
     pub(crate) fn domain(&self) -> Option<&Labels> {
         self.domains.first()
@@ -468,24 +479,49 @@ impl Terms {
 }
 
 impl Surroundings {
-    fn of(networks: &Slab<Network>) -> Self {
-        let mut surroundings = Self::default();
-        let terms = networks
-            .iter()
-            .flat_map(|(ix, network)| network.terms.iter().map(move |terms| (ix as NetworkIx, terms)));
-        for (network, terms) in terms {
-            let on_bridge = surroundings.bridges.entry(terms.bridge.clone()).or_default();
-            if !on_bridge.contains(&network) {
-                let name = |network: &NetworkIx| &networks[*network as usize].name;
-                on_bridge.insert(on_bridge.partition_point(|other| name(other) < name(&network)), network);
+    /// Puts in what `terms`, which `network` has not had so far, say.
+    fn add(&mut self, network: NetworkIx, terms: &Terms, networks: &Slab<Network>) {
+        let on_bridge = self.bridges.entry(terms.bridge.clone()).or_default();
+        if !on_bridge.contains(&network) {
+            let name = |network: &NetworkIx| &networks[*network as usize].name;
+            on_bridge.insert(on_bridge.partition_point(|other| name(other) < name(&network)), network);
+        }
+        for domain in &terms.domains {
+            let key = Folded(domain.as_slice());
+            if !self.domains.holders_of(key).contains(&network) {
+                self.domains.add(key, network, |a, b| a.cmp(&b));
             }
-            for domain in &terms.domains {
-                let key = Folded(domain.as_slice());
-                if !surroundings.domains.holders_of(key).contains(&network) {
-                    surroundings.domains.add(key, network, |a, b| a.cmp(&b));
+        }
+        for listener in terms.listeners() {
+            *self.listeners.entry(listener).or_default() += 1;
+        }
+    }
+
+    /// Takes out what only `terms` have said, which `network` has no more; `left` are those that it has still.
+    fn remove(&mut self, network: NetworkIx, terms: &Terms, left: &[Rc<Terms>]) {
+        if !left.iter().any(|other| other.bridge == terms.bridge)
+            && let Some(on_bridge) = self.bridges.get_mut(&terms.bridge)
+        {
+            on_bridge.retain(|other| *other != network);
+            if on_bridge.is_empty() {
+                self.bridges.remove(&terms.bridge);
+            }
+        }
+        for domain in &terms.domains {
+            let key = Folded(domain.as_slice());
+            if !left.iter().any(|other| other.is_domain(domain.as_slice()))
+                && let Some(slot) = self.domains.find(key)
+            {
+                self.domains.remove(slot, network);
+            }
+        }
+        for listener in terms.listeners() {
+            if let Some(count) = self.listeners.get_mut(&listener) {
+                *count -= 1;
+                if *count == 0 {
+                    self.listeners.remove(&listener);
                 }
             }
         }
-        surroundings
     }
 }

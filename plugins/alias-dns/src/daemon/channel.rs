@@ -4,7 +4,7 @@
 //! stored process id: a channel that ends is how each learns that the other is gone.
 
 use std::collections::BTreeMap;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const LINE_ROOM: usize = 8;
 
 /// Descriptors by label: a worker's whole possession.
 pub(crate) type Kept = BTreeMap<String, Vec<OwnedFd>>;
+
+/// A message to be sent, with its descriptors.
+pub(crate) type Parcel<'f> = (String, Vec<BorrowedFd<'f>>);
 
 /// One message.
 #[derive(Debug)]
@@ -80,22 +83,28 @@ impl Channel {
         }
     }
 
-    /// Sends everything in `all` in a few messages: they fit into the socket before anybody reads it.
+    /// Sends everything in `all`.
     pub(crate) fn keep_all<'f>(
         &self,
         all: impl IntoIterator<Item = (String, Vec<BorrowedFd<'f>>)>,
     ) -> Result<()> {
-        let (mut text, mut fds) = (String::from(ALL), Vec::new());
-        for (label, some) in all {
-            if fds.len() + some.len() > MAX_FDS || text.len() + label.len() + LINE_ROOM > MAX_MESSAGE {
-                self.0.send(text.as_bytes(), &fds)?;
-                text.truncate(ALL.len());
-                fds.clear();
+        parcels(all).iter().try_for_each(|parcel| self.send(parcel))
+    }
+
+    /// Sends one message.
+    pub(crate) fn send(&self, (text, fds): &Parcel<'_>) -> Result<()> {
+        self.0.send(text.as_bytes(), fds)
+    }
+
+    /// Sends the first of `parcels`, as many as the socket holds before anybody reads it, and tells how many.
+    pub(crate) fn send_what_fits(&self, parcels: &[Parcel<'_>]) -> Result<usize> {
+        for (sent, (text, fds)) in parcels.iter().enumerate() {
+            match self.0.send_at_once(text.as_bytes(), fds) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(sent),
+                other => other?,
             }
-            text.push_str(&format!("\n{} {label}", some.len()));
-            fds.extend(some);
         }
-        if fds.is_empty() { Ok(()) } else { self.0.send(text.as_bytes(), &fds) }
+        Ok(parcels.len())
     }
 
     /// Sends [`Message::Keep`].
@@ -110,7 +119,7 @@ impl Channel {
 
     /// Sends [`Message::Go`].
     pub(crate) fn go(&self) -> Result<()> {
-        self.0.send(b"go", &[])
+        self.send(&the_go())
     }
 
     /// Sends [`Message::Quit`].
@@ -132,6 +141,28 @@ impl Channel {
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Everything in `all`, in a few messages: thousands fit into the socket before anybody reads it.
+pub(crate) fn parcels<'f>(all: impl IntoIterator<Item = (String, Vec<BorrowedFd<'f>>)>) -> Vec<Parcel<'f>> {
+    let mut parcels: Vec<Parcel<'f>> = Vec::new();
+    for (label, some) in all {
+        let is_full = |(text, fds): &&mut Parcel<'f>| {
+            fds.len() + some.len() > MAX_FDS || text.len() + label.len() + LINE_ROOM > MAX_MESSAGE
+        };
+        let (text, fds) = match parcels.last_mut().filter(|last| !is_full(last)) {
+            Some(last) => last,
+            None => parcels.push_mut((String::from(ALL), Vec::new())),
+        };
+        text.push_str(&format!("\n{} {label}", some.len()));
+        fds.extend(some);
+    }
+    parcels
+}
+
+/// [`Message::Go`], to be sent.
+pub(crate) fn the_go() -> Parcel<'static> {
+    ("go".to_owned(), Vec::new())
 }
 
 /// `fds` under the labels that `lines` give for them.
@@ -183,6 +214,22 @@ mod tests {
         let kept = far.receive_all().unwrap().unwrap();
         assert_eq!(kept.len(), 1000);
         assert!(kept.values().all(|fds| fds.len() == 2));
+    }
+
+    #[test]
+    fn more_than_fits_is_sent_as_it_is_read() {
+        let (near, far) = Seqpacket::pair().unwrap();
+        let (near, far) = (Channel::from(near), Channel::from(far));
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let label = |number: usize| format!("gateway {number} 53 172.20.100.100 br-with-a-name");
+        let all: Vec<_> = (0..6000).map(|number| (label(number), vec![reader.as_fd(); 2])).collect();
+        let mut parcels = parcels(all);
+        parcels.push(the_go());
+        let sent = near.send_what_fits(&parcels).unwrap();
+        assert!((1..parcels.len()).contains(&sent), "{sent} of {}", parcels.len());
+        let reading = std::thread::spawn(move || far.receive_all().unwrap().unwrap().len());
+        parcels[sent..].iter().for_each(|parcel| near.send(parcel).unwrap());
+        assert_eq!(reading.join().unwrap(), 6000);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The server as plugins and a person's commands see it. Every step has its time, so that a server that hangs never
 //! hangs a runtime.
 
-use std::io::{Error, ErrorKind};
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read as _, Seek as _};
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -14,12 +15,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::channel::{self, Channel, Kept};
 use super::control::{
-    Applied, Asked, Build, Explained, ListenerStatus, MAX_TOLD, Status, Told, Wanted, decode, encode,
+    Applied, Asked, Build, Explained, ListenerStatus, MAX_KEYS, MAX_TOLD, Status, Told, Wanted, decode,
+    encode,
 };
 use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
 use super::worker::{CONTROL_SOCKET, wanted};
-use super::{detach, gateway};
+use super::{detach, gateway, image};
 use crate::records::RecordKey;
 use crate::serve::listen::PORT;
 use crate::state_dir::StateDir;
@@ -113,6 +115,36 @@ impl Client {
     /// # Errors
     /// When the server does not, or a listener cannot be opened.
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
+        let Applied { displaced, build, guarded, .. } = self.have_answered(key, listeners)?;
+        let own = Build::own();
+        if own.supersedes(&build) {
+            if let Err(error) = self.replace() {
+                // The old server goes on, so nothing is lost but the newer one's improvements.
+                log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
+            }
+        } else if !guarded && let Err(error) = self.guard() {
+            log::warn!("start a guard of the DNS server: {error}");
+        }
+        Ok(displaced)
+    }
+
+    /// Whether the server answers by the record of `key`, which is on disk, from `listeners`; those that can be opened
+    /// are.
+    ///
+    /// # Errors
+    /// When the server does not answer, and no other one can be started.
+    pub fn listens(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<bool, ClientError> {
+        match self.have_answered(key, listeners) {
+            Ok(_) => Ok(true),
+            Err(error @ ClientError::Listen { .. }) => {
+                log::debug!("{error}");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn have_answered(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Applied, ClientError> {
         let mut all = Vec::with_capacity(listeners.len());
         for listener in listeners {
             all.push(wanted(listener).map_err(|reason| cannot_listen(listener, reason))?);
@@ -134,17 +166,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        let Applied { build, guarded, .. } = applied;
-        let own = Build::own();
-        if own.supersedes(&build) {
-            if let Err(error) = self.replace() {
-                // The old server goes on, so nothing is lost but the newer one's improvements.
-                log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
-            }
-        } else if !guarded && let Err(error) = self.guard() {
-            log::warn!("start a guard of the DNS server: {error}");
-        }
-        Ok(displaced)
+        Ok(Applied { displaced, ..applied })
     }
 
     /// Gives the server a guard, which only somebody with rights can start.
@@ -183,15 +205,26 @@ impl Client {
     /// # Errors
     /// When the server does not answer.
     pub fn remove(&mut self, keys: &[RecordKey]) -> Result<(), ClientError> {
-        match self.ask(&Asked::Remove { keys: keys.to_vec() }, false)? {
-            Told::Removed { closed } => {
+        for keys in keys.chunks(MAX_KEYS) {
+            let mut asked = Asked::Remove { keys: keys.to_vec() };
+            while self.removed(&asked)? {
+                asked = Asked::Remove { keys: Vec::new() };
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether there are other listeners to be closed.
+    fn removed(&mut self, asked: &Asked) -> Result<bool, ClientError> {
+        match self.ask(asked, false)? {
+            Told::Removed { closed, more } => {
                 for wanted in closed {
                     if let Err(error) = gateway::close(&wanted.listener()) {
                         // The names are gone, and that is what was asked for.
                         log::warn!("take the rules for {} back: {error}", wanted.gateway);
                     }
                 }
-                Ok(())
+                Ok(more)
             }
             told => Err(unexpected(&told)),
         }
@@ -208,35 +241,30 @@ impl Client {
         }
     }
 
-    /// Opens the gateway addresses that records name and nobody listens on, and tells which cannot be opened: records
-    /// that somebody puts back, after the last one of a network was gone, come to a server that has no right to open
-    /// them again, and sockets that were bound to a bridge hear nothing of another one that has its name now.
+    /// Opens the gateway addresses that records name and nobody listens on, as far as that is possible: records that
+    /// somebody puts back, after the last one of a network was gone, come to a server that has no right to open them
+    /// again, and sockets that were bound to a bridge hear nothing of another one that has its name now.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub fn open_closed(&mut self) -> Result<Vec<Listener>, ClientError> {
+    pub(super) fn open_closed(&mut self) -> Result<(), ClientError> {
         if self.closed()?.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let _opening = lock(&self.state, self.deadline)?;
-        let closed = self.closed()?;
-        let mut left = Vec::new();
-        for listener in closed {
+        for listener in self.closed()? {
             let opened = wanted(&listener)
                 .map_err(|reason| cannot_listen(&listener, reason))
                 .and_then(|wanted| self.open(&wanted));
             match opened {
                 Ok(()) => {}
                 // Its bridge may be gone, which whoever attaches a container to it is told.
-                Err(error @ ClientError::Listen { .. }) => {
-                    log::debug!("{error}");
-                    left.push(listener);
-                }
+                Err(error @ ClientError::Listen { .. }) => log::debug!("{error}"),
                 // A server that has not answered in time may listen or not.
                 Err(error) => return Err(error),
             }
         }
-        Ok(left)
+        Ok(())
     }
 
     fn closed(&mut self) -> Result<Vec<Listener>, ClientError> {
@@ -313,9 +341,23 @@ impl Client {
     }
 
     fn say(&self, asked: &Asked) -> Result<Told, Error> {
-        self.socket.limit(self.deadline.saturating_duration_since(Instant::now()))?;
-        self.socket.send(&encode(asked)?, &[])?;
-        self.hear().map(|(told, _)| told)
+        self.socket.limit(self.left())?;
+        // Two may be answered by more than goes into a message.
+        let room = match asked {
+            Asked::Status | Asked::Query { .. } => Some(File::from(image::memory_file()?)),
+            _ => None,
+        };
+        let attached: Vec<_> = room.iter().map(File::as_fd).collect();
+        self.socket.send(&encode(asked)?, &attached)?;
+        match (self.hear()?, room) {
+            ((Told::Written, _), Some(mut room)) => {
+                room.rewind()?;
+                let mut octets = Vec::new();
+                room.read_to_end(&mut octets)?;
+                decode(&octets)
+            }
+            ((told, _), _) => Ok(told),
+        }
     }
 
     fn hear(&self) -> Result<(Told, Vec<std::os::fd::OwnedFd>), Error> {

@@ -1,5 +1,6 @@
 //! What plugins, and a person's commands, say to the server and get back: one JSON document a message, over the control
-//! socket, which is its owner's alone.
+//! socket, which is its owner's alone. A message is no longer than the kernel keeps for a socket, so that an answer
+//! without a bound goes into a file, which the client has attached to its question.
 //!
 //! Both sides may be of different builds: unknown keys are passed over, and a question that the server does not know
 //! gets an error, never silence.
@@ -19,8 +20,11 @@ use crate::zone::Listener;
 /// The longest message that a server takes.
 pub(crate) const MAX_ASKED: usize = 64 << 10;
 
-/// The longest message that a client takes: the status of a host with many networks.
+/// The longest message that a client takes. What grows with the host is written into a file that the client brings.
 pub(crate) const MAX_TOLD: usize = 192 << 10;
+
+/// Keys in one message at most: as many as fit, however long.
+pub(crate) const MAX_KEYS: usize = 64;
 
 /// Which binary somebody runs: the version, and of two with the same version the one that was written later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    pub(crate) fn new(listener: &Listener, ifindex: u32) -> Self {
+        Self { bridge: listener.bridge.clone(), gateway: listener.gateway, ifindex }
+    }
+
     pub(crate) fn listener(&self) -> Listener {
         Listener { bridge: self.bridge.clone(), gateway: self.gateway }
     }
@@ -81,13 +89,13 @@ pub(crate) enum Asked {
     Contains { key: RecordKey },
     /// Serve this listener, by the two attached sockets at `port`.
     Listen { wanted: Wanted, port: u16 },
-    /// What would be answered?
+    /// What would be answered? With a file for the answer.
     Query { name: String, rtype: String, source: Option<IpAddr> },
     /// The other end of the attached channel is your guard.
     Guard,
     /// Are you there?
     Hello,
-    /// How does it go?
+    /// How does it go? With a file for the answer.
     Status,
     /// Give me all that you keep, and take no other client until I am gone or say [`Retire`](Self::Retire).
     HandOver,
@@ -105,11 +113,16 @@ pub(crate) enum Told {
     Removed {
         /// Listeners that no record needs any more, so that they were closed.
         closed: Vec<Wanted>,
+        /// Whether there are others, to be asked for once more.
+        #[serde(default)]
+        more: bool,
     },
     /// Done.
     Done,
     /// To [`Asked::Contains`].
     Contains(bool),
+    /// What would stand here is in the file that came with the question.
+    Written,
     /// To [`Asked::Query`].
     Explained(Vec<Explained>),
     /// To [`Asked::Status`].

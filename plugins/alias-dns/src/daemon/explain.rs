@@ -1,5 +1,6 @@
 //! What would be answered, and why: the server's own answer in words, for a person and for CHECK.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use domain::base::Name;
@@ -27,12 +28,13 @@ pub(crate) fn explain(
         rtype.to_ascii_uppercase().parse().map_err(|_| format!("\"{rtype}\" is not a record type"))?;
     let name = Name::from_slice(name.as_slice()).map_err(|error| error.to_string())?;
     let mut explained: Vec<Explained> = Vec::new();
+    let mut askers = HashSet::new();
     for listener in zones.listeners() {
         let Listener { bridge, gateway } = &listener;
         // The host has more addresses than those that it is asked at.
         let source = source.filter(|source| !own_address::is_on(bridge, SocketAddr::new(*source, PORT)));
         let asker = Asker { bridge, gateway: *gateway, source: source.unwrap_or(*gateway) };
-        if explained.iter().any(|other| other.bridge == asker.bridge && other.source == asker.source) {
+        if !askers.insert((listener.bridge.clone(), asker.source)) {
             continue;
         }
         let (answer, reason) = explain_answer(zones, asker, Question { name, rtype }, 0);

@@ -8,17 +8,21 @@ use std::ffi::{CStr, CString};
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, open};
 use nix::sys::mman::{MmapAdvise, madvise};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, SysconfVar, execveat, fork, sysconf};
 
-use super::channel::Channel;
+use super::channel::{Channel, Parcel};
 use super::seqpacket::Seqpacket;
 
 /// Where the open image stands in every part of the server.
 pub(crate) const IMAGE_FD: RawFd = 3;
+
+/// How long a part that is started may take for each message that the channel did not hold before.
+const READING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Names the descriptor of the channel to the part that is started.
 pub(crate) const CHANNEL_VARIABLE: &str = "ALIAS_DNS_CHANNEL";
@@ -100,7 +104,8 @@ pub(crate) fn forget_code() {
     }
 }
 
-fn memory_file() -> Result<OwnedFd> {
+/// A file without a name, which takes what is written into it (memfd_create(2)).
+pub(super) fn memory_file() -> Result<OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     Ok(memfd_create(c"alias-dns", MFdFlags::MFD_CLOEXEC)?)
 }
@@ -118,11 +123,13 @@ fn place(image: OwnedFd) -> Result<()> {
 
 /// Starts the image as `part`, which finds the far end of the returned channel in [`CHANNEL_VARIABLE`].
 ///
-/// `say` is called first: what it puts into the channel reaches the part even if this process is killed the next moment.
-pub(crate) fn start(part: Part, say: impl FnOnce(&Channel) -> Result<()>) -> Result<Channel> {
+/// What fits of `parcels` is put into the channel first, and reaches the part even if this process is killed the next
+/// moment. That is all of them on any but the largest hosts; the rest is sent as the part reads.
+pub(crate) fn start(part: Part, parcels: &[Parcel<'_>]) -> Result<Channel> {
     let (near, far) = Seqpacket::pair()?;
+    near.limit_sending(READING_PATIENCE)?;
     let near = Channel::from(near);
-    say(&near)?;
+    let sent = near.send_what_fits(parcels)?;
     let far = far.into_fd();
     let argv = [part.name(), part.argument()];
     // The number cannot hold a NUL.
@@ -136,7 +143,11 @@ pub(crate) fn start(part: Part, say: impl FnOnce(&Channel) -> Result<()>) -> Res
     // SAFETY: this process has one thread, so that the child finds every lock as free as its parent left it.
     #[allow(unsafe_code, reason = "fork has no safe form")]
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => Ok(near),
+        ForkResult::Parent { .. } => {
+            drop(far);
+            parcels[sent..].iter().try_for_each(|parcel| near.send(parcel))?;
+            Ok(near)
+        }
         ForkResult::Child => {
             let _ = fcntl(&far, FcntlArg::F_SETFD(FdFlag::empty()));
             // SAFETY: IMAGE_FD is open for as long as this process lives.

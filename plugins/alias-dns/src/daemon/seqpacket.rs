@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::{PeerCredentials, ReceiveTimeout, SendTimeout};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
@@ -56,12 +57,28 @@ impl Seqpacket {
 
     /// Every later send and receive gives up after `limit`.
     pub(crate) fn limit(&self, limit: Duration) -> Result<()> {
-        // Zero would mean no limit at all.
-        let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
-        let limit = TimeVal::new(micros / 1_000_000, micros % 1_000_000);
-        setsockopt(&self.0, ReceiveTimeout, &limit)?;
-        setsockopt(&self.0, SendTimeout, &limit)?;
-        Ok(())
+        setsockopt(&self.0, ReceiveTimeout, &time_of(limit))?;
+        self.limit_sending(limit)
+    }
+
+    /// Every later send gives up after `limit`.
+    pub(crate) fn limit_sending(&self, limit: Duration) -> Result<()> {
+        Ok(setsockopt(&self.0, SendTimeout, &time_of(limit))?)
+    }
+
+    /// Every later send and receive waits when it has to, for `limit` at most.
+    pub(crate) fn wait_when_full(&self, limit: Duration) -> Result<()> {
+        self.set_flags(OFlag::empty())?;
+        self.limit(limit)
+    }
+
+    /// Every later send and receive fails when it would have to wait.
+    pub(crate) fn never_wait(&self) -> Result<()> {
+        self.set_flags(OFlag::O_NONBLOCK)
+    }
+
+    fn set_flags(&self, flags: OFlag) -> Result<()> {
+        Ok(fcntl(&self.0, FcntlArg::F_SETFL(flags)).map(drop)?)
     }
 
     /// Hears no more: what the peer sends from now on fails there. What it has sent before can still be received.
@@ -71,18 +88,20 @@ impl Seqpacket {
 
     /// Sends `bytes` as one message, with `fds` attached.
     pub(crate) fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_with(MsgFlags::MSG_NOSIGNAL, bytes, fds)
+    }
+
+    /// The same, but fails when it would have to wait for the peer to receive.
+    pub(crate) fn send_at_once(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.send_with(MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, bytes, fds)
+    }
+
+    fn send_with(&self, flags: MsgFlags, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
         let raw: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let attached: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
         loop {
-            let sent = sendmsg::<()>(
-                self.0.as_raw_fd(),
-                &[IoSlice::new(bytes)],
-                attached,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            );
-            match sent {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], attached, flags, None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -161,6 +180,12 @@ pub(crate) fn listen_at(path: &Path) -> Result<OwnedFd> {
 /// Where a listener for `path` stands for the moment before it takes its place.
 pub(crate) fn aside(path: &Path) -> PathBuf {
     path.with_extension("new")
+}
+
+/// `limit` as a socket takes it, for which zero would mean none at all.
+fn time_of(limit: Duration) -> TimeVal {
+    let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
+    TimeVal::new(micros / 1_000_000, micros % 1_000_000)
 }
 
 fn owned(messages: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {

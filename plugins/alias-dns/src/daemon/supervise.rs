@@ -49,11 +49,9 @@ pub(crate) fn run(mut channel: Channel) -> Result<()> {
 fn restart(kept: &Kept, pause: &mut Pause) -> Channel {
     loop {
         pause.wait();
-        let started = image::start(Part::Worker, |channel| {
-            channel.keep_all(channel::borrowed(kept))?;
-            channel.go()
-        });
-        match started {
+        let mut parcels = channel::parcels(channel::borrowed(kept));
+        parcels.push(channel::the_go());
+        match image::start(Part::Worker, &parcels) {
             Ok(channel) => return channel,
             Err(_) => pause.after(Duration::ZERO),
         }

@@ -12,7 +12,7 @@ mod records;
 mod start;
 mod start_error;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Result;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -23,6 +23,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use slab::Slab;
 
 use self::clients::Client;
+use self::listeners::Place;
 pub(super) use self::listeners::wanted;
 use self::possession::Possession;
 use self::records::by_path;
@@ -37,7 +38,7 @@ use crate::poller::{Interest, Kind, Poller, Token};
 use crate::records::disk::Store;
 use crate::records::watch::Watch;
 use crate::serve::Server;
-use crate::zone::Zones;
+use crate::zone::{Listener, Zones};
 
 /// How long a server without records waits for the next one.
 const GRACE: Duration = Duration::from_secs(10);
@@ -67,7 +68,8 @@ struct Worker {
     watch: Watch,
     lock: OwnedFd,
     control: OwnedFd,
-    wanted: Vec<(Wanted, u16)>,
+    /// Where queries are taken.
+    open: HashMap<Listener, Place>,
     /// Closed since a client was told last, so that it takes the host's rules for them back.
     closed: Vec<Wanted>,
     supervisor: Option<Channel>,
@@ -121,7 +123,7 @@ impl Worker {
             watch,
             lock,
             control,
-            wanted: Vec::new(),
+            open: HashMap::new(),
             closed: Vec::new(),
             supervisor: None,
             guard,

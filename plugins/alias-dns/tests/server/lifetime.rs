@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use alias_dns::daemon::Client;
+use alias_dns::daemon::{self, Client};
+use alias_dns::domain_name::DomainName;
 use alias_dns::records::disk::Store;
-use alias_dns::records::{NetnsRef, Record};
+use alias_dns::records::{NetnsRef, Record, RecordKey};
 use alias_dns::state_dir::StateDir;
 use domain::base::iana::Rtype;
 use nix::sys::signal::{Signal, kill};
@@ -19,9 +20,12 @@ use crate::Test;
 use crate::dns::{ask, ask_once, ask_within};
 use crate::serving::{firewalled, ruleset};
 use crate::world::{
-    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, key, kill_all, processes, put, record, remove,
-    run, settled, signal, signal_if_there, state,
+    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, key, kill_all, listeners_of, processes, put,
+    record, remove, run, settled, signal, signal_if_there, state,
 };
+
+/// More than a message to or from the server can tell of.
+const NETWORKS: usize = 2600;
 
 /// Where the state of all namespaces is.
 const BASE: &str = "/run/cni/alias-dns";
@@ -40,6 +44,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_status_tells_what_is_passed_over_now_and_however_many_files_it_is", passed_over),
     ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
     ("a_bridge_that_is_made_anew_is_listened_on_by_the_next_verb", bridge_made_anew),
+    ("thousands_of_networks_are_told_of_brought_back_handed_over_and_closed", thousands_of_networks),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
@@ -291,25 +296,24 @@ fn put_back() {
     };
     away();
     // What CHECK does.
-    let closed = || in_time("open", || Client::ensure(&state())?.open_closed());
-    assert_eq!(closed(), []);
+    assert!(listens(&record("c1", "172.20.0.2", "centos-1")));
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     away();
     // What STATUS does.
     tended();
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     // One on a bridge that is not there stays closed, and is told.
-    let strange = record("c3", "172.20.0.4", "centos-3");
-    Store::new(&state()).write(&Record { bridge: "br9".to_owned(), ..strange }).unwrap();
+    let strange = Record { bridge: "br9".to_owned(), ..record("c3", "172.20.0.4", "centos-3") };
+    Store::new(&state()).write(&strange).unwrap();
     eventually("the record is there", || in_time("ask", || Client::ensure(&state())?.contains(&key("c3"))));
-    assert_eq!(closed().iter().map(|listener| listener.bridge.as_str()).collect::<Vec<_>>(), ["br9"; 2]);
+    assert!(!listens(&strange));
     tended();
 }
 
 fn bridge_made_anew() {
     host();
     put("c1", "172.20.0.2", "centos-1");
-    let closed = || in_time("open", || Client::ensure(&state())?.open_closed());
+    let listens = || listens(&record("c1", "172.20.0.2", "centos-1"));
     let anew = || {
         run(&format!(
             "ip link delete br0 && ip link add br0 type bridge && ip addr add {GATEWAY}/16 dev br0 && ip link set br0 up"
@@ -317,14 +321,80 @@ fn bridge_made_anew() {
     };
     anew();
     // What CHECK does.
-    assert_eq!(closed(), []);
+    assert!(listens());
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     anew();
     // What STATUS does.
     tended();
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     run("ip link delete br0");
-    assert_eq!(closed().len(), 2);
+    assert!(!listens());
+}
+
+/// What CHECK asks.
+fn listens(record: &Record) -> bool {
+    in_time("check", || Client::ensure(&state())?.listens(&record.key, &listeners_of(record)))
+}
+
+fn thousands_of_networks() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    // A hundred on a bridge, which is faster made than one on each.
+    let subnet = |n: usize| format!("10.{}.{}", 100 + n / 250, n % 250);
+    let bridge = |n: usize| format!("hundred-{}", n / 100);
+    let bridges = (0..NETWORKS).step_by(100).map(|n| format!("link add {0} up type bridge\n", bridge(n)));
+    let addresses = (0..NETWORKS).map(|n| format!("addr add {}.1/24 dev {}\n", subnet(n), bridge(n)));
+    std::fs::write("/run/batch", bridges.chain(addresses).collect::<String>()).unwrap();
+    run("ip -batch /run/batch");
+    let network = |n: usize| Record {
+        key: RecordKey::new(&format!("network-{n}"), key("c1").attachment().clone()).unwrap(),
+        bridge: bridge(n),
+        gateways: vec![format!("{}.1/24", subnet(n)).parse().unwrap()],
+        addresses: vec![format!("{}.2", subnet(n)).parse().unwrap()],
+        domain: DomainName::new(format!("network-{n}")).unwrap(),
+        ..record("c1", "172.20.0.2", "centos-1")
+    };
+    let store = Store::new(&state());
+    (0..NETWORKS).for_each(|n| store.write(&network(n)).unwrap());
+    let status = || in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+    eventually("they are known", || status().networks.len() == NETWORKS + 1);
+    eventually("they are listened for", || {
+        // A busy machine does not open them all in the time of one call.
+        let _ = daemon::tend(&state());
+        status().listeners.iter().all(|listener| listener.port.is_some())
+    });
+    let answered = || {
+        let gateway = format!("{}.1", subnet(NETWORKS - 1));
+        ask(&gateway, "centos-1", Rtype::A).is_some_and(|response| response.answer.len() == 1)
+    };
+    assert!(answered());
+    assert!(listens(&network(NETWORKS - 1)));
+    let explained = in_time("query", || Client::ensure(&state())?.query("centos-1", "A", None));
+    assert_eq!(explained.len(), NETWORKS + 2);
+    let everything_is_back = || {
+        answered()
+            && status().listeners.iter().filter(|listener| listener.port.is_some()).count() == NETWORKS + 2
+    };
+    for part in ["supervise", "serve", "supervise"] {
+        settled();
+        let old = processes(part);
+        signal(part, Signal::SIGKILL);
+        eventually("another one is there", || processes(part).iter().any(|new| !old.contains(new)));
+        eventually("everything is back", everything_is_back);
+    }
+    let old = processes("serve");
+    run(&format!("cp /proc/{}/exe /run/newer", std::process::id()));
+    eventually("a newer build has taken over", || {
+        run("/run/newer --put c1 172.20.0.2 centos-1");
+        let new = processes("serve");
+        new.len() == 1 && new != old
+    });
+    assert!(everything_is_back());
+    // What GC does.
+    let keys: Vec<RecordKey> = (1..NETWORKS).map(|n| network(n).key).collect();
+    assert!(keys.iter().all(|key| store.remove(key).unwrap()));
+    in_time("remove", || Client::connect_existing(&state())?.expect("a server").remove(&keys));
+    assert_eq!((status().records, status().listeners.len()), (2, 3));
 }
 
 fn hanging_server() {

@@ -13,6 +13,7 @@ use alias_dns::records::{Record, RecordKey};
 use alias_dns::state_dir::StateDir;
 use alias_dns::zone::Listener;
 use cni_types::Attachment;
+use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -133,12 +134,13 @@ pub(crate) fn in_time<T>(what: &str, call: impl Fn() -> Result<T, ClientError>) 
 /// The same, which may fail as ADD may.
 fn try_put_record(record: &Record) -> Result<(), ClientError> {
     Store::new(&state()).write(record).expect("write the record");
-    let listeners: Vec<Listener> = record
-        .gateways
-        .iter()
-        .map(|gateway| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() })
-        .collect();
-    Client::ensure(&state())?.apply(&record.key, &listeners).map(drop)
+    Client::ensure(&state())?.apply(&record.key, &listeners_of(record)).map(drop)
+}
+
+/// Where the server answers by `record`.
+pub(crate) fn listeners_of(record: &Record) -> Vec<Listener> {
+    let of = |gateway: &IpNetwork| Listener { bridge: record.bridge.clone(), gateway: gateway.ip() };
+    record.gateways.iter().map(of).collect()
 }
 
 /// Does what DEL does.

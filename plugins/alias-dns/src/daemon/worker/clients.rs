@@ -1,22 +1,45 @@
 //! Who is connected to the control socket, what they ask, and what they are told.
 
+use std::fs::File;
+use std::io::{Result, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Life, Worker};
 use crate::daemon::channel::Channel;
 use crate::daemon::control::{
-    Applied, Asked, Build, ListenerStatus, NetworkStatus, Status, Told, UpstreamStatus, decode, encode,
+    Applied, Asked, Build, ListenerStatus, NetworkStatus, Status, Told, UpstreamStatus, Wanted, decode,
+    encode,
 };
 use crate::daemon::explain;
 use crate::daemon::seqpacket::Seqpacket;
 use crate::poller::{Interest, Kind, Token};
 use crate::serve::listen::Sockets;
 
+/// Listeners in one message at most: as many as fit.
+const MAX_CLOSED: usize = 256;
+
+/// How long a successor may take for a part of what it is handed over.
+const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Who is connected to the control socket.
 pub(super) struct Client {
     socket: Seqpacket,
     generation: u16,
+}
+
+impl Client {
+    /// Says `told`, or writes it into the file that was brought for it.
+    fn tell(&self, told: &Told, room: Option<File>) -> Result<()> {
+        let octets = encode(told)?;
+        match room {
+            Some(mut room) => {
+                room.write_all(&octets)?;
+                self.socket.send(&encode(&Told::Written)?, &[])
+            }
+            None => self.socket.send(&octets, &[]),
+        }
+    }
 }
 
 impl Worker {
@@ -75,14 +98,16 @@ impl Worker {
             // The client starts a server where the directory is now.
             return Life::Over;
         }
-        let told = match asked {
+        let (told, room) = match asked {
             Ok(Asked::Retire) if self.successor == Some(token) => return Life::Over,
-            Ok(Asked::HandOver) => self.hand_over(token),
-            Ok(asked) => self.comply(asked, fds),
-            Err(error) => Told::Failed(format!("not understood: {error}")),
+            Ok(Asked::HandOver) => (self.hand_over(token), None),
+            Ok(asked @ (Asked::Query { .. } | Asked::Status)) => {
+                (self.comply(asked, Vec::new()), fds.into_iter().next().map(File::from))
+            }
+            Ok(asked) => (self.comply(asked, fds), None),
+            Err(error) => (Told::Failed(format!("not understood: {error}")), None),
         };
-        let sent = encode(&told).and_then(|octets| self.clients[slot].socket.send(&octets, &[]));
-        if sent.is_err() {
+        if self.clients[slot].tell(&told, room).is_err() {
             self.clients.remove(slot);
         }
         Life::On
@@ -92,10 +117,10 @@ impl Worker {
         match asked {
             Asked::Apply { key, wanted } => {
                 let looked = self.look_at(&key);
-                let missing = wanted
-                    .into_iter()
-                    .filter(|one| !self.wanted.iter().any(|(open, _)| open == one))
-                    .collect();
+                let is_open = |one: &Wanted| {
+                    self.open.get(&one.listener()).is_some_and(|open| open.ifindex == one.ifindex)
+                };
+                let missing = wanted.into_iter().filter(|one| !is_open(one)).collect();
                 self.note_records();
                 match looked {
                     Ok(Some(displaced)) => {
@@ -111,7 +136,9 @@ impl Worker {
                     let _ = self.look_at(&key);
                 }
                 self.note_records();
-                Told::Removed { closed: std::mem::take(&mut self.closed) }
+                let told = self.closed.len().min(MAX_CLOSED);
+                let closed = self.closed.drain(..told).collect();
+                Told::Removed { closed, more: !self.closed.is_empty() }
             }
             Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
             Asked::Listen { wanted, port } => {
@@ -145,11 +172,13 @@ impl Worker {
     /// Gives a client everything that a worker of its own needs. Until it is gone, or retires this one, no other client
     /// is taken: it could tell this worker what the other one has to know.
     fn hand_over(&mut self, token: Token) -> Told {
-        let client = &self.clients[token.slot as usize];
-        let sent = self
-            .possessions()
-            .into_iter()
-            .try_for_each(|(label, fds)| client.socket.send(&encode(&Told::Kept(label))?, &fds));
+        let socket = &self.clients[token.slot as usize].socket;
+        let say = |(label, fds): (String, Vec<_>)| socket.send(&encode(&Told::Kept(label))?, &fds);
+        // More than the socket holds: waited for, as it is read.
+        let sent = socket
+            .wait_when_full(SUCCESSOR_PATIENCE)
+            .and_then(|()| self.possessions().into_iter().try_for_each(say))
+            .and_then(|()| socket.never_wait());
         match sent {
             Ok(()) => {
                 self.successor = Some(token);
@@ -166,10 +195,10 @@ impl Worker {
         let desk = self.server.desk();
         let (in_flight, cached) = desk.forwarder.counts();
         let listeners = desk.zones.listeners().into_iter().map(|listener| {
-            let open = self.wanted.iter().find(|(open, _)| open.listener() == listener);
+            let open = self.open.get(&listener);
             ListenerStatus {
-                port: open.map(|(_, port)| *port),
-                ifindex: open.map(|(open, _)| open.ifindex),
+                port: open.map(|open| open.port),
+                ifindex: open.map(|open| open.ifindex),
                 bridge: listener.bridge,
                 gateway: listener.gateway,
             }

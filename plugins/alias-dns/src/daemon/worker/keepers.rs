@@ -4,10 +4,12 @@ use std::io::Result;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::listeners::Place;
 use super::possession::label_of;
 use super::{CONTROL, GUARD, LOCK, Life, Worker};
-use crate::daemon::channel::{Channel, Message};
+use crate::daemon::channel::{self, Channel, Message};
 use crate::daemon::client::is_silence;
+use crate::daemon::control::Wanted;
 use crate::daemon::image::{self, Part};
 use crate::poller::{Interest, Kind, Token};
 
@@ -20,7 +22,7 @@ const MAX_GUARDS: usize = 3;
 impl Worker {
     pub(super) fn start_supervisor(&mut self) {
         self.supervisor_tried = Instant::now();
-        let started = image::start(Part::Supervisor, |channel| channel.keep_all(self.possessions()));
+        let started = image::start(Part::Supervisor, &channel::parcels(self.possessions()));
         if let Err(error) = started.and_then(|channel| self.supervised_by(channel)) {
             log::warn!("start a supervisor: {error}");
         }
@@ -47,7 +49,7 @@ impl Worker {
 
     /// Starts a guard, in place of an earlier build's. Only possible before the rights are dropped.
     pub(super) fn renew_guard(&mut self) {
-        let started = image::start(Part::Guard, |_| Ok(()));
+        let started = image::start(Part::Guard, &[]);
         if let Err(error) = started.and_then(|channel| self.guarded_by(channel)) {
             log::warn!("start a guard: {error}");
         }
@@ -127,9 +129,10 @@ impl Worker {
             (CONTROL.to_owned(), vec![self.control.as_fd()]),
         ];
         all.extend(self.guard.iter().map(|guard| (GUARD.to_owned(), vec![guard.as_fd()])));
-        for (wanted, port) in &self.wanted {
-            if let Some(sockets) = self.server.sockets(&wanted.listener()) {
-                all.push((label_of(wanted, *port), vec![sockets.udp.as_fd(), sockets.tcp.as_fd()]));
+        for (listener, Place { ifindex, port }) in &self.open {
+            if let Some(sockets) = self.server.sockets(listener) {
+                let label = label_of(&Wanted::new(listener, *ifindex), *port);
+                all.push((label, vec![sockets.udp.as_fd(), sockets.tcp.as_fd()]));
             }
         }
         all

@@ -1,6 +1,5 @@
 //! The gateway addresses: what the records need is opened, where that is still possible, and what none needs is closed.
 
-use std::collections::BTreeSet;
 use std::io::Result;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -12,10 +11,18 @@ use crate::daemon::gateway;
 use crate::serve::listen::Sockets;
 use crate::zone::Listener;
 
-/// `wanted` with the index that its bridge has now.
+/// Where a listener is open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// The index that the bridge had then.
+    pub(super) ifindex: u32,
+    pub(super) port: u16,
+}
+
+/// `listener` with the index that its bridge has now.
 pub(crate) fn wanted(listener: &Listener) -> Result<Wanted> {
     let ifindex = nix::net::if_::if_nametoindex(listener.bridge.as_str())?;
-    Ok(Wanted { bridge: listener.bridge.clone(), gateway: listener.gateway, ifindex })
+    Ok(Wanted::new(listener, ifindex))
 }
 
 impl Worker {
@@ -27,8 +34,8 @@ impl Worker {
             let _ = keeper.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()]);
         }
         self.closed.retain(|closed| closed.listener() != listener);
-        self.server.open(&self.poller, listener, port, sockets)?;
-        self.wanted.push((wanted, port));
+        self.server.open(&self.poller, listener.clone(), port, sockets)?;
+        self.open.insert(listener, Place { ifindex: wanted.ifindex, port });
         Ok(())
     }
 
@@ -44,7 +51,7 @@ impl Worker {
     /// it opens it then, and is told what is wrong.
     pub(super) fn open_missing(&mut self) {
         for listener in self.server.desk().zones.listeners() {
-            if self.wanted.iter().any(|(open, _)| open.listener() == listener) {
+            if self.open.contains_key(&listener) {
                 continue;
             }
             let opened = wanted(&listener)
@@ -56,29 +63,27 @@ impl Worker {
         }
     }
 
-    fn forget(&mut self, listener: &Listener) {
+    /// Closes `listener`; tells what it was, if it was open.
+    fn forget(&mut self, listener: &Listener) -> Option<Wanted> {
         self.server.close(&self.poller, listener);
-        let all = std::mem::take(&mut self.wanted);
-        let (closed, open): (Vec<_>, _) =
-            all.into_iter().partition(|(wanted, _)| wanted.listener() == *listener);
-        self.wanted = open;
-        for (wanted, port) in closed {
-            for keeper in self.keepers() {
-                // One that is gone has dropped it already.
-                let _ = keeper.drop(&label_of(&wanted, port));
-            }
+        let Place { ifindex, port } = self.open.remove(listener)?;
+        let wanted = Wanted::new(listener, ifindex);
+        for keeper in self.keepers() {
+            // One that is gone has dropped it already.
+            let _ = keeper.drop(&label_of(&wanted, port));
         }
+        Some(wanted)
     }
 
     /// Closes what no record needs any more, and notes when the last record went.
     pub(super) fn note_records(&mut self) {
-        let needed: BTreeSet<Listener> = self.server.desk().zones.listeners().into_iter().collect();
-        let open = self.wanted.iter().map(|(wanted, _)| wanted);
-        let closed: Vec<Wanted> = open.filter(|open| !needed.contains(&open.listener())).cloned().collect();
-        for wanted in &closed {
-            self.forget(&wanted.listener());
+        let zones = &self.server.desk().zones;
+        let unneeded: Vec<Listener> =
+            self.open.keys().filter(|listener| !zones.needs(listener)).cloned().collect();
+        for listener in unneeded {
+            let closed = self.forget(&listener);
+            self.closed.extend(closed);
         }
-        self.closed.extend(closed);
         if !self.server.desk().zones.is_empty() {
             self.empty_since = None;
         } else if self.empty_since.is_none() {

@@ -69,8 +69,7 @@ impl Worker {
     }
 
     fn look_at_network(&mut self, network: &str) {
-        let known: Vec<RecordKey> =
-            self.server.desk().zones.keys().filter(|key| key.network() == network).collect();
+        let known = self.server.desk().zones.keys_on(network);
         let loaded = self.store.load_network(network);
         for record in loaded.records {
             self.server.desk().zones.apply(record);
