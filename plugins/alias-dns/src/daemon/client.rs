@@ -549,24 +549,31 @@ fn heard(said: &[u8]) -> Result<(), NotStarted> {
 }
 
 /// Waits for a control socket to appear.
-struct Arrival(Inotify);
+struct Arrival(Option<Inotify>);
 
 impl Arrival {
     fn watch(state: &StateDir) -> Result<Self, Error> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         loop {
             state.create()?;
-            match inotify.add_watch(state.path(), AddWatchFlags::IN_MOVED_TO) {
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+            let watched = inotify.and_then(|inotify| {
+                inotify.add_watch(state.path(), AddWatchFlags::IN_MOVED_TO)?;
+                Ok(inotify)
+            });
+            match watched {
                 // Somebody clears the directory away.
                 Err(Errno::ENOENT) => {}
-                watched => return watched.map(|_| Self(inotify)).map_err(Error::from),
+                // There may be no more to be had: to look again now and then does, too.
+                watched => return Ok(Self(watched.ok())),
             }
         }
     }
 
     /// Returns when one has, or when it is time to look whether the client that starts the server has given up.
     fn wait(&self) {
-        let _ = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK_AGAIN));
-        let _ = self.0.read_events();
+        let mut watched: Vec<_> =
+            self.0.iter().map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)).collect();
+        let _ = poll(&mut watched, PollTimeout::from(LOOK_AGAIN));
+        let _ = self.0.as_ref().map(Inotify::read_events);
     }
 }

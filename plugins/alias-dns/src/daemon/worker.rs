@@ -65,7 +65,8 @@ struct Worker {
     poller: Poller,
     server: Server,
     store: Store,
-    watch: Watch,
+    /// `None` where the kernel has none to give.
+    watch: Option<Watch>,
     lock: OwnedFd,
     control: OwnedFd,
     /// Where queries are taken.
@@ -109,7 +110,11 @@ impl Worker {
         let store = store();
         let owner = std::fs::metadata(store.root()).map_err(io("records"))?.uid();
         // Watched first: what changes while the records are read is looked at again.
-        let watch = Watch::new(store.clone()).map_err(io("watch the records"))?;
+        let watch = Watch::new(store.clone())
+            .map_err(|error| {
+                log::warn!("watch the records: {error}; what nobody tells of them is not noticed")
+            })
+            .ok();
         let mut zones = Zones::default();
         let unreadable = by_path(store.read_each(|record| drop(zones.apply(record))));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
@@ -161,7 +166,9 @@ impl Worker {
     }
 
     fn watch(&self) -> Result<()> {
-        self.poller.add(&self.watch, Token::only(Kind::Records), Interest::Read)?;
+        if let Some(watch) = &self.watch {
+            self.poller.add(watch, Token::only(Kind::Records), Interest::Read)?;
+        }
         self.poller.add(&self.control, Token::only(Kind::Control), Interest::Read)?;
         match &self.guard {
             Some(guard) => self.poller.add(guard.as_fd(), Token::only(Kind::Guard), Interest::Read),

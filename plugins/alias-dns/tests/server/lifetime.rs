@@ -45,6 +45,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
     ("a_bridge_that_is_made_anew_is_listened_on_by_the_next_verb", bridge_made_anew),
     ("thousands_of_networks_are_told_of_brought_back_handed_over_and_closed", thousands_of_networks),
+    ("where_the_kernel_watches_no_more_names_are_served_all_the_same", without_inotify),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
@@ -395,6 +396,30 @@ fn thousands_of_networks() {
     assert!(keys.iter().all(|key| store.remove(key).unwrap()));
     in_time("remove", || Client::connect_existing(&state())?.expect("a server").remove(&keys));
     assert_eq!((status().records, status().listeners.len()), (2, 3));
+}
+
+fn without_inotify() {
+    const ALONE: &str = "WITHOUT_INOTIFY";
+    if std::env::var_os(ALONE).is_none() {
+        // The limits are those of a user namespace, so that nobody else's are touched.
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"]);
+        command.arg("--mount-proc").arg(std::env::current_exe().unwrap());
+        command.args(["--inside", "where_the_kernel_watches_no_more_names_are_served_all_the_same"]);
+        assert!(command.env(ALONE, "").status().unwrap().success());
+        return;
+    }
+    host();
+    std::fs::write("/proc/sys/user/max_inotify_instances", "0").unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    settled();
+    let old = processes("serve");
+    signal("serve", Signal::SIGKILL);
+    eventually("another worker is there", || processes("serve").iter().any(|new| !old.contains(new)));
+    eventually("the name is back", || centos_1() == ["A 172.20.0.2"]);
+    remove("c1");
+    eventually("it has left", || PARTS.iter().all(|part| processes(part).is_empty()));
 }
 
 fn hanging_server() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Life, Worker};
 use crate::records::RecordKey;
 use crate::records::disk::Unreadable;
-use crate::records::watch::Change;
+use crate::records::watch::{Change, Watch};
 use crate::zone::Zones;
 
 /// Files that were passed over, of which a status tells.
@@ -23,7 +23,7 @@ fn in_words(key: &RecordKey) -> String {
 impl Worker {
     /// Looks at what has changed in the directory.
     pub(super) fn follow(&mut self) -> Life {
-        for change in self.watch.changes() {
+        for change in self.watch.as_mut().map(Watch::changes).unwrap_or_default() {
             match change {
                 Change::Record(key) => {
                     let _ = self.look_at(&key);
