@@ -15,8 +15,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::channel::{self, Channel, Kept};
 use super::control::{
-    Applied, Asked, Build, Explained, ListenerStatus, MAX_KEYS, MAX_TOLD, Status, Told, Wanted, decode,
-    encode,
+    Applied, Asked, Build, Explained, ListenerStatus, MAX_TOLD, Status, Told, Wanted, decode, encode,
+    portions,
 };
 use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
@@ -205,7 +205,7 @@ impl Client {
     /// # Errors
     /// When the server does not answer.
     pub fn remove(&mut self, keys: &[RecordKey]) -> Result<(), ClientError> {
-        for keys in keys.chunks(MAX_KEYS) {
+        for keys in portions(keys) {
             let mut asked = Asked::Remove { keys: keys.to_vec() };
             while self.removed(&asked)? {
                 asked = Asked::Remove { keys: Vec::new() };

@@ -17,14 +17,18 @@ use crate::records::RecordKey;
 use crate::serve::Counters;
 use crate::zone::Listener;
 
-/// The longest message that a server takes.
-pub(crate) const MAX_ASKED: usize = 64 << 10;
+/// The longest message that a server takes: a container id may have as many characters as a variable of the environment
+/// (128 KiB).
+pub(crate) const MAX_ASKED: usize = 160 << 10;
 
 /// The longest message that a client takes. What grows with the host is written into a file that the client brings.
 pub(crate) const MAX_TOLD: usize = 192 << 10;
 
-/// Keys in one message at most: as many as fit, however long.
-pub(crate) const MAX_KEYS: usize = 64;
+/// Octets of the keys in one message at most, beyond the first one.
+const MAX_KEYS: usize = 16 << 10;
+
+/// Octets of a key in a message beside those that differ.
+const KEY_ROOM: usize = 64;
 
 /// Which binary somebody runs: the version, and of two with the same version the one that was written later.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +241,19 @@ pub struct UpstreamStatus {
     pub health: Health,
 }
 
+/// `keys` in portions that fit into a message each.
+pub(crate) fn portions(keys: &[RecordKey]) -> impl Iterator<Item = &[RecordKey]> {
+    let mut size = 0;
+    keys.chunk_by(move |_, next| {
+        size += KEY_ROOM + next.network().len() + next.container_id().len() + next.ifname().len();
+        let fits = size <= MAX_KEYS;
+        if !fits {
+            size = 0;
+        }
+        fits
+    })
+}
+
 /// `message` as it goes over the socket.
 pub(crate) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(message)?)
@@ -268,6 +285,19 @@ mod tests {
             assert_eq!(newer.supersedes(&old), supersedes, "{newer:?}");
         }
         assert!(Build::own().supersedes(&Build::default()));
+    }
+
+    #[test]
+    fn keys_go_in_portions_that_fit() {
+        let key = |id: &str| RecordKey::new("testnet", Attachment::new(id, "eth0").unwrap()).unwrap();
+        let mut keys: Vec<RecordKey> = (0..2000).map(|n| key(&format!("{n:064}"))).collect();
+        keys.insert(7, key(&"a".repeat(128 << 10)));
+        let portions: Vec<_> = portions(&keys).collect();
+        assert!(portions.len() < 40, "{}", portions.len());
+        assert_eq!(portions.concat(), keys);
+        for keys in portions {
+            assert!(encode(&Asked::Remove { keys: keys.to_vec() }).unwrap().len() <= MAX_ASKED);
+        }
     }
 
     #[test]

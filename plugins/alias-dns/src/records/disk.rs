@@ -4,7 +4,8 @@
 //! or not at all, so that no lock is needed and a plugin killed at any instruction leaves nothing half-written. A file
 //! that cannot be read is reported and passed over: it costs its own names and nobody else's.
 //!
-//! Neither `:` nor `/` can stand in a container id or an ifname, so the path alone tells whose record a file is.
+//! Neither `:` nor `/` can stand in a container id or an ifname, so the path alone tells whose record a file is. Only of
+//! an id that is too long for a file's name a hash stands there, and the file tells.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, OpenOptions, Permissions};
@@ -21,6 +22,12 @@ use crate::state_dir::{StateDir, create_private};
 /// In front of the name of a file that is still being written; no container id begins with a dot. The name tells whose
 /// it is, so that DEL finds what a killed ADD has left.
 const UNFINISHED: &str = ".new-";
+
+/// In front of the hash of an id; no container id begins with it.
+const HASHED: &str = "~";
+
+/// The longest name of a file (NAME_MAX), less what stands in front of it while it is written.
+const LONGEST_NAME: usize = 255 - UNFINISHED.len();
 
 /// Modes of a record and of the directories, whatever the caller's umask is.
 const READABLE: u32 = 0o644;
@@ -72,16 +79,21 @@ impl Store {
 
     /// Where the record of `key` stands.
     pub fn path(&self, key: &RecordKey) -> PathBuf {
-        self.root.join(key.network()).join(format!("{}:{}", key.container_id(), key.ifname()))
+        self.root.join(key.network()).join(file_name(key.container_id(), key.ifname()))
     }
 
-    /// Whose record `path` is; `None` for a file that is no record by its name.
+    /// Whose record `path` is; `None` for a file that is no record by its name, or by what it says where that has to
+    /// tell.
     pub fn key_of(&self, path: &Path) -> Option<RecordKey> {
         let mut parts = path.strip_prefix(&self.root).ok()?.iter().map(OsStr::to_str);
         let (network, file) = (parts.next()??, parts.next()??);
         let (container_id, ifname) = file.split_once(':')?;
         if parts.next().is_some() {
             return None;
+        }
+        if is_hashed(path) {
+            let Record { key, .. } = serde_json::from_slice(&regular_file::read(path).ok()?).ok()?;
+            return (self.path(&key) == path).then_some(key);
         }
         RecordKey::new(network, Attachment::new(container_id, ifname).ok()?).ok()
     }
@@ -308,6 +320,23 @@ fn remove_if_there(path: &Path) -> io::Result<bool> {
 /// A name too long for a file was never written, nor is there a record in what is no directory.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+fn file_name(container_id: &str, ifname: &str) -> String {
+    let name = format!("{container_id}:{ifname}");
+    if name.len() <= LONGEST_NAME { name } else { format!("{HASHED}{:032x}:{ifname}", hash(container_id)) }
+}
+
+/// Whether the name of `path` does not tell whose record it is.
+pub(crate) fn is_hashed(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(HASHED.as_bytes()))
+}
+
+/// FNV-1a of 128 bits: the same in every build, which the hashes of the standard library are not.
+fn hash(text: &str) -> u128 {
+    text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, octet| {
+        (hash ^ u128::from(octet)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
 }
 
 fn aside(path: &Path) -> PathBuf {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use super::RecordKey;
-use super::disk::Store;
+use super::disk::{Store, is_hashed};
 
 /// What may have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +99,10 @@ impl Watch {
         }
         let network = self.networks.get(&event.wd)?;
         let path = self.store.root().join(network).join(event.name.as_deref()?);
+        if is_hashed(&path) {
+            // One that is gone can no longer be asked whose it was.
+            return Some(Change::Network(network.clone()));
+        }
         self.store.key_of(&path).map(Change::Record)
     }
 
@@ -163,6 +167,10 @@ mod tests {
         assert_eq!(watch.changes(), [Change::Network("new".into())]);
         std::fs::write(root.join("new/c3:eth0"), "x").unwrap();
         assert_eq!(watch.changes(), [Change::Record(key("new", "c3"))]);
+        std::fs::write(root.join("new/~0:eth0"), "x").unwrap();
+        assert_eq!(watch.changes(), [Change::Network("new".into())]);
+        std::fs::remove_file(root.join("new/~0:eth0")).unwrap();
+        assert_eq!(watch.changes(), [Change::Network("new".into())]);
         std::fs::remove_dir_all(root.join("new")).unwrap();
         assert_eq!(watch.changes(), [Change::Record(key("new", "c3")), Change::Network("new".into())]);
 

@@ -29,15 +29,33 @@ fn a_record_is_read_back_and_its_file_tells_whose_it_is() {
     for key in [
         key("testnet", "c1", "eth0"),
         key("a.b-c_d", "x.y-z_0", "veth.1@x"),
-        key("n", &"a".repeat(239), "eth0"),
+        key("n", &"a".repeat(245), "eth0"),
+        key("n", &"a".repeat(246), "eth0"),
+        key("n", &"a".repeat(246), "eth1"),
+        key("n", &"a".repeat(100_000), "eth0"),
     ] {
         let record = record(key.clone());
         store.write(&record).unwrap();
         assert_eq!(store.read(&key).unwrap(), Some(record));
         assert_eq!(store.key_of(&store.path(&key)), Some(key));
     }
-    assert_eq!(store.load().records.len(), 3);
+    assert_eq!(store.load().records.len(), 6);
     assert_eq!(store.load_network("testnet").records.len(), 1);
+    assert_eq!(store.keys("n").len(), 4);
+}
+
+#[test]
+fn a_file_with_a_hash_is_the_record_that_it_says_or_none() {
+    let (_directory, store) = store();
+    let [one, other] = ["a", "b"].map(|letter| key("n", &letter.repeat(300), "eth0"));
+    store.write(&record(one.clone())).unwrap();
+    let path = store.path(&one);
+    fs::rename(&path, store.path(&other)).unwrap();
+    assert_eq!(store.key_of(&store.path(&other)), None);
+    assert_eq!((store.load().records.len(), store.load().unreadable.len()), (0, 1));
+    assert!(!store.has_records());
+    assert!(store.remove(&other).unwrap());
+    assert!(!store.root().join("n").exists());
 }
 
 #[test]
@@ -56,9 +74,9 @@ fn the_last_record_takes_its_networks_directory_along() {
 #[test]
 fn a_record_that_cannot_be_written_leaves_nothing() {
     let (_directory, store) = store();
-    let long = key("testnet", &"a".repeat(300), "eth0");
+    let long = key(&"n".repeat(300), "c1", "eth0");
     assert!(store.write(&record(long.clone())).is_err());
-    assert!(!store.root().join("testnet").exists());
+    assert_eq!(fs::read_dir(store.root()).unwrap().count(), 0);
     assert_eq!(store.read(&long).unwrap(), None);
     assert!(!store.remove(&long).unwrap());
 }
