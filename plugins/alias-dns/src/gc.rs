@@ -38,7 +38,7 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
     failures.into_iter().next().map_or(Ok(()), Err)
 }
 
-/// By the names of the files alone, so that also those go that cannot be read.
+/// By the names of the files, so that also those go that cannot be read.
 fn without_attachment(store: &Store, network: &str, valid: Vec<Attachment>) -> Vec<RecordKey> {
     let valid: HashSet<Attachment> = valid.into_iter().collect();
     store.keys(network).into_iter().filter(|key| !valid.contains(key.attachment())).collect()

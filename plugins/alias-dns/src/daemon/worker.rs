@@ -112,7 +112,7 @@ impl Worker {
         // Watched first: what changes while the records are read is looked at again.
         let watch = Watch::new(store.clone())
             .map_err(|error| {
-                log::warn!("watch the records: {error}; what nobody tells of them is not noticed")
+                log::warn!("watch the records: {error}; what nobody tells of them is not noticed");
             })
             .ok();
         let mut zones = Zones::default();

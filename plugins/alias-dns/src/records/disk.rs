@@ -225,7 +225,7 @@ impl Store {
         })
     }
 
-    /// Whose files stand in `network`, finished or not, without a look into them.
+    /// Whose files stand in `network`, finished or not, without a look into them where their names tell.
     pub fn keys(&self, network: &str) -> Vec<RecordKey> {
         let finished = |path: PathBuf| {
             let name = path.file_name()?.to_str()?;
