@@ -10,13 +10,16 @@ use crate::store::{DiskStore, Store as _, StoreError, require_writable};
 pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     let settings = Settings::read(call.conf())?;
     let network = settings.place.network();
-    require_writable(&settings.place).map_err(|error| {
+    let cannot_be_kept = |error: StoreError| {
         Error::new(ErrorCode::NOT_AVAILABLE, format!("network {network}: leases cannot be kept: {error}"))
-    })?;
+    };
+    require_writable(&settings.place).map_err(cannot_be_kept)?;
     log::debug!("leases can be kept");
-    let Some(mut store) = DiskStore::open_existing(&settings.place)? else { return Ok(()) };
+    let Some(mut store) = DiskStore::open_existing(&settings.place).map_err(cannot_be_kept)? else {
+        return Ok(());
+    };
     for (index, set) in settings.sets.iter().enumerate() {
-        if !has_room(&mut store, set)? {
+        if !has_room(&mut store, set).map_err(cannot_be_kept)? {
             return Err(Error::new(
                 ErrorCode::NOT_AVAILABLE,
                 format!(

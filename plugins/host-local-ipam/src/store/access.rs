@@ -11,7 +11,9 @@ use super::{Place, StoreError};
 /// does not exist yet is judged by the nearest directory that does.
 pub(crate) fn require_writable(place: &Place) -> Result<(), StoreError> {
     let directory = place.directory();
-    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    // A link that leads nowhere is there as well, and in the way.
+    let exists = |path: &&Path| path.symlink_metadata().is_ok();
+    let existing = directory.ancestors().find(exists).unwrap_or(Path::new("."));
     let failed = |source| StoreError::new("write to", existing, source);
     access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| failed(errno.into()))?;
     if !existing.is_dir() {

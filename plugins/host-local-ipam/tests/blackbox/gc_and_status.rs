@@ -62,6 +62,26 @@ fn status_names_the_range_set_that_is_full() {
 }
 
 #[test]
+fn status_tells_what_is_in_the_way_of_leases() {
+    for target in ["nowhere", "net1"] {
+        let network = Network::new("10.8.0.0/24");
+        std::fs::create_dir_all(network.data_dir()).unwrap();
+        std::os::unix::fs::symlink(target, network.leases_dir()).unwrap();
+        cannot_keep(&network);
+    }
+    let network = Network::new("10.8.0.0/24");
+    std::fs::create_dir_all(network.leases_dir().join("lock")).unwrap();
+    cannot_keep(&network);
+}
+
+#[track_caller]
+fn cannot_keep(network: &Network) {
+    assert_eq!(network.ask("ADD", "c1").error().0, 5);
+    let (code, msg) = network.ask("STATUS", "").error();
+    assert!(code == 50 && msg.starts_with("network net1: leases cannot be kept: "), "{code} {msg}");
+}
+
+#[test]
 fn status_refuses_a_wrong_configuration_and_what_is_not_there_is_no_fault() {
     let network = Network::with(json!({"subnet": "10.8.0.1/24"}));
     assert_eq!(network.ask("STATUS", "").error().0, 7);
