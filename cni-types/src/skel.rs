@@ -15,6 +15,10 @@ use crate::conf::{NetConf, VersionAnswer};
 use crate::env::{Attachment, Environment, Variables};
 use crate::{CniResult, Error, ErrorCode, SpecVersion, json, logging, signals};
 
+/// Most bytes of a configuration that are read: room for a hundred times the valid attachments of a full node. A caller
+/// whose output never ends costs no more memory than that.
+const LONGEST: u64 = 64 << 20;
+
 /// A CNI plugin: one function a verb.
 pub trait Plugin {
     /// The name that the plugin goes by in its log and its about line.
@@ -198,9 +202,14 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
     }
     // Room for any usual configuration, so that it is read at once.
     let mut bytes = Vec::with_capacity(8192);
-    stdin
+    let length = stdin
+        .take(LONGEST + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::new(ErrorCode::IO_FAILURE, format!("error reading from stdin: {error}")))?;
+    if length as u64 > LONGEST {
+        let text = format!("the network configuration is longer than {LONGEST} bytes");
+        return Err(Error::new(ErrorCode::DECODING_FAILURE, text));
+    }
     let overrides = env.overrides_netns_check();
     let network = NetworkCall::new(NetConf::parse(command, bytes)?, env);
     follow_log_keys(command, network.conf(), attachment.as_ref())?;

@@ -144,6 +144,14 @@ fn version_reads_nothing_else() {
 }
 
 #[test]
+fn a_configuration_that_never_ends_is_refused() {
+    let outcome = Outcome::of(Recorder::default(), &env("ADD", "/no/such/netns"), io::repeat(b' '));
+    outcome.check_error(
+        "{\n    \"code\": 6,\n    \"msg\": \"the network configuration is longer than 67108864 bytes\"\n}",
+    );
+}
+
+#[test]
 fn without_a_command_the_plugin_says_what_it_is() {
     for vars in [&[][..], &[("CNI_COMMAND", "")]] {
         let outcome = Outcome::of(Recorder::default(), vars, CONF);
