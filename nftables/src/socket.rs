@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -75,6 +76,11 @@ impl Error {
         self.errno() == Some(libc::EPROTONOSUPPORT)
     }
 
+    /// The kernel did not understand what was asked.
+    pub fn is_invalid(&self) -> bool {
+        self.errno() == Some(libc::EINVAL)
+    }
+
     /// An object is still referred to, or an element has another verdict.
     pub fn is_busy(&self) -> bool {
         self.errno() == Some(libc::EBUSY)
@@ -127,7 +133,31 @@ impl Socket {
             // A refusal would carry the whole message back, and many would not fit.
             connected(&self.socket).and_then(|socket| socket.set_cap_ack(true)).map_err(Error::Socket)?;
         }
-        self.send(&bytes)?;
+        self.order(&bytes, last)
+    }
+
+    /// Has the kernel's connection tracking forget the flows that one of `addresses` answers: as itself, or as what the
+    /// address that was asked is translated to. It goes through all flows of the host for each.
+    ///
+    /// # Errors
+    /// The first refusal; kernels before 6.11 do not search by address and refuse it as invalid.
+    pub fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        for address in addresses {
+            let start = bytes.len();
+            wire::put_forget_flows(&mut bytes, *address);
+            self.sequence = self.sequence.wrapping_add(1);
+            wire::address(&mut bytes[start..], self.sequence, 0);
+        }
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => self.order(&bytes, self.sequence),
+        }
+    }
+
+    /// Sends orders, and waits for the answer to the one with the sequence number `last`.
+    fn order(&mut self, bytes: &[u8], last: u32) -> Result<(), Error> {
+        self.send(bytes)?;
         let mut refusal = None;
         loop {
             let len = match self.receive() {
@@ -141,7 +171,7 @@ impl Socket {
                     continue;
                 }
                 if let Some(errno) = wire::decode_error(body) {
-                    refusal.get_or_insert_with(|| refused(&bytes, header.sequence, errno));
+                    refusal.get_or_insert_with(|| refused(bytes, header.sequence, errno));
                 }
                 if header.sequence == last {
                     return refusal.map_or(Ok(()), Err);

@@ -4,6 +4,7 @@
 //! type, length, bytes, NUL.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use crate::attribute::{find, find_text, find_u32, find_u64, nest, put, put_text, put_u32, put_u64, walk};
 use crate::data::{NF_ACCEPT, NF_DROP, find_value, find_verdict, put_value, put_verdict};
@@ -69,6 +70,16 @@ const ELEM_DATA: u16 = 2;
 const ELEM_USERDATA: u16 = 6;
 const GEN_ID: u16 = 1;
 const BATCH_GENID: u16 = 1;
+
+// Of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+const CT_DELETE: u16 = 2;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_FILTER: u16 = 25;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+const CTA_FILTER_F_IP_SRC: u32 = 1;
 
 /// What a message asks of nf_tables, by its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +165,24 @@ fn put_message(
     attributes(buffer);
     let len = (buffer.len() - start) as u32;
     buffer[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+}
+
+/// Appends the order to forget all tracked flows that `address` answers, be it for another one that was translated.
+pub(crate) fn put_forget_flows(buffer: &mut Vec<u8>, address: IpAddr) {
+    let (family, source, octets) = match address {
+        IpAddr::V4(v4) => (libc::NFPROTO_IPV4, CTA_IP_V4_SRC, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (libc::NFPROTO_IPV6, CTA_IP_V6_SRC, v6.octets().to_vec()),
+    };
+    let kind = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | CT_DELETE;
+    put_message(buffer, kind, libc::NLM_F_ACK as u16, [family as u8, 0, 0, 0], |buffer| {
+        nest(buffer, CTA_TUPLE_REPLY, |buffer| {
+            nest(buffer, CTA_TUPLE_IP, |buffer| put(buffer, source, &octets));
+        });
+        // The one attribute that the kernel wants to be marked as nested.
+        nest(buffer, CTA_FILTER | libc::NLA_F_NESTED as u16, |buffer| {
+            put(buffer, CTA_FILTER_REPLY_FLAGS, &CTA_FILTER_F_IP_SRC.to_ne_bytes());
+        });
+    });
 }
 
 /// Sets a message's sequence number, and adds flags to its own.
@@ -422,6 +451,9 @@ pub(crate) fn decode_error(body: &[u8]) -> Option<i32> {
 
 /// What a request was about, in `nft`'s words, for an error's text.
 pub(crate) fn describe(header: MessageHeader, body: &[u8]) -> String {
+    if i32::from(header.kind >> 8) == libc::NFNL_SUBSYS_CTNETLINK {
+        return "forget tracked flows".to_owned();
+    }
     let (family, attributes) = split_family(body);
     let names = |kinds: &[u16]| -> String {
         kinds.iter().filter_map(|kind| find_text(attributes, *kind)).map(|name| format!(" {name}")).collect()

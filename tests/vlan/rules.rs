@@ -33,9 +33,11 @@ fn masquerade_and_isolation_work_and_go() {
     }
     assert_eq!(story.found(&first, &config(1), &result), "");
 
-    for (name, number) in [("c1", 1), ("c2", 1), ("c3", 2)] {
+    for (name, number, result) in [("c1", 1, result), ("c2", 1, same), ("c3", 2, other)] {
+        let mut config = config(number);
+        config["prevResult"] = result;
         let del = story.world.plugin("bridge").verb("DEL").env("CNI_CONTAINERID", name).env("CNI_NETNS", "");
-        del.env("CNI_PATH", &story.path).config(&config(number)).run().success();
+        del.env("CNI_PATH", &story.path).config(&config).run().success();
     }
     assert_eq!(story.host("nft list ruleset"), before);
 }

@@ -17,7 +17,7 @@ use crate::netlink::addr::AddressState;
 use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{MAIN_TABLE, Plan, PlannedRoute};
+use crate::plan::{MAIN_TABLE, Plan, PlannedRoute, addresses_of};
 use crate::{gateway, predecessor, reverse_path, rules, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
@@ -40,7 +40,10 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     log::debug!("opened the container's namespace");
     let plan = match &settings.ipam {
         None => Plan::switch(&settings),
-        Some(_) => Plan::new(&settings, of_this_interface(&result, call.attachment().ifname()))?,
+        Some(_) => {
+            let ips = addresses_of(&result, call.attachment().ifname()).cloned().collect();
+            Plan::new(&settings, CniResult { ips, ..result.clone() })?
+        }
     };
     let leases = settings.ipam.as_ref().map(|ipam| ipam.start(Command::Check, call.network())).transpose()?;
     let mut comparison = Comparison {
@@ -56,18 +59,6 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     leases.map(Running::ended).transpose()?;
     compared?;
     comparison.verdict()
-}
-
-/// The addresses of `ifname`, where the chain has given the container others as well, and the routes.
-fn of_this_interface(result: &CniResult, ifname: &str) -> CniResult {
-    let is_ours = |index: Option<usize>| {
-        let interface = index.and_then(|index| result.interfaces.get(index));
-        interface.is_none_or(|interface| interface.name == ifname && !interface.sandbox.is_empty())
-    };
-    CniResult {
-        ips: result.ips.iter().filter(|ip| is_ours(ip.interface)).cloned().collect(),
-        ..result.clone()
-    }
 }
 
 struct Comparison<'a> {

@@ -2,11 +2,14 @@
 //!
 //! It goes on when a step fails and tells all failures at the end.
 
-use cni_types::{Command, DelCall, Delegate, Error, Running};
+use std::net::IpAddr;
+
+use cni_types::{CniResult, Command, DelCall, Delegate, Error, Running};
 
 use crate::attachment::Identity;
 use crate::failures::Failures;
 use crate::netlink::{Failure, Netlink};
+use crate::plan::addresses_of;
 use crate::predecessor::{self, Evidence};
 use crate::signals::Held;
 use crate::veth;
@@ -16,15 +19,23 @@ use crate::{config, iptables, rules};
 pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     let _signals = Held::new()?;
     let identity = Identity::new(call.conf().name(), call.attachment());
+    // A result that cannot be read says nothing, as one that the runtime has lost.
+    let prev_result = call.conf().prev_result().ok().flatten();
     let mut failures = Failures::default();
 
     // Who closes the socket last waits until the kernel has destroyed the rules; the wait for the link covers that.
-    let rules = rules::remove(identity.owner());
+    let mut rules = rules::remove(identity.owner());
     log::debug!("done with the rules");
-    let links = Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity));
+    let links =
+        Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity, prev_result.as_ref()));
     let made_by =
         failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
     log::debug!("done with the veth pair");
+    // Before anybody else is given one of the addresses.
+    if let (Ok(rules), Some(result)) = (&mut rules, &prev_result) {
+        let addresses = addresses_of(result, call.attachment().ifname()).map(|ip| ip.address.ip());
+        failures.note(rules.forget_flows(&addresses.collect::<Vec<IpAddr>>()));
+    }
     // Nobody has the addresses any more, unless the pair could not be removed; then the runtime will be told.
     let leases = match failures.note(config::ipam_type(call.conf())).flatten() {
         Some(name) => {
@@ -57,7 +68,12 @@ enum Maker {
 }
 
 /// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
-fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Result<Maker, Failure> {
+fn remove_links(
+    host: &mut Netlink,
+    call: &DelCall,
+    identity: &Identity,
+    prev_result: Option<&CniResult>,
+) -> Result<Maker, Failure> {
     let delete = match config::returns_early(call.conf()) {
         true => Netlink::unlink,
         false => Netlink::delete_links,
@@ -69,11 +85,8 @@ fn remove_links(host: &mut Netlink, call: &DelCall, identity: &Identity) -> Resu
     if !ours.is_empty() {
         return delete(host, &ours).map(|()| Maker::Ours);
     }
-    // A result that cannot be read says nothing, as one that the runtime has lost.
-    let prev_result = call.conf().prev_result().ok().flatten();
     let bridge = config::bridge_of(call.conf());
-    let evidence =
-        Evidence { netns: call.netns(), prev_result: prev_result.as_ref(), bridge: bridge.as_deref() };
+    let evidence = Evidence { netns: call.netns(), prev_result, bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
         Some(link) => delete(host, &[link]).map(|()| Maker::Reference),
         None => Ok(Maker::Ours),

@@ -40,6 +40,14 @@ pub(crate) struct Plan {
     dns: Dns,
 }
 
+/// The addresses that `ifname` has by the result of a chain, which may have given the container others as well.
+pub(crate) fn addresses_of<'a>(result: &'a CniResult, ifname: &'a str) -> impl Iterator<Item = &'a IpConfig> {
+    result.ips.iter().filter(move |ip| {
+        let interface = ip.interface.and_then(|index| result.interfaces.get(index));
+        interface.is_none_or(|interface| interface.name == ifname && !interface.sandbox.is_empty())
+    })
+}
+
 /// An address of the container's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PlannedAddress {

@@ -273,6 +273,17 @@ impl Rules {
         Ok(Removed::Nothing)
     }
 
+    /// Has the host forget the flows that lead to one of `addresses`. Kernels before 6.11 are not able to.
+    pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        match self.socket.forget_flows(addresses) {
+            Err(error) if error.is_invalid() => {
+                log::debug!("{error}");
+                Ok(())
+            }
+            forgotten => Ok(forgotten?),
+        }
+    }
+
     /// Whether the chains of others have rules for a network that has lost its record of them.
     pub(crate) fn has_orphans(&mut self) -> Result<bool, Error> {
         Ok(!accept::orphans(&mut self.socket)?.is_empty())

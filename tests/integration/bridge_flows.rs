@@ -1,0 +1,112 @@
+//! What the host tracks of a container's flows, when the address changes hands.
+
+use integration_tests::{Attachment, Container, Network, Outside, Running, Space, World};
+use serde_json::json;
+
+/// The first kernel that searches its flows by address when it is to forget some.
+const SINCE: (u32, u32) = (6, 11);
+
+/// Prints what comes to a UDP port first.
+const HEAR: &str = r#"
+    use Socket;
+    socket(my $s, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+    bind($s, pack_sockaddr_in($ARGV[0], INADDR_ANY)) or die "bind: $!";
+    $| = 1;
+    print "listening\n";
+    recv($s, my $text, 99, 0) // die "recv: $!";
+    print "$text\n";
+"#;
+
+/// Sends a text to an address and port, from a port.
+const SAY: &str = r#"
+    use Socket;
+    my ($to, $port, $from, $text) = @ARGV;
+    socket(my $s, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+    bind($s, pack_sockaddr_in($from, INADDR_ANY)) or die "bind: $!";
+    send($s, $text, 0, pack_sockaddr_in($port, inet_aton($to))) or die "send: $!";
+"#;
+
+/// The address that changes hands.
+const ADDRESS: &str = "10.1.0.77";
+
+fn hear(space: &Space, port: &str) -> Running {
+    space.command(["perl", "-e", HEAR, port]).start().wait_for("listening")
+}
+
+#[track_caller]
+fn assert_hears(listener: Running, text: &str) {
+    let heard = listener.wait();
+    assert_eq!(heard.success().lines().last(), Some(text));
+}
+
+#[track_caller]
+fn say(space: &Space, to: (&str, &str), from: &str, text: &str) {
+    space.command(["perl", "-e", SAY, to.0, to.1, from, text]).run().success();
+}
+
+/// Publishes UDP port 80 of the address as port 8080 of the host, or not any more.
+fn publish(world: &World, published: bool) {
+    let lines: &[&str] = match published {
+        true => &[
+            "nft add table ip published",
+            "nft add chain ip published before { type nat hook prerouting priority dstnat; }",
+            "nft add rule ip published before udp dport 8080 fib daddr type local dnat to 10.1.0.77:80",
+        ],
+        false => &["nft delete table ip published"],
+    };
+    for line in lines {
+        world.host().run(line).success();
+    }
+}
+
+fn attached(world: &World, network: &Network, name: &str) -> (Container, Attachment) {
+    let container = world.container(name);
+    let attachment = Attachment::of(&container).arg("IgnoreUnknown", "1").arg("IP", ADDRESS);
+    network.attach_as(&container, &attachment);
+    (container, attachment)
+}
+
+fn kernel_can(world: &World) -> bool {
+    let release = world.host().run("uname -r").success().to_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version: (u32, u32)| version >= SINCE)
+}
+
+#[test]
+fn whoever_gets_an_address_next_does_not_get_what_is_sent_to_its_last_holder() {
+    let world = World::new();
+    let outside = world.outside();
+    let network = Network::new(
+        &world,
+        json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{
+            "type": "bridge", "bridge": "br-1", "isDefaultGateway": true, "ipMasq": true,
+            "ingressPolicy": "same-bridge",
+            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
+        }] }),
+    );
+    let published = (Outside::HOST, "8080");
+    let (first, of_first) = attached(&world, &network, "first");
+    publish(&world, true);
+    let inside = hear(&first, "80");
+    say(outside.space(), published, "5555", "opens a flow");
+    assert_hears(inside, "opens a flow");
+    publish(&world, false);
+    let result = network.cached_result(&of_first);
+    network.detach_as(&first, &of_first);
+
+    let (second, of_second) = attached(&world, &network, "second");
+    let inside = hear(&second, "80");
+    say(outside.space(), published, "5555", "of the last holder");
+    say(&world.host(), (ADDRESS, "80"), "5556", "of the new one");
+    assert_hears(inside, if kernel_can(&world) { "of the new one" } else { "of the last holder" });
+
+    // A DEL that comes once more does not take the flows of the one who has the address by now.
+    publish(&world, true);
+    say(outside.space(), published, "5557", "opens a flow");
+    publish(&world, false);
+    network.plugin_call("DEL", 0, Some(&of_first), result.as_ref()).run().success();
+    let inside = hear(&second, "80");
+    say(outside.space(), published, "5557", "goes on");
+    assert_hears(inside, "goes on");
+    network.detach_as(&second, &of_second);
+}
