@@ -116,3 +116,30 @@ fn a_container_that_filters_strictly_itself_answers_on_the_network_that_it_had_f
     let failure = first.check(&Attachment::of(&container)).unwrap_err();
     assert!(failure.msg.contains("\"eth0\" filters reverse paths strictly"), "{failure}");
 }
+
+/// What the third network asks the second one's address is answered by the first one, which has the default route.
+#[test]
+fn check_names_a_gateway_that_filters_strictly_where_the_container_has_other_networks() {
+    let world = World::new();
+    let (first, third) = (named(&world, "first", 1, &json!({})), named(&world, "third", 3, &json!({})));
+    // The kernel chooses between two default routes as it likes.
+    let second = named(&world, "second", 2, &json!({ "isDefaultGateway": false, "isGateway": true }));
+    let container = world.container("both");
+    let (alone, on_second) = (Attachment::of(&container), Attachment::of(&container).ifname("eth1"));
+    first.attach(&container);
+    let filter = |value: u8| {
+        world.host().run(&format!("sysctl -q -w net.ipv4.conf.br-1.rp_filter={value}")).success();
+    };
+    filter(1);
+    first.check(&alone).unwrap();
+
+    second.attach_as(&container, &on_second);
+    let (asker, _) = attached(&world, &third, "asker");
+    assert!(asker.reaches("10.2.0.2"));
+    first.check(&alone).unwrap();
+    filter(1);
+    assert!(asker.is_cut_off_from("10.2.0.2"));
+    let failure = first.check(&alone).unwrap_err();
+    assert!(failure.msg.contains("\"br-1\" filters reverse paths strictly"), "{failure}");
+    second.check(&on_second).unwrap();
+}

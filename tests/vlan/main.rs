@@ -316,6 +316,33 @@ fn two_vlans_of_a_bridge_have_a_gateway_each() {
     }
 }
 
+/// The host receives by the gateway interfaces, not by the bridge.
+#[test]
+fn a_container_of_two_vlans_is_answered_in_both_under_a_strict_reverse_path_filter_of_the_host() {
+    let story = Story::new();
+    story.host("sysctl -q -w net.ipv4.conf.default.rp_filter=1");
+    let config = |id: u8| {
+        // The kernel chooses between two default routes as it likes.
+        let is_default = id != 200;
+        let mut config =
+            routed(&json!({ "name": format!("n{id}"), "vlan": id, "isDefaultGateway": is_default }));
+        config["ipam"]["ranges"] = json!([[{ "subnet": format!("10.1.{id}.0/24") }]]);
+        config
+    };
+    let (asker, _) = story.attach("asker", &config(50));
+    let (both, result) = story.attach("both", &config(100));
+    story.call("ADD", &both, &config(200)).env("CNI_IFNAME", "eth1").run().success();
+    // What the second one is asked leaves by the first.
+    for target in ["10.1.100.2", "10.1.200.2"] {
+        assert!(asker.reaches(target), "{target}");
+    }
+    assert_eq!(story.found(&both, &config(100), &result), "");
+    story.host("sysctl -q -w net.ipv4.conf.br0/100.rp_filter=1");
+    assert!(asker.is_cut_off_from("10.1.200.2"));
+    let found = story.found(&both, &config(100), &result);
+    assert!(found.contains("\"br0.100\" filters reverse paths strictly"), "{found}");
+}
+
 #[test]
 fn an_add_after_one_that_was_killed_completes_the_gateway() {
     let story = Story::new();

@@ -114,6 +114,11 @@ pub(crate) fn is_attachment(alias: &str) -> bool {
     is_marked(alias) && alias.contains('/')
 }
 
+/// Whether a bridge port with this alias leads to the gateway interface of a VLAN.
+pub(crate) fn is_gateway_port(alias: &str) -> bool {
+    is_marked(alias) && !is_attachment(alias)
+}
+
 /// Whether a link is a host veth of ours that has not got its mark yet: between the two an ADD was killed, or is at it.
 pub(crate) fn is_half_made(name: &str, alias: &str) -> bool {
     alias.is_empty() && is_hashed_name(name)

@@ -18,7 +18,7 @@ use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{MAIN_TABLE, Plan, PlannedRoute, addresses_of};
-use crate::{gateway, predecessor, reverse_path, rules, veth, vlans};
+use crate::{gateway, predecessor, reverse_path, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
 const DIFFERENT: ErrorCode = ErrorCode(100);
@@ -211,18 +211,19 @@ impl Comparison<'_> {
         end: &Link,
     ) -> Result<(), Error> {
         let ifname = self.identity.attachment().ifname();
+        let mut gateway = None;
         if self.settings.is_gateway() {
             if let Some(bridge) = bridge.filter(|bridge| believes_routers(bridge)) {
                 self.differs(format_args!("bridge \"{}\" accepts router advertisements", bridge.name));
             }
             let name = self.settings.gateway_link();
-            if name != self.settings.bridge
-                && host
-                    .link_by_name(&name)
-                    .map_err(Error::internal)?
-                    .is_some_and(|link| believes_routers(&link))
-            {
-                self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
+            if name == self.settings.bridge {
+                gateway = bridge.cloned();
+            } else {
+                gateway = host.link_by_name(&name).map_err(Error::internal)?;
+                if gateway.as_ref().is_some_and(believes_routers) {
+                    self.differs(format_args!("gateway interface \"{name}\" accepts router advertisements"));
+                }
             }
             if believes_routers(end) {
                 self.differs(format_args!("\"{ifname}\" accepts router advertisements"));
@@ -235,10 +236,21 @@ impl Comparison<'_> {
             self.differs(format_args!("bridge \"{name}\" learns from frames that it does not forward"));
         }
         let has_ipv4 = self.plan.addresses.iter().any(|address| address.network.is_ipv4());
-        if has_ipv4 && reverse_path::is_too_strict(host, container, ifname, self.netns, self.home)? {
-            self.differs(format_args!(
-                "\"{ifname}\" filters reverse paths strictly, and the container has other networks"
-            ));
+        if has_ipv4 && reverse_path::must_be_loose(host, container, self.netns)? {
+            let mut strict = Vec::new();
+            if self.netns.visit(self.home, || sysctl::filters_strictly(ifname))? {
+                strict.push(ifname);
+            }
+            if let Some(link) = &gateway
+                && sysctl::filters_strictly(&link.name)?
+            {
+                strict.push(&link.name);
+            }
+            for name in strict {
+                self.differs(format_args!(
+                    "\"{name}\" filters reverse paths strictly, and the container has other networks"
+                ));
+            }
         }
         Ok(())
     }

@@ -6,13 +6,13 @@
 
 use cni_types::Error;
 
-use crate::attachment::is_attachment;
+use crate::attachment::{is_attachment, is_gateway_port};
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// Loosens the filter of every attachment that the container has, where it is strict: of its bridge, and of its
+/// Loosens the filter of every attachment that the container has, where it is strict: of its gateway, and of its
 /// interface in the container. To fail at it is no reason to refuse the container.
 pub(crate) fn loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns, home: &Netns) {
     if let Err(error) = try_loosen(host, container, netns, home) {
@@ -26,11 +26,10 @@ fn try_loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns, home: 
         return Ok(());
     }
     for port in pairs.iter().map(|(_, port)| port) {
-        let bridge = port.controller.map(|index| host.link_by_index(index)).transpose();
-        if let Some(bridge) = bridge.map_err(Error::internal)?.flatten()
-            && sysctl::filters_strictly(&bridge.name).unwrap_or(false)
-        {
-            host.loosen_reverse_path(bridge.index).map_err(Error::internal)?;
+        for link in receivers(host, port).map_err(Error::internal)? {
+            if sysctl::filters_strictly(&link.name).unwrap_or(false) {
+                host.loosen_reverse_path(link.index).map_err(Error::internal)?;
+            }
         }
     }
     // Who removes one of them meanwhile has no use for its filter.
@@ -43,16 +42,27 @@ fn try_loosen(host: &mut Netlink, container: &mut Netlink, netns: &Netns, home: 
     Ok(())
 }
 
-/// Whether the container's interface `ifname` drops what it would answer by another of its networks.
-pub(crate) fn is_too_strict(
+/// Whether the container has other networks, so that neither its interface nor its gateway may filter strictly.
+pub(crate) fn must_be_loose(
     host: &mut Netlink,
     container: &mut Netlink,
-    ifname: &str,
     netns: &Netns,
-    home: &Netns,
 ) -> Result<bool, Error> {
-    let pairs = attachments(host, container, netns).map_err(Error::internal)?;
-    Ok(pairs.len() > 1 && netns.visit(home, || sysctl::filters_strictly(ifname))?)
+    Ok(attachments(host, container, netns).map_err(Error::internal)?.len() > 1)
+}
+
+/// The links by which the host receives what comes from a port: its bridge, or the gateway interface of its VLAN, which
+/// is one of those on the bridge.
+fn receivers(host: &mut Netlink, port: &Link) -> Result<Vec<Link>, Failure> {
+    let bridge = port.controller.map(|index| host.link_by_index(index)).transpose()?.flatten();
+    let mut receivers = Vec::new();
+    if let Some(bridge) = bridge.as_ref().filter(|bridge| bridge.vlan_filtering) {
+        for port in host.ports(bridge.index)?.iter().filter(|port| is_gateway_port(&port.alias)) {
+            receivers.extend(port.peer.map(|index| host.link_by_index(index)).transpose()?.flatten());
+        }
+    }
+    receivers.extend(bridge);
+    Ok(receivers)
 }
 
 /// The attachments that the container has: container end and host end.
