@@ -303,3 +303,23 @@ fn a_new_binary_takes_the_place_of_the_running_one() {
     }
     assert_eq!(one.resolve("newer"), ["172.20.7.7"]);
 }
+
+#[test]
+fn a_host_that_cannot_be_asked_is_not_said_to_lack_the_gateway() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let container = world.container("c1");
+    let bridge = json!({
+        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": { "type": "host-local", "subnet": "10.1.2.0/24" }
+    });
+    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
+    let added = add.config(&bridge).run();
+    let names =
+        json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": added.json() });
+    let tracer = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EMFILE"];
+    let add = world.traced_plugin(&tracer, "alias-dns").verb("ADD").container(&container);
+    let refused = add.env("CNI_PATH", &path).config(&names).run();
+    let msg = refused.error(5);
+    assert!(msg.starts_with("look for the device that has 10.1.2.1: No file descriptors available"), "{msg}");
+}

@@ -140,7 +140,7 @@ impl Place {
     /// list first, and results before 0.3.0 list none.
     ///
     /// # Errors
-    /// Code 7 when no gateway is an address of this host.
+    /// Code 7 when no gateway is an address of this host, 5 when that cannot be told.
     pub(crate) fn of(host: &impl Host, network: &str, result: &CniResult) -> Result<Self, Error> {
         let listed = result.interfaces.iter().filter(|interface| interface.sandbox.is_empty());
         let listed: Vec<&str> = listed.map(|interface| interface.name.as_str()).collect();
@@ -152,7 +152,7 @@ impl Place {
             if place.as_ref().is_some_and(|place| place.gateways.contains(&gateway)) {
                 continue;
             }
-            match (host.device_with(gateway.ip(), &listed), &mut place) {
+            match (host.device_with(gateway.ip(), &listed)?, &mut place) {
                 (Some(device), None) => place = Some(Self { device, gateways: vec![gateway] }),
                 (Some(device), Some(place)) if device == place.device => place.gateways.push(gateway),
                 (Some(_) | None, _) => {

@@ -13,7 +13,7 @@ pub(crate) trait Host {
     fn state(&self, env: &Environment) -> Result<StateDir, Error>;
 
     /// The device with the address `ip`: one of `listed`, or else any other.
-    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String>;
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Result<Option<String>, Error>;
 
     /// Nanoseconds since this host booted.
     fn now(&self) -> u64;

@@ -23,14 +23,17 @@ const KIND: usize = HEADER + 7;
 /// One question for each of `listed`, however many addresses there are; all are gone through only before it is said that
 /// none of them has it. That `ip` could be bound to would say nothing: so can 0.0.0.0 and 224.0.0.1, and with
 /// `ip_nonlocal_bind` any (ip-sysctl).
-pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Option<String> {
+///
+/// # Errors
+/// The operating system's, where all cannot be gone through.
+pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Result<Option<String>> {
     if let Some(device) = listed.iter().find(|device| has_route(device, ip).unwrap_or(false)) {
-        return Some((*device).to_owned());
+        return Ok(Some((*device).to_owned()));
     }
     // Two that are there without such a route: an IPv6 address, for a moment after it was added, and one in a VRF.
-    let with_it = getifaddrs().ok()?.filter(|one| address_of(one) == Some(ip));
+    let with_it = getifaddrs()?.filter(|one| address_of(one) == Some(ip));
     let devices: Vec<String> = with_it.map(|one| one.interface_name).collect();
-    devices.iter().find(|device| listed.contains(&device.as_str())).or(devices.first()).cloned()
+    Ok(devices.iter().find(|device| listed.contains(&device.as_str())).or(devices.first()).cloned())
 }
 
 /// Whether packets for `ip` that come in by `device` are for this host because `device` has the address.
@@ -86,11 +89,11 @@ mod tests {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
         assert!(has_route("lo", loopback).unwrap());
         for listed in [&["lo"][..], &["none", "lo"], &[]] {
-            assert_eq!(device_with(loopback, listed), Some("lo".to_owned()));
+            assert_eq!(device_with(loopback, listed).unwrap(), Some("lo".to_owned()));
         }
         for other in ["0.0.0.0", "::", "255.255.255.255", "224.0.0.1", "ff02::1", "192.0.2.1", "2001:db8::1"]
         {
-            assert_eq!(device_with(other.parse().unwrap(), &["lo"]), None, "{other}");
+            assert_eq!(device_with(other.parse().unwrap(), &["lo"]).unwrap(), None, "{other}");
         }
         assert!(has_route("none", loopback).is_err());
     }

@@ -28,8 +28,9 @@ impl Host for ThisHost {
         StateDir::of_host(env)
     }
 
-    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String> {
-        host_address::device_with(ip, listed)
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Result<Option<String>, Error> {
+        let failed = |error| Error::io(format_args!("look for the device that has {ip}"), &error);
+        host_address::device_with(ip, listed).map_err(failed)
     }
 
     fn now(&self) -> u64 {

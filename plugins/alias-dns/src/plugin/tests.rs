@@ -62,8 +62,9 @@ impl Host for FakeHost {
         Ok(self.state.clone())
     }
 
-    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Option<String> {
-        self.addresses.contains(&ip).then(|| listed.first().map_or("found0", |device| device).to_owned())
+    fn device_with(&self, ip: IpAddr, listed: &[&str]) -> Result<Option<String>, Error> {
+        let device = listed.first().map_or("found0", |device| device);
+        Ok(self.addresses.contains(&ip).then(|| device.to_owned()))
     }
 
     fn now(&self) -> u64 {
