@@ -137,7 +137,8 @@ impl Socket {
     }
 
     /// Has the kernel's connection tracking forget the flows that one of `addresses` answers: as itself, or as what the
-    /// address that was asked is translated to. It goes through all flows of the host for each.
+    /// address that was asked is translated to. It goes through all flows of the host for each. A kernel without netlink
+    /// for its packet filters tells of none.
     ///
     /// # Errors
     /// The first refusal; kernels before 6.11 do not search by address and refuse it as invalid.
@@ -149,7 +150,7 @@ impl Socket {
             self.sequence = self.sequence.wrapping_add(1);
             wire::address(&mut bytes[start..], self.sequence, 0);
         }
-        match bytes.is_empty() {
+        match bytes.is_empty() || self.socket.is_none() {
             true => Ok(()),
             false => self.order(&bytes, self.sequence),
         }

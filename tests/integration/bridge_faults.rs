@@ -224,7 +224,7 @@ fn without_nf_tables_there_are_no_rules_to_miss() {
     added.success();
     assert!(added.stderr.contains("Protocol not supported"), "what is done without is told: {added}");
     without("CHECK", &with_result(&added), check).success();
-    without("DEL", &plain, del).success();
+    without("DEL", &with_result(&added), del).success();
     before.assert_unchanged_but(&story.world, &KEPT);
     let mut masquerading = plain.clone();
     masquerading["ipMasq"] = json!(true);

@@ -44,17 +44,13 @@ fn say(space: &Space, to: (&str, &str), from: &str, text: &str) {
     space.command(["perl", "-e", SAY, to.0, to.1, from, text]).run().success();
 }
 
-/// Publishes UDP port 80 of the address as port 8080 of the host, or not any more.
-fn publish(world: &World, published: bool) {
-    let lines: &[&str] = match published {
-        true => &[
-            "nft add table ip published",
-            "nft add chain ip published before { type nat hook prerouting priority dstnat; }",
-            "nft add rule ip published before udp dport 8080 fib daddr type local dnat to 10.1.0.77:80",
-        ],
-        false => &["nft delete table ip published"],
-    };
-    for line in lines {
+/// Publishes UDP port 80 of the address as port 8080 of the host.
+fn publish(world: &World) {
+    for line in [
+        "nft add table ip published",
+        "nft add chain ip published before { type nat hook prerouting priority dstnat; }",
+        "nft add rule ip published before udp dport 8080 fib daddr type local dnat to 10.1.0.77:80",
+    ] {
         world.host().run(line).success();
     }
 }
@@ -74,6 +70,15 @@ fn kernel_can(world: &World) -> bool {
 
 #[test]
 fn whoever_gets_an_address_next_does_not_get_what_is_sent_to_its_last_holder() {
+    changes_hands("nft delete table ip published");
+}
+
+#[test]
+fn nor_when_the_rules_were_flushed_before() {
+    changes_hands("nft flush ruleset");
+}
+
+fn changes_hands(before_del: &str) {
     let world = World::new();
     let outside = world.outside();
     let network = Network::new(
@@ -86,11 +91,11 @@ fn whoever_gets_an_address_next_does_not_get_what_is_sent_to_its_last_holder() {
     );
     let published = (Outside::HOST, "8080");
     let (first, of_first) = attached(&world, &network, "first");
-    publish(&world, true);
+    publish(&world);
     let inside = hear(&first, "80");
     say(outside.space(), published, "5555", "opens a flow");
     assert_hears(inside, "opens a flow");
-    publish(&world, false);
+    world.host().run(before_del).success();
     let result = network.cached_result(&of_first);
     network.detach_as(&first, &of_first);
 
@@ -101,9 +106,9 @@ fn whoever_gets_an_address_next_does_not_get_what_is_sent_to_its_last_holder() {
     assert_hears(inside, if kernel_can(&world) { "of the new one" } else { "of the last holder" });
 
     // A DEL that comes once more does not take the flows of the one who has the address by now.
-    publish(&world, true);
+    publish(&world);
     say(outside.space(), published, "5557", "opens a flow");
-    publish(&world, false);
+    world.host().run("nft delete table ip published").success();
     network.plugin_call("DEL", 0, Some(&of_first), result.as_ref()).run().success();
     let inside = hear(&second, "80");
     say(outside.space(), published, "5557", "goes on");

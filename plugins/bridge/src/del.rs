@@ -28,11 +28,15 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     log::debug!("done with the rules");
     let links =
         Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity, prev_result.as_ref()));
-    let made_by =
-        failures.note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")));
+    let made_by = failures
+        .note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")))
+        .flatten();
     log::debug!("done with the veth pair");
-    // Before anybody else is given one of the addresses.
-    if let (Ok(rules), Some(result)) = (&mut rules, &prev_result) {
+    // Before anybody else is given one of the addresses; a DEL that comes once more finds nothing, and somebody may have
+    // been.
+    if let (Ok(rules), Some(result)) = (&mut rules, &prev_result)
+        && (made_by.is_some() || rules.found_any())
+    {
         let addresses = addresses_of(result, call.attachment().ifname()).map(|ip| ip.address.ip());
         failures.note(rules.forget_flows(&addresses.collect::<Vec<IpAddr>>()));
     }
@@ -61,19 +65,20 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
 /// Who made the veth pair that was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Maker {
-    /// This plugin, or it was gone.
+    /// This plugin.
     Ours,
     /// The reference plugin.
     Reference,
 }
 
-/// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made.
+/// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made;
+/// `None` if it was gone.
 fn remove_links(
     host: &mut Netlink,
     call: &DelCall,
     identity: &Identity,
     prev_result: Option<&CniResult>,
-) -> Result<Maker, Failure> {
+) -> Result<Option<Maker>, Failure> {
     let delete = match config::returns_early(call.conf()) {
         true => Netlink::unlink,
         false => Netlink::delete_links,
@@ -83,12 +88,12 @@ fn remove_links(
         None => veth::renamed_host_ends(host, identity)?,
     };
     if !ours.is_empty() {
-        return delete(host, &ours).map(|()| Maker::Ours);
+        return delete(host, &ours).map(|()| Some(Maker::Ours));
     }
     let bridge = config::bridge_of(call.conf());
     let evidence = Evidence { netns: call.netns(), prev_result, bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => delete(host, &[link]).map(|()| Maker::Reference),
-        None => Ok(Maker::Ours),
+        Some(link) => delete(host, &[link]).map(|()| Some(Maker::Reference)),
+        None => Ok(None),
     }
 }

@@ -322,15 +322,15 @@ pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
 }
 
 impl Removal<'_> {
+    /// Whether the attachment had rules until now.
+    pub(crate) fn found_any(&self) -> bool {
+        self.removed != Removed::Nothing
+    }
+
     /// Has the host forget the flows that lead to the attachment, which had these addresses: they would go on to whoever
-    /// is given one next. Not where its rules were gone before: somebody may have it by now.
+    /// is given one next.
     pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        match self.removed {
-            Removed::Nothing => Ok(()),
-            Removed::Rules | Removed::LastAccepted => {
-                self.rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
-            }
-        }
+        self.rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
     }
 
     /// Removes what a repair has brought back as long as there was a link, and what the network has left in the chains
