@@ -18,10 +18,11 @@ use super::control::{
     Applied, Asked, Build, Explained, ListenerStatus, MAX_TOLD, Status, Told, Wanted, decode, encode,
     portions,
 };
+use super::gateway::{self, Opened, Opening};
 use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
 use super::worker::{CONTROL_SOCKET, wanted};
-use super::{detach, gateway, image};
+use super::{detach, image};
 use crate::records::RecordKey;
 use crate::serve::listen::PORT;
 use crate::state_dir::StateDir;
@@ -115,7 +116,8 @@ impl Client {
     /// # Errors
     /// When the server does not, or a listener cannot be opened.
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
-        let Applied { displaced, build, guarded, .. } = self.have_answered(key, listeners)?;
+        let Applied { displaced, open, build, guarded, .. } = self.have_answered(key, listeners)?;
+        self.let_in(open.into_iter().filter(|open| open.obstructed).map(Opened::from).collect());
         let own = Build::own();
         if own.supersedes(&build) {
             if let Err(error) = self.replace() {
@@ -135,7 +137,10 @@ impl Client {
     /// When the server does not answer, and no other one can be started.
     pub fn listens(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<bool, ClientError> {
         match self.have_answered(key, listeners) {
-            Ok(_) => Ok(true),
+            Ok(Applied { open, .. }) => {
+                self.let_in(open.into_iter().map(Opened::from).collect());
+                Ok(true)
+            }
             Err(error @ ClientError::Listen { .. }) => {
                 log::debug!("{error}");
                 Ok(false)
@@ -167,6 +172,21 @@ impl Client {
             }
         }
         Ok(Applied { displaced, ..applied })
+    }
+
+    /// Lets queries to these through the host's rules again: a firewall that was loaded anew has forgotten what was put
+    /// into it when they were opened. Where that fails they wait in vain, but that is nothing of this call's.
+    fn let_in(&self, opened: Vec<Opened>) {
+        let is_let_in = || {
+            if opened.is_empty() || gateway::are_let_in(&opened).map_err(|error| error.to_string())? {
+                return Ok(());
+            }
+            let _opening = lock(&self.state, self.deadline).map_err(|error| error.to_string())?;
+            gateway::let_in(&opened).map(drop).map_err(|error| error.to_string())
+        };
+        if let Err::<_, String>(error) = is_let_in() {
+            log::warn!("let queries through the host's firewall: {error}");
+        }
     }
 
     /// Gives the server a guard, which only somebody with rights can start.
@@ -243,12 +263,15 @@ impl Client {
 
     /// Opens the gateway addresses that records name and nobody listens on, as far as that is possible: records that
     /// somebody puts back, after the last one of a network was gone, come to a server that has no right to open them
-    /// again, and sockets that were bound to a bridge hear nothing of another one that has its name now.
+    /// again, and sockets that were bound to a bridge hear nothing of another one that has its name now. Queries to the
+    /// others are let through the host's rules, whatever these are by now.
     ///
     /// # Errors
     /// When the server does not answer.
     pub(super) fn open_closed(&mut self) -> Result<(), ClientError> {
-        if self.closed()?.is_empty() {
+        let listeners = self.status()?.listeners;
+        self.let_in(listeners.iter().filter(|listener| hears(listener)).filter_map(Opened::told).collect());
+        if listeners.iter().all(hears) {
             return Ok(());
         }
         let _opening = lock(&self.state, self.deadline)?;
@@ -371,8 +394,10 @@ impl Client {
     /// Opens a listener and hands it over.
     fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
         let listener = wanted.listener();
-        let (sockets, port) = gateway::open(&listener).map_err(|reason| cannot_listen(&listener, reason))?;
-        let asked = encode(&Asked::Listen { wanted: wanted.clone(), port }).map_err(ClientError::Lost)?;
+        let Opening { sockets, port, obstructed } =
+            gateway::open(&listener).map_err(|reason| cannot_listen(&listener, reason))?;
+        let asked = Asked::Listen { wanted: wanted.clone(), port, obstructed };
+        let asked = encode(&asked).map_err(ClientError::Lost)?;
         self.socket.limit(self.left()).map_err(ClientError::Lost)?;
         let told = self
             .socket

@@ -91,8 +91,14 @@ pub(crate) enum Asked {
     Remove { keys: Vec<RecordKey> },
     /// Is the record of `key` answered by?
     Contains { key: RecordKey },
-    /// Serve this listener, by the two attached sockets at `port`.
-    Listen { wanted: Wanted, port: u16 },
+    /// Serve this listener, by the two attached sockets at `port`. Of one that is `obstructed` the host's rules would keep
+    /// queries away.
+    Listen {
+        wanted: Wanted,
+        port: u16,
+        #[serde(default = "perhaps")]
+        obstructed: bool,
+    },
     /// What would be answered? With a file for the answer.
     Query { name: String, rtype: String, source: Option<IpAddr> },
     /// The other end of the attached channel is your guard.
@@ -137,6 +143,21 @@ pub(crate) enum Told {
     Failed(String),
 }
 
+/// A listener that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Open {
+    pub(crate) wanted: Wanted,
+    pub(crate) port: u16,
+    /// Whether the host's rules would keep queries away from it, or may.
+    pub(crate) obstructed: bool,
+}
+
+/// What is not told may be so.
+fn perhaps() -> bool {
+    true
+}
+
 /// The server answers by a record.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +166,9 @@ pub(crate) struct Applied {
     pub(crate) displaced: Vec<RecordKey>,
     /// Listeners that have to be opened still.
     pub(crate) missing: Vec<Wanted>,
+    /// The others that were asked for; a server of an earlier build does not tell.
+    #[serde(default)]
+    pub(crate) open: Vec<Open>,
     /// The server's build.
     pub(crate) build: Build,
     /// Whether somebody would start another server if this one were killed.

@@ -4,7 +4,7 @@
 //! What stands in the rules carries the listener as its comment, so that it is found again by that alone. Nothing is
 //! changed where nothing is in the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use nft_netlink::{
 };
 use nix::poll::{PollTimeout, poll};
 
+use super::control::{ListenerStatus, Open};
 use crate::serve::listen::{self, PORT, Sockets};
 use crate::zone::Listener;
 
@@ -36,11 +37,19 @@ const REDIRECT_OWN: &str = "redirect-own";
 
 const PROTOCOLS: [u8; 2] = [IPPROTO_UDP as u8, IPPROTO_TCP as u8];
 
+/// What [`open`] has opened.
+pub(super) struct Opening {
+    pub(super) sockets: Sockets,
+    pub(super) port: u16,
+    /// Whether the host's rules would keep queries away from it.
+    pub(super) obstructed: bool,
+}
+
 /// Opens `listener` on the DNS port; on another one, with a redirect, where somebody else has it.
 ///
 /// # Errors
 /// When no socket can be had, or the redirect that it needs.
-pub(super) fn open(listener: &Listener) -> Result<(Sockets, u16), Error> {
+pub(super) fn open(listener: &Listener) -> Result<Opening, Error> {
     let (sockets, port) = match open_at_dns_port(listener) {
         Ok(sockets) => (sockets, PORT),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -52,11 +61,13 @@ pub(super) fn open(listener: &Listener) -> Result<(Sockets, u16), Error> {
         }
         Err(error) => return Err(error),
     };
-    if let Err(error) = admit(listener, port) {
+    let opened = Opened { listener: listener.clone(), port };
+    let obstructed = let_in(std::slice::from_ref(&opened)).unwrap_or_else(|error| {
         // Few hosts have a rule in the way; one that has is told by its own counters as well.
         log::warn!("let queries to {} through the host's firewall: {error}", listener.gateway);
-    }
-    Ok((sockets, port))
+        true
+    });
+    Ok(Opening { sockets, port, obstructed })
 }
 
 /// Whoever has the address on this bridge alone is waited for a moment: most likely an earlier server, killed, of which
@@ -127,38 +138,108 @@ pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Erro
     if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
 }
 
-/// Queries from the bridge pass every chain that drops what nobody lets in.
-fn admit(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
+/// Whether nothing in the host's rules keeps queries away from these.
+///
+/// # Errors
+/// When the rules cannot be read.
+pub(super) fn are_let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
+    Ok(Obstacles::find(&mut Socket::open()?, opened)?.lacking.is_empty())
+}
+
+/// Lets queries to these pass what is in their way; tells whether there is anything.
+///
+/// # Errors
+/// When the rules cannot be read, or not be changed.
+pub(super) fn let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
     let mut nft = Socket::open()?;
-    let mut batch = Batch::new();
-    let comment = comment(listener, port);
-    for chain in nft.chains()? {
-        let Some(table) = table_of(&chain, listener) else { continue };
-        let mut ends = |name: &str| {
-            let rules = nft.rules(table, name)?;
-            Ok::<_, nft_netlink::Error>(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
-        };
-        let drops = match follow(&chain.name, &mut ends)?.fate {
-            Fate::Dropped { .. } => true,
-            Fate::GoesOn => chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop),
-            Fate::Passes => false,
-        };
-        let is_open = |rule: &FoundRule| rule.comment() == Some(comment.as_str());
-        if !drops || nft.rules(table, &chain.name)?.iter().any(is_open) {
-            continue;
-        }
-        for protocol in PROTOCOLS {
-            let rule = Rule::new().iifname(&listener.bridge).destination_port(protocol, port).accept();
-            batch.insert_rule(table, &chain.name, &rule.comment(&comment));
-        }
+    let Obstacles { any, lacking } = Obstacles::find(&mut nft, opened)?;
+    if !lacking.is_empty() {
+        nft.commit(lacking)?;
     }
-    if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
+    Ok(any)
+}
+
+/// What in the host's rules keeps queries away.
+struct Obstacles {
+    /// Whether there are any, be they passed or not.
+    any: bool,
+    /// What has to be added, so that queries from the bridges pass every chain that drops what nobody lets in, and come
+    /// to the ports where the servers are.
+    lacking: Batch,
+}
+
+impl Obstacles {
+    fn find(nft: &mut Socket, opened: &[Opened]) -> Result<Self, nft_netlink::Error> {
+        let mut found = Self { any: false, lacking: Batch::new() };
+        let chains = match nft.chains() {
+            // Nothing is in the way there.
+            Err(error) if error.is_unsupported() => return Ok(found),
+            chains => chains?,
+        };
+        for Opened { listener, port } in opened.iter().filter(|opened| opened.port != PORT) {
+            found.any = true;
+            let name = table_name(listener);
+            let is_there =
+                |chain: &str| chains.iter().any(|other| other.table == name && other.name == chain);
+            if ![REDIRECT, REDIRECT_OWN].into_iter().all(is_there) {
+                put_redirect(nft, listener, *port, &mut found.lacking)?;
+            }
+        }
+        for chain in &chains {
+            let concerned: Vec<(Table<'_>, &Opened)> = opened
+                .iter()
+                .filter_map(|opened| table_of(chain, &opened.listener).map(|table| (table, opened)))
+                .collect();
+            let Some((table, _)) = concerned.first() else { continue };
+            if !drops(nft, *table, chain)? {
+                continue;
+            }
+            found.any = true;
+            let rules = nft.rules(*table, &chain.name)?;
+            let let_in: HashSet<&str> = rules.iter().filter_map(FoundRule::comment).collect();
+            for (table, Opened { listener, port }) in concerned {
+                let comment = comment(listener, *port);
+                if let_in.contains(comment.as_str()) {
+                    continue;
+                }
+                for protocol in PROTOCOLS {
+                    let rule =
+                        Rule::new().iifname(&listener.bridge).destination_port(protocol, *port).accept();
+                    found.lacking.insert_rule(table, &chain.name, &rule.comment(&comment));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a base chain drops what nobody lets in.
+fn drops(nft: &mut Socket, table: Table<'_>, chain: &Chain) -> Result<bool, nft_netlink::Error> {
+    let mut ends = |name: &str| {
+        let rules = nft.rules(table, name)?;
+        Ok::<_, nft_netlink::Error>(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
+    };
+    Ok(match follow(&chain.name, &mut ends)?.fate {
+        Fate::Dropped { .. } => true,
+        Fate::GoesOn => chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop),
+        Fate::Passes => false,
+    })
 }
 
 /// Queries to the DNS port of the gateway go to `port` of it: those from the bridge, and the host's own.
 fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
     let mut nft = Socket::open()?;
     let mut batch = Batch::new();
+    put_redirect(&mut nft, listener, port, &mut batch)?;
+    nft.commit(batch)
+}
+
+fn put_redirect(
+    nft: &mut Socket,
+    listener: &Listener,
+    port: u16,
+    batch: &mut Batch,
+) -> Result<(), nft_netlink::Error> {
     let name = table_name(listener);
     let table = table(&name);
     let comment = comment(listener, port);
@@ -186,7 +267,7 @@ fn redirect(listener: &Listener, port: u16) -> Result<(), nft_netlink::Error> {
             batch.add_rule(table, chain, &rule);
         }
     }
-    nft.commit(batch)
+    Ok(())
 }
 
 /// The table of `chain` if it filters what comes to the host over the listener's family.
@@ -200,14 +281,26 @@ fn filters_input(chain: &Chain) -> bool {
     chain.base.as_ref().is_some_and(|base| base.hook == Hook::Input && base.kind == ChainKind::Filter)
 }
 
-/// What a rule says that it is there for.
+/// A listener that was opened, and at which port; rules that are there for it say so.
 #[derive(Debug, PartialEq, Eq)]
-struct Opened {
+pub(super) struct Opened {
     listener: Listener,
     port: u16,
 }
 
+impl From<Open> for Opened {
+    fn from(open: Open) -> Self {
+        Self { listener: open.wanted.listener(), port: open.port }
+    }
+}
+
 impl Opened {
+    /// The listener of a server's status, if it is open.
+    pub(super) fn told(status: &ListenerStatus) -> Option<Self> {
+        let ListenerStatus { bridge, gateway, port, .. } = status;
+        Some(Self { listener: Listener { bridge: bridge.clone(), gateway: *gateway }, port: (*port)? })
+    }
+
     fn by(rule: &FoundRule) -> Option<Self> {
         Self::parse(rule.comment()?)
     }

@@ -30,7 +30,7 @@ use self::records::by_path;
 pub(super) use self::start::run;
 use self::start_error::{StartError, io};
 use super::channel::Channel;
-use super::control::{MAX_ASKED, Wanted};
+use super::control::{MAX_ASKED, Open, Wanted};
 use super::privileges;
 use super::seqpacket::Seqpacket;
 use crate::forward::ResolvConf;
@@ -149,7 +149,8 @@ impl Worker {
             None => worker.renew_guard(),
         }
         for (wanted, port, sockets) in gateways {
-            worker.open(wanted, port, sockets).map_err(io("epoll"))?;
+            // Those who handed it over do not know.
+            worker.open(Open { wanted, port, obstructed: true }, sockets).map_err(io("epoll"))?;
         }
         if worker.supervisor.is_none() {
             // Nobody else has handed over what an earlier server had, or not all of it.

@@ -20,8 +20,8 @@ use crate::Test;
 use crate::dns::{ask, ask_once, ask_within};
 use crate::serving::{firewalled, ruleset};
 use crate::world::{
-    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, key, kill_all, listeners_of, processes, put,
-    record, remove, run, settled, signal, signal_if_there, state,
+    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, key, kill_all, listens, processes, put, record,
+    remove, run, settled, signal, signal_if_there, state,
 };
 
 /// More than a message to or from the server can tell of.
@@ -330,11 +330,6 @@ fn bridge_made_anew() {
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     run("ip link delete br0");
     assert!(!listens());
-}
-
-/// What CHECK asks.
-fn listens(record: &Record) -> bool {
-    in_time("check", || Client::ensure(&state())?.listens(&record.key, &listeners_of(record)))
 }
 
 fn thousands_of_networks() {

@@ -19,8 +19,8 @@ use crate::dns::{
     receive_datagram, send,
 };
 use crate::world::{
-    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, put, put_record, record, remove, run,
-    signal, state,
+    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, listens, put, put_record, record,
+    remove, run, signal, state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
+    ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("a_flood_from_made_up_addresses_leaves_the_others_answered", flood_of_strangers),
     ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
@@ -403,6 +404,39 @@ fn firewall() {
     run("iptables-save && ip6tables-save");
     remove("c1");
     both_transports_of_c2();
+    remove("c2");
+    assert_eq!(ruleset(), before);
+}
+
+/// As when firewalld is reloaded, with port 53 in somebody else's hands on top.
+fn firewall_loaded_anew() {
+    host();
+    let _udp = UdpSocket::bind("0.0.0.0:53").unwrap();
+    let _tcp = TcpListener::bind("0.0.0.0:53").unwrap();
+    firewalled();
+    let before = ruleset();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    let attached_again = || put("c1", "172.20.0.2", "centos-1");
+    let checked = || assert!(listens(&record("c1", "172.20.0.2", "centos-1")));
+    let tended = || in_time("tend", || alias_dns::daemon::tend(&state()));
+    let attached_by_another_server = || {
+        signal("serve", Signal::SIGKILL);
+        attached_again();
+    };
+    let calls: [&dyn Fn(); 4] = [&attached_again, &checked, &tended, &attached_by_another_server];
+    for call in calls {
+        run("nft flush ruleset");
+        firewalled();
+        assert!(!inside("c1", || ask_once(GATEWAY, "centos-2", Duration::from_millis(100))));
+        call();
+        both_transports(GATEWAY);
+        both_transports(GATEWAY_V6);
+        let let_in = ruleset();
+        call();
+        assert_eq!(ruleset(), let_in);
+    }
+    remove("c1");
     remove("c2");
     assert_eq!(ruleset(), before);
 }

@@ -143,6 +143,11 @@ pub(crate) fn listeners_of(record: &Record) -> Vec<Listener> {
     record.gateways.iter().map(of).collect()
 }
 
+/// What CHECK asks: whether the server answers by the record from its gateways, which are opened where that is possible.
+pub(crate) fn listens(record: &Record) -> bool {
+    in_time("check", || Client::ensure(&state())?.listens(&record.key, &listeners_of(record)))
+}
+
 /// Does what DEL does.
 pub(crate) fn remove(container: &str) {
     Store::new(&state()).remove(&key(container)).expect("remove the record");

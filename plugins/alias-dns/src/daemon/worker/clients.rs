@@ -5,11 +5,11 @@ use std::io::{Result, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::listeners::Place;
 use super::{Life, Worker};
 use crate::daemon::channel::Channel;
 use crate::daemon::control::{
-    Applied, Asked, Build, ListenerStatus, NetworkStatus, Status, Told, UpstreamStatus, Wanted, decode,
-    encode,
+    Applied, Asked, Build, ListenerStatus, NetworkStatus, Open, Status, Told, UpstreamStatus, decode, encode,
 };
 use crate::daemon::explain;
 use crate::daemon::seqpacket::Seqpacket;
@@ -117,15 +117,20 @@ impl Worker {
         match asked {
             Asked::Apply { key, wanted } => {
                 let looked = self.look_at(&key);
-                let is_open = |one: &Wanted| {
-                    self.open.get(&one.listener()).is_some_and(|open| open.ifindex == one.ifindex)
-                };
-                let missing = wanted.into_iter().filter(|one| !is_open(one)).collect();
+                let (mut open, mut missing) = (Vec::new(), Vec::new());
+                for wanted in wanted {
+                    match self.open.get(&wanted.listener()) {
+                        Some(&Place { ifindex, port, obstructed }) if ifindex == wanted.ifindex => {
+                            open.push(Open { wanted, port, obstructed });
+                        }
+                        _ => missing.push(wanted),
+                    }
+                }
                 self.note_records();
                 match looked {
                     Ok(Some(displaced)) => {
                         let guarded = self.guard.is_some();
-                        Told::Applied(Applied { displaced, missing, build: Build::own(), guarded })
+                        Told::Applied(Applied { displaced, missing, open, build: Build::own(), guarded })
                     }
                     Ok(None) => Told::Failed("there is no such record".to_owned()),
                     Err(unreadable) => Told::Failed(unreadable),
@@ -141,11 +146,11 @@ impl Worker {
                 Told::Removed { closed, more: !self.closed.is_empty() }
             }
             Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
-            Asked::Listen { wanted, port } => {
+            Asked::Listen { wanted, port, obstructed } => {
                 let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
                     return Told::Failed("two sockets belong to it".to_owned());
                 };
-                match self.open(wanted, port, Sockets { udp, tcp }) {
+                match self.open(Open { wanted, port, obstructed }, Sockets { udp, tcp }) {
                     Ok(()) => Told::Done,
                     Err(error) => Told::Failed(error.to_string()),
                 }

@@ -129,7 +129,7 @@ impl Worker {
             (CONTROL.to_owned(), vec![self.control.as_fd()]),
         ];
         all.extend(self.guard.iter().map(|guard| (GUARD.to_owned(), vec![guard.as_fd()])));
-        for (listener, Place { ifindex, port }) in &self.open {
+        for (listener, Place { ifindex, port, .. }) in &self.open {
             if let Some(sockets) = self.server.sockets(listener) {
                 let label = label_of(&Wanted::new(listener, *ifindex), *port);
                 all.push((label, vec![sockets.udp.as_fd(), sockets.tcp.as_fd()]));

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::Worker;
 use super::possession::label_of;
-use crate::daemon::control::Wanted;
-use crate::daemon::gateway;
+use crate::daemon::control::{Open, Wanted};
+use crate::daemon::gateway::{self, Opening};
 use crate::serve::listen::Sockets;
 use crate::zone::Listener;
 
@@ -17,6 +17,8 @@ pub(super) struct Place {
     /// The index that the bridge had then.
     pub(super) ifindex: u32,
     pub(super) port: u16,
+    /// Whether the host's rules would keep queries away from it, or may.
+    pub(super) obstructed: bool,
 }
 
 /// `listener` with the index that its bridge has now.
@@ -26,7 +28,8 @@ pub(crate) fn wanted(listener: &Listener) -> Result<Wanted> {
 }
 
 impl Worker {
-    pub(super) fn open(&mut self, wanted: Wanted, port: u16, sockets: Sockets) -> Result<()> {
+    pub(super) fn open(&mut self, open: Open, sockets: Sockets) -> Result<()> {
+        let Open { wanted, port, obstructed } = open;
         let listener = wanted.listener();
         self.forget(&listener);
         for keeper in self.keepers() {
@@ -35,7 +38,7 @@ impl Worker {
         }
         self.closed.retain(|closed| closed.listener() != listener);
         self.server.open(&self.poller, listener.clone(), port, sockets)?;
-        self.open.insert(listener, Place { ifindex: wanted.ifindex, port });
+        self.open.insert(listener, Place { ifindex: wanted.ifindex, port, obstructed });
         Ok(())
     }
 
@@ -54,9 +57,10 @@ impl Worker {
             if self.open.contains_key(&listener) {
                 continue;
             }
-            let opened = wanted(&listener)
-                .and_then(|wanted| gateway::open(&listener).map(|(sockets, port)| (wanted, port, sockets)))
-                .and_then(|(wanted, port, sockets)| self.open(wanted, port, sockets));
+            let opened = wanted(&listener).and_then(|wanted| {
+                let Opening { sockets, port, obstructed } = gateway::open(&listener)?;
+                self.open(Open { wanted, port, obstructed }, sockets)
+            });
             if let Err(error) = opened {
                 log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge);
             }
@@ -66,7 +70,7 @@ impl Worker {
     /// Closes `listener`; tells what it was, if it was open.
     fn forget(&mut self, listener: &Listener) -> Option<Wanted> {
         self.server.close(&self.poller, listener);
-        let Place { ifindex, port } = self.open.remove(listener)?;
+        let Place { ifindex, port, .. } = self.open.remove(listener)?;
         let wanted = Wanted::new(listener, ifindex);
         for keeper in self.keepers() {
             // One that is gone has dropped it already.
