@@ -161,6 +161,22 @@ fn names_are_answered_although_it_rejects_what_comes_in() {
             Some(two.resolve("web")).filter(|answers| !answers.is_empty())
         });
         assert_eq!(answers, ["172.20.0.2"], "{backend:?}");
+        let answered = |container: &Container| {
+            let asked = container.run("dig +short +time=60 +tries=1 web.testnet");
+            assert_eq!(asked.success(), "172.20.0.2\n", "{backend:?}");
+        };
+        let reload = || {
+            story.firewalld.command("--reload").success();
+            two.run("dig +time=1 +tries=1 web.testnet").failure();
+        };
+        reload();
+        let three = world.container("three");
+        network.attach(&three);
+        answered(&three);
+        answered(&two);
+        reload();
+        network.check(&Attachment::of(&two)).unwrap();
+        answered(&two);
         // What else comes in is none of ours.
         let _server = world.host().serve("172.20.0.1:8080");
         two.run("curl --silent --max-time 60 http://172.20.0.1:8080/").failure();
