@@ -116,8 +116,8 @@ pub enum Reason<'z> {
     Address {
         /// The network that it is on.
         network: &'z str,
-        /// Whose it is.
-        container_id: &'z str,
+        /// Whose it is; who that is costs a look that only a person wants.
+        record: RecordIx,
     },
     /// The asker itself.
     Localhost,
@@ -362,8 +362,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
         if let Some(record) = self.zones.newest_holder(seat.network, ip) {
             let terms = self.zones.terms(record);
             let name = self.zones.first_name(record)?;
-            let reason = Reason::Address { network, container_id: self.zones.container_id(record) };
-            return Some((Pointer::of(name, terms)?, reason));
+            return Some((Pointer::of(name, terms)?, Reason::Address { network, record }));
         }
         let is_gateway = seat.terms.gateways.iter().any(|gateway| gateway.ip() == ip);
         is_gateway

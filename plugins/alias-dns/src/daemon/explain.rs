@@ -44,7 +44,7 @@ pub(crate) fn explain(
                 source: asker.source,
                 rcode: rcode_of(&answer).to_owned(),
                 answer: data_of(&answer),
-                reason: in_words(reason),
+                reason: in_words(zones, reason),
             });
         }
     }
@@ -76,14 +76,14 @@ fn data_of(answer: &Answer<'_>) -> Vec<String> {
     }
 }
 
-fn in_words(reason: Reason<'_>) -> String {
+fn in_words(zones: &Zones, reason: Reason<'_>) -> String {
     match reason {
         Reason::UnknownAsker => "no container on this bridge has the asker's address".to_owned(),
         Reason::Link { network, target } => format!("a link of the asker to {target} on network {network}"),
         Reason::Name { network } => format!("a name on network {network}"),
         Reason::Gateway { network } => format!("the gateway of network {network}"),
-        Reason::Address { network, container_id } => {
-            format!("an address of container {container_id} on network {network}")
+        Reason::Address { network, record } => {
+            format!("an address of container {} on network {network}", zones.container_id(record))
         }
         Reason::Localhost => "whoever asks, itself".to_owned(),
         Reason::OurZone => "nothing has this name in a zone of ours".to_owned(),
