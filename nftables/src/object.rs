@@ -156,6 +156,13 @@ pub struct Chain {
     pub uses: u32,
 }
 
+impl Chain {
+    /// Whether it drops the packets that none of its rules decides on.
+    pub fn policy_drops(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.policy == Policy::Drop)
+    }
+}
+
 /// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::wire::{self, Request};
-use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table};
+use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table, Undecided, follow};
 
 /// The kernel's dumps fill at most 32 KiB at a time.
 const RECEIVE_BYTES: usize = 32 * 1024;
@@ -296,6 +296,17 @@ impl Socket {
         let name = |bytes: &mut Vec<u8>| wire::put_rule_reference(bytes, table.name, chain, None);
         self.dump(Request::GetRule, Some(table.family), name, |body, rules| {
             rules.extend(wire::decode_rule(body));
+        })
+    }
+
+    /// What becomes of the packets of a chain that none of its tests picks out; they go on where there is none.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn follow(&mut self, table: Table<'_>, chain: &str) -> Result<Undecided, Error> {
+        follow(chain, &mut |name| {
+            let rules = self.rules(table, name)?;
+            Ok(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
         })
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
 use nft_netlink::{
-    Base, Batch, Chain, ChainKind, Family, Fate, Field, FoundRule, Hook, Policy, Rule, Socket, Table, follow,
+    Base, Batch, Chain, ChainKind, Family, Field, FoundRule, Hook, Policy, Rule, Socket, Table,
 };
 use nix::poll::{PollTimeout, poll};
 
@@ -171,11 +171,7 @@ struct Obstacles {
 impl Obstacles {
     fn find(nft: &mut Socket, opened: &[Opened]) -> Result<Self, nft_netlink::Error> {
         let mut found = Self { any: false, lacking: Batch::new() };
-        let chains = match nft.chains() {
-            // Nothing is in the way there.
-            Err(error) if error.is_unsupported() => return Ok(found),
-            chains => chains?,
-        };
+        let chains = nft.chains()?;
         for Opened { listener, port } in opened.iter().filter(|opened| opened.port != PORT) {
             found.any = true;
             let name = table_name(listener);
@@ -191,7 +187,8 @@ impl Obstacles {
                 .filter_map(|opened| table_of(chain, &opened.listener).map(|table| (table, opened)))
                 .collect();
             let Some((table, _)) = concerned.first() else { continue };
-            if !drops(nft, *table, chain)? {
+            let fate = nft.follow(*table, &chain.name)?.fate;
+            if fate.drops(&chain.name, chain.policy_drops()).is_none() {
                 continue;
             }
             found.any = true;
@@ -211,19 +208,6 @@ impl Obstacles {
         }
         Ok(found)
     }
-}
-
-/// Whether a base chain drops what nobody lets in.
-fn drops(nft: &mut Socket, table: Table<'_>, chain: &Chain) -> Result<bool, nft_netlink::Error> {
-    let mut ends = |name: &str| {
-        let rules = nft.rules(table, name)?;
-        Ok::<_, nft_netlink::Error>(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
-    };
-    Ok(match follow(&chain.name, &mut ends)?.fate {
-        Fate::Dropped { .. } => true,
-        Fate::GoesOn => chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop),
-        Fate::Passes => false,
-    })
 }
 
 /// Queries to the DNS port of the gateway go to `port` of it: those from the bridge, and the host's own.

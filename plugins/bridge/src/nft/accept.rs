@@ -213,8 +213,7 @@ fn missing(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Missing>,
         let out = Place { table, chain, way: Way::Out, before: *dropped_at, present: rules };
         let inward = match &docker_user {
             Some(rules) => {
-                let ends = &mut |name: &str| Ok::<_, Error>(foreign::ends(&socket.rules(table, name)?));
-                let before = nft_netlink::follow(DOCKER_USER, ends)?.at;
+                let before = socket.follow(table, DOCKER_USER)?.at;
                 Place { table, chain: DOCKER_USER, way: Way::In, before, present: rules }
             }
             None => Place { way: Way::In, ..out },

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Policy, Socket, Table};
+use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Socket, Table};
 
 use super::skeleton::ROUTED;
 
@@ -55,10 +55,8 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
     let mut barriers = Vec::new();
     for chain in socket.chains()? {
         let Some(table) = forwards(&chain) else { continue };
-        let mut ends = |name: &str| Ok(ends(&socket.rules(table, name)?));
-        let undecided = nft_netlink::follow(&chain.name, &mut ends)?;
-        let policy_drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop);
-        let Some(reason) = undecided.fate.drops(&chain.name, policy_drops) else { continue };
+        let undecided = socket.follow(table, &chain.name)?;
+        let Some(reason) = undecided.fate.drops(&chain.name, chain.policy_drops()) else { continue };
         barriers.push(Barrier {
             family: table.family,
             reason,
@@ -79,11 +77,6 @@ pub(super) fn forwards(chain: &Chain) -> Option<Table<'_>> {
     let table = Table { family, name: &chain.table };
     let filters = base.hook == Hook::Forward && base.kind == ChainKind::Filter;
     (filters && table != ROUTED).then_some(table)
-}
-
-/// What each of these rules does to every packet.
-pub(super) fn ends(rules: &[FoundRule]) -> Vec<(u64, Option<nft_netlink::End>)> {
-    rules.iter().map(|rule| (rule.handle, rule.end())).collect()
 }
 
 /// Whether the chain, or one that it leads to, has a rule that accepts packets for no other reason than that they come
