@@ -60,6 +60,7 @@ pub(crate) enum MetaField {
     Nfproto = libc::NFT_META_NFPROTO as isize,
     L4Proto = libc::NFT_META_L4PROTO as isize,
     Iiftype = libc::NFT_META_IIFTYPE as isize,
+    Iifgroup = libc::NFT_META_IIFGROUP as isize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -146,6 +146,12 @@ impl Rule {
         self.meta_is(expression::MetaField::Iiftype, &ARPHRD_ETHER.to_ne_bytes())
     }
 
+    /// The interface that the packet came in by is in this group of links.
+    #[must_use]
+    pub fn iifgroup(self, group: u32) -> Self {
+        self.meta_is(expression::MetaField::Iifgroup, &group.to_ne_bytes())
+    }
+
     /// The field has this value.
     #[must_use]
     pub fn is(self, field: Field, value: &[u8]) -> Self {

@@ -125,7 +125,7 @@ impl Story {
     fn foreign(&self) -> String {
         let host = self.world.host();
         let nft = host.run("nft --stateless list ruleset").success().to_owned();
-        let ours = ["table inet cni-bridge", "table bridge cni-bridge"];
+        let ours = ["table inet cni-bridge", "table bridge cni-bridge", "table bridge cni-ra-guard"];
         let others: Vec<&str> = nft
             .split_inclusive("\n}\n")
             .filter(|table| !ours.iter().any(|name| table.trim_start().starts_with(name)))
@@ -372,8 +372,8 @@ fn rules_whose_record_was_deleted_are_found_all_the_same() {
         other.attach(&stays);
         let with_other = story.foreign();
         network.attach(&one);
-        for family in ["inet", "bridge"] {
-            story.world.host().run(&format!("nft delete table {family} cni-bridge")).success();
+        for table in ["inet cni-bridge", "bridge cni-ra-guard"] {
+            story.world.host().run(&format!("nft delete table {table}")).success();
         }
         match last {
             "DEL" => network.detach(&one),

@@ -1,9 +1,9 @@
-//! What the bridge's rules do to packets: ingress policies, published ports, masquerade, what a container may send.
+//! What the bridge's rules do to packets: ingress policies, published ports, masquerade.
 //!
 //! Bridged frames pass the rules for routed packets as well when `bridge-nf-call-iptables` is 1, so every policy is
 //! tested both ways.
 
-use integration_tests::{Attachment, Container, Network, Outside, Space, World, wait_until};
+use integration_tests::{Attachment, Container, Network, Outside, Space, World};
 use serde_json::json;
 
 /// A network `name` on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
@@ -19,7 +19,7 @@ fn network(world: &World, name: &str, number: u8, policy: &str) -> Network {
 }
 
 /// A container on `network`.
-fn member(world: &World, network: &Network, name: &str) -> Container {
+pub(crate) fn member(world: &World, network: &Network, name: &str) -> Container {
     let container = world.container(name);
     network.attach(&container);
     container
@@ -33,7 +33,7 @@ fn bridge_calls_iptables(world: &World, value: u8) {
 }
 
 #[track_caller]
-fn check(from: &Space, targets: &[&str], expected: bool) {
+pub(crate) fn check(from: &Space, targets: &[&str], expected: bool) {
     for target in targets {
         from.assert_reach(target, expected, "by the rules");
     }
@@ -221,7 +221,7 @@ fn a_broadcast_keeps_its_source() {
 }
 
 /// A network `net` on `10.1.0.0/16` and `fd00:1::/64`, with further keys for the bridge.
-fn network_with(world: &World, keys: serde_json::Value) -> Network {
+pub(crate) fn network_with(world: &World, keys: serde_json::Value) -> Network {
     let mut bridge = json!({
         "type": "bridge", "bridge": "br-1",
         "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }], [{ "subnet": "fd00:1::/64" }]] },
@@ -230,165 +230,6 @@ fn network_with(world: &World, keys: serde_json::Value) -> Network {
         bridge[key] = value.clone();
     }
     Network::new(world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }))
-}
-
-/// Sends a router advertisement to all nodes. The kernel fills in the checksum and the link-local source.
-fn advertise_as_router(container: &Container) {
-    const SCRIPT: &str = r#"
-        use Socket qw(:DEFAULT inet_pton);
-        my $index = shift;
-        socket(my $s, AF_INET6, SOCK_RAW, 58) or die "socket: $!";
-        setsockopt($s, 41, 18, pack("i", 255)) or die "hops: $!";
-        my $to = pack_sockaddr_in6(0, inet_pton(AF_INET6, "ff02::1"), $index);
-        send($s, pack("CCnCCnNN", 134, 0, 0, 64, 0, 1800, 0, 0), 0, $to) or die "send: $!";
-    "#;
-    let link = container.run("ip -o link show eth0").success().to_owned();
-    let index = link.split(':').next().expect("an index").to_owned();
-    container.command(["perl", "-e", SCRIPT, &index]).run().success();
-}
-
-/// Whether one of a few advertisements gives `listener` a default route.
-fn is_misled(listener: &Container, by: &Container) -> bool {
-    listener.run("sysctl -q -w net.ipv6.conf.eth0.accept_ra=2").success();
-    (0..3).any(|_| {
-        advertise_as_router(by);
-        // An answered ping from the same port comes after the advertisement.
-        by.reaches("10.1.0.3");
-        listener.run("ip -6 route show default proto ra").success().contains("via fe80")
-    })
-}
-
-#[test]
-fn a_container_of_a_gateway_bridge_is_no_router() {
-    for (is_gateway, misled) in [(true, false), (false, true)] {
-        let world = World::new();
-        let net = network_with(&world, json!({ "isGateway": is_gateway }));
-        let (rogue, victim) = (member(&world, &net, "rogue"), member(&world, &net, "victim"));
-        assert_eq!(is_misled(&victim, &rogue), misled, "isGateway: {is_gateway}");
-    }
-}
-
-/// Sends a frame by a container's interface: destination, source, and what follows, in hexadecimal digits.
-fn send_frame(container: &Container, to: &str, from: &str, rest: &str) {
-    const SCRIPT: &str = r#"
-        my ($index, $frame) = @ARGV;
-        socket(my $s, 17, 3, 0) or die "socket: $!";
-        my $to = pack("SnlSCCa8", 17, 0x86dd, $index, 1, 0, 6, "");
-        send($s, pack("H*", $frame), 0, $to) or die "send: $!";
-    "#;
-    let frame = format!("{to}{from}{rest}").replace(':', "");
-    let index = container.run("cat /sys/class/net/eth0/ifindex").success().trim().to_owned();
-    container.command(["perl", "-e", SCRIPT, &index, &frame]).run().success();
-}
-
-/// A router advertisement from fe80::42 to all nodes, with its EtherType.
-const ADVERTISEMENT: &str = concat!(
-    "86dd6000000000103afffe800000000000000000000000000042",
-    "ff020000000000000000000000000001860034e6400007080000000000000000",
-);
-
-/// An address of IEEE 802.1D, to which frames are not bridged; that of LLDP.
-const UNFORWARDED: &str = "01:80:c2:00:00:0e";
-
-fn has_router(listener: &Space) -> bool {
-    listener.run("ip -6 route show default proto ra").success().contains("via fe80::42")
-}
-
-fn mac_of(container: &Container) -> String {
-    container.run("cat /sys/class/net/eth0/address").success().trim().to_owned()
-}
-
-/// A frame that is not bridged comes to the host by the port itself, whatever the bridge believes.
-#[test]
-fn the_host_takes_no_container_for_a_router_by_whatever_frame() {
-    for is_gateway in [true, false] {
-        let world = World::new();
-        let bridge = json!({
-            "type": "bridge", "bridge": "br-1", "isGateway": is_gateway,
-            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
-        });
-        let net = Network::new(&world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }));
-        let (rogue, other) = (member(&world, &net, "rogue"), member(&world, &net, "other"));
-        let advertise = || {
-            send_frame(&rogue, UNFORWARDED, &mac_of(&rogue), ADVERTISEMENT);
-            // An answered ping from the same port comes after it.
-            rogue.reaches("10.1.0.3");
-            has_router(&world.host())
-        };
-        assert!(!advertise(), "isGateway: {is_gateway}");
-        // It was not the frame's fault.
-        for port in world.host().run("ls /sys/class/net/br-1/brif").success().lines() {
-            world.host().run(&format!("sysctl -q -w net.ipv6.conf.{port}.accept_ra=1")).success();
-        }
-        wait_until("the host has believed", || advertise().then_some(()));
-        drop(other);
-    }
-}
-
-/// A receiver takes off every tag that names no VLAN, so an advertisement may come in a few.
-#[test]
-fn a_container_of_a_gateway_bridge_is_no_router_behind_vlan_tags_either() {
-    const TAG: &str = "81000000";
-    const SERVICE_TAG: &str = "88a80000";
-    for tags in
-        [TAG.to_owned(), [TAG, TAG].concat(), [SERVICE_TAG, TAG].concat(), [TAG, SERVICE_TAG].concat()]
-    {
-        for (is_gateway, misled) in [(true, false), (false, true)] {
-            let world = World::new();
-            let net = network_with(&world, json!({ "isGateway": is_gateway }));
-            let (rogue, victim) = (member(&world, &net, "rogue"), member(&world, &net, "victim"));
-            victim.run("sysctl -q -w net.ipv6.conf.eth0.accept_ra=2").success();
-            let advertise = || {
-                send_frame(&rogue, "33:33:00:00:00:01", &mac_of(&rogue), &format!("{tags}{ADVERTISEMENT}"));
-                rogue.reaches("10.1.0.3");
-                has_router(&victim)
-            };
-            match misled {
-                false => assert!(!advertise(), "tags {tags}"),
-                true => wait_until(&format!("tags {tags} mislead"), || advertise().then_some(())),
-            }
-        }
-    }
-}
-
-/// The bridge learns who sent a frame that it does not forward, and no rule sees that frame.
-#[test]
-fn with_the_spoof_check_a_container_does_not_get_what_is_sent_to_another() {
-    for checked in [true, false] {
-        let world = World::new();
-        let net = network_with(&world, json!({ "isGateway": true, "macspoofchk": checked }));
-        let (rogue, victim) = (member(&world, &net, "rogue"), member(&world, &net, "victim"));
-        let port = || {
-            let fdb = world.host().run(&format!("bridge fdb get {} br br-1", mac_of(&victim)));
-            fdb.success().split_whitespace().nth(2).unwrap_or_default().to_owned()
-        };
-        check(&victim, &["10.1.0.2"], true);
-        let own = port();
-        let pretend = || {
-            send_frame(&rogue, UNFORWARDED, &mac_of(&victim), "88cc0000");
-            port() != own
-        };
-        match checked {
-            true => assert!(!pretend(), "the rogue's port is taken for the victim's"),
-            false => wait_until("the bridge has learnt", || pretend().then_some(())),
-        }
-    }
-}
-
-#[test]
-fn with_the_spoof_check_a_port_takes_frames_of_its_own_mac_only() {
-    for (checked, answered) in [(true, false), (false, true)] {
-        let world = World::new();
-        let net = network_with(&world, json!({ "isGateway": true, "macspoofchk": checked }));
-        let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
-        check(&one, &["10.1.0.1", "10.1.0.3", "fd00:1::1"], true);
-        one.run("ip link set eth0 address 02:00:00:00:00:99").success();
-        for target in ["10.1.0.1", "10.1.0.3"] {
-            one.run(&format!("ip neighbour flush to {target}"));
-        }
-        check(&one, &["10.1.0.1", "10.1.0.3"], answered);
-        check(&two, &["10.1.0.1"], true);
-    }
 }
 
 #[test]

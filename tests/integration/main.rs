@@ -7,6 +7,7 @@ mod bridge_by_hand;
 mod bridge_check;
 mod bridge_faults;
 mod bridge_flows;
+mod bridge_frames;
 mod bridge_iptables;
 mod bridge_keys;
 mod bridge_life;

@@ -129,7 +129,7 @@ fn wire<'a>(
     rules::remove_after_link(settings, identity, &mut back.attachment);
     let veth = veth::create(host, settings, identity, netns, &bridge, &mut back.attachment)?;
     if veth.replaced {
-        rules::remove(identity.owner())?;
+        rules::remove_stale(&identity.owner())?;
         if settings.masquerade == Some(MasqueradeBackend::Iptables) {
             iptables::remove(identity.jumps())?;
         }
@@ -191,7 +191,7 @@ impl<'a> Lease<'a> {
             }
             // What an attempt that was killed has leased is in the way of its repetition.
             if !replaced {
-                rules::remove(identity.owner())?;
+                rules::remove_stale(&identity.owner())?;
             }
             ipam.del(network)?;
             leased = ipam.add(network);

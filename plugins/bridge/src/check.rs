@@ -350,6 +350,10 @@ impl Comparison<'_> {
         if maker == Maker::Ours && believes_routers(&link) {
             self.differs(format_args!("host veth \"{name}\" accepts router advertisements"));
         }
+        if maker == Maker::Ours && !veth::is_guarded_as_wished(&link, self.settings) {
+            let wished = veth::port_group(self.settings);
+            self.compare(format_args!("group of host veth \"{name}\""), link.group, wished);
+        }
         if let Some(bridge) = bridge
             && link.controller != Some(bridge.index)
         {

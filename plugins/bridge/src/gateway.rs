@@ -11,6 +11,7 @@ use crate::bridge::{believe_no_router, take_back};
 use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
+use crate::maker::NO_GROUP;
 use crate::netlink::addr::{Address, Dad};
 use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
@@ -44,8 +45,8 @@ pub(crate) fn ensure_link<'a>(
     }
     let port_name = gateway_port(&name);
     let mac = || Mac::random().map_err(Error::internal);
-    let port = NewVethEnd { name: &port_name, mac: mac()? };
-    let end = NewVethEnd { name: &name, mac: mac()? };
+    let port = NewVethEnd { name: &port_name, mac: mac()?, group: NO_GROUP };
+    let end = NewVethEnd { name: &name, mac: mac()?, group: NO_GROUP };
     match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
         Ok(_) => {
             let port = port_name.clone();

@@ -1,5 +1,6 @@
 //! The rules of an attachment: who writes them, mends them and takes them away.
 
+mod guard;
 mod subject;
 
 use std::net::IpAddr;
@@ -17,15 +18,16 @@ use crate::names;
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::nft::{
-    self, Attached, ForeignDrop, IngressPolicy, Installed, Owner, Policy, Record, Removed, Rules,
-};
+use crate::nft::{self, Attached, ForeignDrop, Installed, Owner, Record, Removed, Rules};
 use crate::plan::Plan;
 use crate::survey::{self, Found};
 use crate::undo::Undo;
 use crate::veth;
 use crate::xtables;
 
+pub(crate) use self::guard::{
+    remove_unneeded as remove_unneeded_guard, remove_unneeded_alone as remove_unneeded_guard_alone,
+};
 pub(crate) use self::subject::{FoundGateway, Subject, policy};
 
 /// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
@@ -36,6 +38,9 @@ pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity,
             let mut host = Netlink::open().map_err(Error::internal)?;
             remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
         });
+    }
+    if settings.is_gateway() {
+        undo.push("remove the RA guard", move || remove_unneeded_guard(&mut Rules::open().map_err(failed)?));
     }
 }
 
@@ -93,6 +98,7 @@ impl Subject {
 pub(crate) struct InstalledRules {
     rules: Rules,
     subject: Subject,
+    is_guarded: bool,
 }
 
 /// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing if it needs none.
@@ -111,23 +117,19 @@ pub(crate) fn install<'a>(
         let restore = || subject.restore_iptables(host, bridge, settings);
         iptables::install(identity.jumps(), &subject.addresses, restore)?;
     }
-    if !subject.policy.needs_rules() {
+    if !subject.policy.needs_rules() && !settings.is_gateway() {
         return Ok(None);
     }
-    let mut installed = InstalledRules { rules: Rules::open().map_err(failed)?, subject };
-    if let Err(error) = installed.bring_in(host, bridge, settings) {
-        if !installed.subject.policy.ra_guard {
-            return Err(error);
-        }
-        // The guard is a bonus that nobody asked for, and not every kernel can filter on a bridge.
+    let is_guarded = settings.is_gateway();
+    let mut installed = InstalledRules { rules: Rules::open().map_err(failed)?, subject, is_guarded };
+    if is_guarded && let Err(error) = installed.rules.guard() {
+        // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
         log::warn!("router advertisements are not guarded against: {error}");
-        installed.subject.policy.ra_guard = false;
+        installed.is_guarded = false;
         installed.subject.gateway = None;
-        if installed.subject.policy.needs_rules() {
-            installed.bring_in(host, bridge, settings)?;
-        }
     }
-    let InstalledRules { rules, subject } = &mut installed;
+    installed.bring_in(host, bridge, settings)?;
+    let InstalledRules { rules, subject, .. } = &mut installed;
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
         xtables::accept(subject.traffic())?;
@@ -146,6 +148,9 @@ impl InstalledRules {
         bridge: &Link,
         settings: &Settings,
     ) -> Result<(), Error> {
+        if self.is_guarded && !self.rules.has_guard().map_err(failed)? {
+            self.rules.guard().map_err(failed)?;
+        }
         match self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
             true => Ok(()),
             false => self.bring_in_with_others(host, bridge, settings),
@@ -183,7 +188,8 @@ impl InstalledRules {
     }
 }
 
-/// Makes the port of an attachment as isolated as the network is by now, and deaf to routers; says what was wrong.
+/// Makes the port of an attachment as isolated and as guarded as the network is by now, and deaf to routers; says what
+/// was wrong.
 pub(crate) fn restore_port(
     host: &mut Netlink,
     settings: &Settings,
@@ -195,21 +201,32 @@ pub(crate) fn restore_port(
         believe_no_router(&found.host);
         wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
     }
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\""));
+    if !veth::is_guarded_as_wished(&found.host, settings) {
+        match host.set_group(*index, veth::port_group(settings)) {
+            Err(failure) if !failure.is_gone() => return Err(failed(failure)),
+            _ => wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group)),
+        }
+    }
     let isolated = settings.port.isolated;
     let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(wrong) };
     match host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }) {
         // Its DEL has come first.
         Err(failure) if failure.is_gone() => {}
-        Err(failure) => {
-            return Err(
-                Error::internal(failure).context(format_args!("set the isolation of bridge port \"{name}\""))
-            );
-        }
+        Err(failure) => return Err(failed(failure)),
         Ok(()) => {
             let on_off = if isolated { "off" } else { "on" };
             wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
         }
     }
+    Ok(wrong)
+}
+
+/// Mends the RA guard, for ports that were there a moment ago; says what was wrong.
+pub(crate) fn repair_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
+    let wrong = rules.repair_guard().map_err(failed)?;
+    remove_unneeded_guard(rules)?;
     Ok(wrong)
 }
 
@@ -312,13 +329,21 @@ pub(crate) struct Removal<'a> {
     rules: Rules,
     owner: Owner<'a>,
     removed: Removed,
+    /// Whether other ports were guarded.
+    others_guarded: bool,
 }
 
 /// Removes the rules of an owner; [`Removal::complete`] has to follow when its link is gone.
 pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
     let mut rules = Rules::open().map_err(failed)?;
     let removed = rules.remove(&owner).map_err(failed)?;
-    Ok(Removal { rules, owner, removed })
+    let others_guarded = guard::remove_before_link(&mut rules, owner.host_veth)?;
+    Ok(Removal { rules, owner, removed, others_guarded })
+}
+
+/// Removes the rules that a killed ADD has left to an owner whose link stays.
+pub(crate) fn remove_stale(owner: &Owner<'_>) -> Result<(), Error> {
+    Rules::open().and_then(|mut rules| rules.remove(owner)).map(drop).map_err(failed)
 }
 
 impl Removal<'_> {
@@ -339,6 +364,10 @@ impl Removal<'_> {
         let again = self.rules.remove_again(&self.owner).map_err(failed)?;
         for removed in [self.removed, again] {
             forget_accepted(removed, self.owner.network)?;
+        }
+        if self.others_guarded {
+            // Their DELs may have seen the port of this one.
+            remove_unneeded_guard(&mut self.rules)?;
         }
         match self.removed {
             Removed::Nothing => {
@@ -370,10 +399,14 @@ pub(crate) fn verify(
     present: Vec<IpNetwork>,
 ) -> Result<Vec<String>, Error> {
     let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
-    let mut differences = match subject.policy.needs_rules() {
-        true => verify_nftables(&subject, present)?,
-        false => Vec::new(),
-    };
+    let mut differences = Vec::new();
+    if subject.policy.needs_rules() || settings.is_gateway() {
+        let mut rules = Rules::open().map_err(failed)?;
+        differences = verify_nftables(&mut rules, &subject, present)?;
+        if settings.is_gateway() {
+            differences.extend(verify_guard(&mut rules)?);
+        }
+    }
     if subject.policy.accept_forward {
         differences.extend(xtables::differences(subject.traffic())?);
     }
@@ -385,17 +418,12 @@ pub(crate) fn verify(
 
 /// The differences in nf_tables. A repair goes by what the interface has: where others gave it more addresses, the
 /// rules may be for all of these.
-fn verify_nftables(subject: &Subject, present: Vec<IpNetwork>) -> Result<Vec<String>, Error> {
-    let mut rules = Rules::open().map_err(failed)?;
+fn verify_nftables(
+    rules: &mut Rules,
+    subject: &Subject,
+    present: Vec<IpNetwork>,
+) -> Result<Vec<String>, Error> {
     let differences = rules.verify(&subject.attached()).map_err(failed)?;
-    let without_bonus = Policy { ra_guard: false, ..subject.policy };
-    if !differences.is_empty()
-        && !without_bonus.needs_rules()
-        && rules.probe().is_err_and(|error| error.is_unsupported())
-    {
-        // ADD has done without as well.
-        return Ok(Vec::new());
-    }
     let present = in_order(present);
     let has_all = subject.addresses.iter().all(|address| present.contains(address));
     if !differences.is_empty() && has_all && present != subject.addresses {
@@ -405,6 +433,13 @@ fn verify_nftables(subject: &Subject, present: Vec<IpNetwork>) -> Result<Vec<Str
         }
     }
     Ok(differences)
+}
+
+/// The differences of the RA guard. A kernel that has no rules has none, and ADD has done without as well.
+fn verify_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
+    let differences = rules.verify_guard().map_err(failed)?;
+    let is_impossible = !differences.is_empty() && rules.probe().is_err_and(|error| error.is_unsupported());
+    Ok(if is_impossible { Vec::new() } else { differences })
 }
 
 /// Removes the rules of the network's attachments, but of those that `keep` wants.
@@ -421,6 +456,7 @@ pub(crate) fn collect(
         let removed = rules.remove_recorded(&record).map_err(failed)?;
         forget_accepted(removed, network)?;
     }
+    remove_unneeded_guard(&mut rules)?;
     remove_orphans(&mut rules, host)
 }
 
@@ -447,8 +483,7 @@ pub(crate) fn has_legacy_iptables(identity: &Identity) -> Result<bool, Error> {
 
 /// Whether the rules that the settings ask for could be written.
 pub(crate) fn probe(settings: &Settings) -> Result<(), Error> {
-    let Policy { masquerade, ingress, ra_guard: _, mac_spoof_check, accept_forward } = policy(settings);
-    if masquerade || mac_spoof_check || accept_forward || ingress != IngressPolicy::Open {
+    if policy(settings).needs_rules() {
         Rules::open().and_then(|mut rules| rules.probe()).map_err(failed)?;
     }
     require_programs(settings)

@@ -16,6 +16,7 @@ use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::{self, Netns};
+use crate::nft::GUARDED;
 use crate::plan::IPV6_MIN_MTU;
 use crate::undo::Undo;
 use crate::vlans;
@@ -120,6 +121,16 @@ fn has_container_end(host: &mut Netlink, identity: &Identity) -> Result<bool, Er
     }
 }
 
+/// The group of the host ends of a network: on the bridge of a gateway, containers do not act as routers.
+pub(crate) fn port_group(settings: &Settings) -> u32 {
+    if settings.is_gateway() { GUARDED } else { maker::NO_GROUP }
+}
+
+/// Whether the host end of a pair is guarded if the network's are, and not if they are not. Other groups are anybody's.
+pub(crate) fn is_guarded_as_wished(link: &Link, settings: &Settings) -> bool {
+    (link.group == GUARDED) == settings.is_gateway()
+}
+
 /// Makes the pair, and the host end a port of the bridge.
 pub(crate) fn create<'a>(
     host: &mut Netlink,
@@ -137,13 +148,13 @@ pub(crate) fn create<'a>(
         Some(mac) => mac,
         None => Mac::random().map_err(Error::internal)?,
     };
-    let host_end = NewVethEnd { name, mac: host_mac };
-    let container_end = NewVethEnd { name: identity.attachment().ifname(), mac: container_mac };
+    let host_end = NewVethEnd { name, mac: host_mac, group: port_group(settings) };
+    let ifname = identity.attachment().ifname();
+    let container_end = NewVethEnd { name: ifname, mac: container_mac, group: maker::group() };
     let mtu = settings.mtu.unwrap_or(bridge.mtu);
     let made_with = mtu.max(IPV6_MIN_MTU);
-    let attempt = |host: &mut Netlink| {
-        host.create_veth(host_end, container_end, maker::group(), netns, bridge.index, made_with)
-    };
+    let attempt =
+        |host: &mut Netlink| host.create_veth(host_end, container_end, netns, bridge.index, made_with);
     let mut replaced = false;
     let made = match attempt(host) {
         // A pair of the same identity whose container is gone: the kernel has not come to destroy it, or just has. Or

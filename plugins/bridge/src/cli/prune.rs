@@ -17,7 +17,7 @@ pub(super) fn prune() -> anyhow::Result<String> {
     let mut removed = String::new();
     let home = Netns::own()?;
     // While nobody is about to put a port on one of them.
-    let _alone = home.exclude()?;
+    let alone = home.exclude()?;
     let mut host = Netlink::open().context("netlink")?;
     let links = host.links().context("list links")?;
     for bridge in links.iter().filter(|link| link.kind == Kind::Bridge && is_marked(&link.alias)) {
@@ -43,6 +43,7 @@ pub(super) fn prune() -> anyhow::Result<String> {
         let Record { network, container_id, ifname, .. } = record;
         removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
     }
+    rules::remove_unneeded_guard_alone(&mut rules, &alone)?;
     removed += &prune_iptables(&mut rules, &links)?;
     rules::remove_orphans(&mut rules, &mut host)?;
     let kept: BTreeSet<String> =

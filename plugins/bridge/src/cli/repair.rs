@@ -47,7 +47,11 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         wrong.extend(rules::restore_port(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
-    wrong.extend(rules::repair(&mut Rules::open()?, &mut host, &subjects)?);
+    let mut rules = Rules::open()?;
+    wrong.extend(rules::repair(&mut rules, &mut host, &subjects)?);
+    if networks.values().any(Settings::is_gateway) {
+        wrong.extend(rules::repair_guard(&mut rules)?);
+    }
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
 }
 

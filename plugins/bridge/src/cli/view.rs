@@ -11,7 +11,7 @@ use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::vlan::Tagging;
 use crate::netns::{self, Netns};
-use crate::nft::{IngressPolicy, Policy, Rules};
+use crate::nft::{GUARDED, IngressPolicy, Policy, Rules};
 use crate::survey::{self, Found};
 use crate::{config, rules, xtables};
 
@@ -84,13 +84,13 @@ pub(super) struct PolicyView {
 }
 
 impl PolicyView {
-    /// What the rules in nf_tables do, if there are any, and masquerade by iptables; `None` when there are no rules.
-    fn of(policy: Option<Policy>, by_iptables: bool) -> Option<Self> {
-        if policy.is_none() && !by_iptables {
+    /// What the rules in nf_tables do, if there are any, with masquerade by iptables and the RA guard; `None` when there
+    /// are no rules.
+    fn of(policy: Option<Policy>, by_iptables: bool, ra_guard: bool) -> Option<Self> {
+        if policy.is_none() && !by_iptables && !ra_guard {
             return None;
         }
-        let Policy { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } =
-            policy.unwrap_or(Policy::NONE);
+        let Policy { masquerade, ingress, mac_spoof_check, accept_forward } = policy.unwrap_or(Policy::NONE);
         let ip_masq_backend = match (masquerade, by_iptables) {
             (true, _) => Some("nftables"),
             (false, true) => Some("iptables"),
@@ -118,6 +118,7 @@ impl View {
             .map(|link| (link.index, link.clone()))
             .collect();
         let mut rules = Rules::open()?;
+        let has_guard = rules.has_guard()?;
         let netns_paths = netns_paths(&mut host)?;
         let comments = rules::iptables_comments(&mut rules)?;
         let by_iptables: Vec<Told<'_>> = comments.iter().filter_map(|comment| Told::by(comment)).collect();
@@ -132,7 +133,8 @@ impl View {
             let network = networks.entry(found.identity.network().into_owned()).or_default();
             network.0 = found.host.controller.or(network.0);
             let masquerades = by_iptables.iter().any(|told| told.is(found.identity.jumps()));
-            let policy = PolicyView::of(rules.policy_of(&found.host.name)?, masquerades);
+            let is_guarded = has_guard && found.host.group == GUARDED;
+            let policy = PolicyView::of(rules.policy_of(&found.host.name)?, masquerades, is_guarded);
             network.1.push(attachment_view(&found, policy, &netns_paths));
         }
         let networks = networks.into_iter().map(|(name, (bridge, attachments))| {

@@ -57,6 +57,8 @@ pub(crate) struct NewVethEnd<'a> {
     pub(crate) name: &'a str,
     /// Its hardware address.
     pub(crate) mac: Mac,
+    /// The group that it is in.
+    pub(crate) group: u32,
 }
 
 /// What is said of a bridge port once it exists.
@@ -84,19 +86,18 @@ impl Netlink {
     }
 
     /// Makes a veth pair in one message: the host end a port of the bridge, the other end in `netns` under its final
-    /// name and in `group`. Hands back the host end as it was before it became a port, or nothing before Linux 6.2.
+    /// name. Hands back the host end as it was before it became a port, or nothing before Linux 6.2.
     ///
     /// A link that is made in one namespace and moved to another costs the kernel some 15 ms.
     pub(crate) fn create_veth(
         &mut self,
         host: NewVethEnd<'_>,
         container: NewVethEnd<'_>,
-        group: u32,
         netns: &impl AsFd,
         bridge: u32,
         mtu: u32,
     ) -> Result<Option<Link>, Failure> {
-        let peer = veth_end(container, mtu).link_group(group).setns_by_fd(netns.as_fd().as_raw_fd()).build();
+        let peer = veth_end(container, mtu).setns_by_fd(netns.as_fd().as_raw_fd()).build();
         self.create_veth_with(host, peer, bridge, mtu)
     }
 
@@ -311,6 +312,17 @@ impl Netlink {
         self.all_links(LinkMessageBuilder::<LinkUnspec>::new())
     }
 
+    /// Whether there is a veth that is `wished`. Reads no more of them than it takes to find one, which ends the
+    /// connection.
+    pub(crate) fn has_veth(self, wished: impl Fn(&Link) -> bool) -> Result<bool, Failure> {
+        let request = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+            .append_extra_attribute(without_statistics())
+            .build();
+        self.any_link(&RouteNetlinkMessage::GetLink(request), |octets| {
+            read(octets).is_some_and(|link| wished(&link))
+        })
+    }
+
     /// Every link that is a port of the bridge.
     pub(crate) fn ports(&mut self, bridge: u32) -> Result<Vec<Link>, Failure> {
         let links = self.all_links(LinkMessageBuilder::<LinkUnspec>::new().controller(bridge))?;
@@ -359,6 +371,7 @@ fn veth_end(end: NewVethEnd<'_>, mtu: u32) -> LinkMessageBuilder<LinkUnspec> {
     LinkMessageBuilder::<LinkUnspec>::new()
         .name(end.name)
         .address(end.mac.octets().to_vec())
+        .link_group(end.group)
         .mtu(mtu)
         .append_extra_attribute(LinkAttribute::NumTxQueues(1))
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))

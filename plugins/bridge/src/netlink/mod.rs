@@ -21,6 +21,7 @@ pub(crate) mod vlan;
 use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
@@ -151,28 +152,67 @@ impl Netlink {
         Err(Failure::Unstable)
     }
 
+    /// Whether one of the links that the request names is `wished`. The rest is not read, so the connection is of no use
+    /// afterwards.
+    fn any_link(
+        mut self,
+        message: &RouteNetlinkMessage,
+        wished: impl Fn(&[u8]) -> bool,
+    ) -> Result<bool, Failure> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = false;
+            let Dump { interrupted } =
+                self.exchange_until(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, |answer| {
+                    found = answer.into_link().is_some_and(|octets| wished(&octets));
+                    if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })?;
+            if found || !interrupted {
+                return Ok(found);
+            }
+        }
+        Err(Failure::Unstable)
+    }
+
     /// Sends `message` and collects its answers until the kernel says that there are no more.
     fn exchange(&mut self, message: impl Into<Message>, flags: u16) -> Result<(Vec<Message>, Dump), Failure> {
+        let mut answers = Vec::new();
+        let dump = self.exchange_until(message, flags, |answer| {
+            answers.push(answer);
+            ControlFlow::Continue(())
+        })?;
+        Ok((answers, dump))
+    }
+
+    /// Sends `message` and hands on its answers, until the kernel says that there are no more or `take` has enough.
+    fn exchange_until(
+        &mut self,
+        message: impl Into<Message>,
+        flags: u16,
+        mut take: impl FnMut(Message) -> ControlFlow<()>,
+    ) -> Result<Dump, Failure> {
         let mut request = NetlinkMessage::from(message.into());
         request.header.flags = flags;
         let responses = self.handle.request(request, SocketAddr::new(0, 0));
         let mut responses = pin!(responses.map_err(|error| io::Error::other(error.to_string()))?);
-        let mut answers = Vec::new();
         let mut dump = Dump { interrupted: false };
         let mut context = Context::from_waker(Waker::noop());
         // The first turn sends; every later one is allowed one receive.
         self.turn(&mut context)?;
         loop {
             match responses.as_mut().poll_next(&mut context) {
-                Poll::Ready(None) => return Ok((answers, dump)),
+                Poll::Ready(None) => return Ok(dump),
                 Poll::Ready(Some(response)) => {
                     dump.interrupted |= response.header.flags & NLM_F_DUMP_INTR != 0;
+                    let mut flow = ControlFlow::Continue(());
                     match response.payload {
-                        NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                        NetlinkPayload::InnerMessage(answer) => flow = take(answer),
                         NetlinkPayload::Error(error) if error.code.is_some() => {
                             return Err(Failure::Refused(Errno::from_raw(error.raw_code().saturating_neg())));
                         }
                         _ => {}
+                    }
+                    if flow.is_break() {
+                        return Ok(dump);
                     }
                 }
                 Poll::Pending => {

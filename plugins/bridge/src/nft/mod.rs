@@ -1,9 +1,10 @@
-//! The rules of bridge networks, in two nf_tables tables of our own: `inet cni-bridge` sees what is routed, `bridge
-//! cni-bridge` what enters a port.
+//! The rules of bridge networks, in three nf_tables tables of our own: `inet cni-bridge` sees what is routed, `bridge
+//! cni-bridge` what enters a port, `bridge cni-ra-guard` what a router says there.
 //!
-//! Owns both tables and, where a network asks for it, rules with a comment of ours in the forward chains of others; it
-//! never starts a process and never reads a file. A table
-//! is born with the first attachment that needs it and gone with the last one.
+//! Owns these tables and, where a network asks for it, rules with a comment of ours in the forward chains of others; it
+//! never starts a process and never reads a file. A table is born with the first attachment that needs it and gone with
+//! the last one. For the guard's, which has no elements, the caller counts them ([`Rules::guard`],
+//! [`Rules::remove_guard`]).
 //!
 //! How a verb uses it: one [`Rules`] (one socket) per call. ADD: [`Rules::join`], and when that says
 //! [`Installed::Anew`], somebody may have flushed the ruleset, or the network has another policy now: [`Rules::repair`]
@@ -17,7 +18,7 @@
 //! the repair removes the rules of those whose link has gone meanwhile.
 //!
 //! The design, in short. The number of rules does not depend on the number of containers: an attachment is an element
-//! of sets. Each table has one map in which its element, keyed by the host veth, is the record: the comment says whose
+//! of sets. Each table but the guard's has one map in which its element, keyed by the host veth, is the record: the comment says whose
 //! it is and which other elements belong to it, so that DEL reads one element however many there are; the verdict
 //! refers to what it uses, so that the kernel counts who still needs what. Parallel ADDs and DELs need no lock.
 
@@ -47,6 +48,7 @@ use content::Newcomer;
 use skeleton::Skeleton;
 
 pub(crate) use foreign::ForeignDrop;
+pub(crate) use guard::GUARDED;
 pub(crate) use record::Record;
 
 /// nf_tables did not do what it was asked; the text names the object.
@@ -100,8 +102,6 @@ pub(crate) struct VlanGateway<'a> {
 pub(crate) struct Policy {
     pub(crate) masquerade: bool,
     pub(crate) ingress: IngressPolicy,
-    /// Router advertisements from the container's port are dropped.
-    pub(crate) ra_guard: bool,
     /// Frames from the container's port pass only with the container's MAC as source.
     pub(crate) mac_spoof_check: bool,
     /// The network's traffic is let through the forward chains of others that would drop it.
@@ -113,15 +113,14 @@ impl Policy {
     pub(crate) const NONE: Self = Self {
         masquerade: false,
         ingress: IngressPolicy::Open,
-        ra_guard: false,
         mac_spoof_check: false,
         accept_forward: false,
     };
 
     /// Whether it takes any rule.
     pub(crate) fn needs_rules(self) -> bool {
-        let Self { masquerade, ingress, ra_guard, mac_spoof_check, accept_forward } = self;
-        masquerade || ra_guard || mac_spoof_check || accept_forward || ingress != IngressPolicy::Open
+        let Self { masquerade, ingress, mac_spoof_check, accept_forward } = self;
+        masquerade || mac_spoof_check || accept_forward || ingress != IngressPolicy::Open
     }
 }
 
@@ -345,20 +344,46 @@ impl Rules {
     /// What the rules of the attachment with `host_veth` do for it; `None` if it has no rules.
     pub(crate) fn policy_of(&mut self, host_veth: &str) -> Result<Option<Policy>, Error> {
         let (routed, ports) =
-            (routed::uses(&mut self.socket, host_veth)?, ports::checks(&mut self.socket, host_veth)?);
+            (routed::uses(&mut self.socket, host_veth)?, ports::checks_mac(&mut self.socket, host_veth)?);
         if routed.is_none() && ports.is_none() {
             return Ok(None);
         }
         let uses = routed.unwrap_or_default();
         let has = |is_chain: fn(&str) -> bool| uses.iter().any(|chain| is_chain(chain));
-        let ports::Checks { ra_guard, mac_spoof_check } = ports.unwrap_or_default();
         Ok(Some(Policy {
             masquerade: has(masquerade::is_chain),
             ingress: isolation::policy_of(&uses),
-            ra_guard,
-            mac_spoof_check,
+            mac_spoof_check: ports.unwrap_or_default(),
             accept_forward: has(accept::is_chain),
         }))
+    }
+
+    /// Brings in the RA guard for every port that is [guarded](GUARDED), if it is not there.
+    pub(crate) fn guard(&mut self) -> Result<(), Error> {
+        if !guard::has_rules(&mut self.socket)? {
+            guard::install(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// Mends whatever became of the RA guard; returns what was wrong, in words.
+    pub(crate) fn repair_guard(&mut self) -> Result<Vec<String>, Error> {
+        Ok(guard::install(&mut self.socket)?.iter().map(ToString::to_string).collect())
+    }
+
+    /// Each difference between the kernel and the RA guard, in words.
+    pub(crate) fn verify_guard(&mut self) -> Result<Vec<String>, Error> {
+        Ok(guard::faults(&mut self.socket)?.iter().map(ToString::to_string).collect())
+    }
+
+    /// Whether there is an RA guard.
+    pub(crate) fn has_guard(&mut self) -> Result<bool, Error> {
+        Ok(guard::exists(&mut self.socket)?)
+    }
+
+    /// Removes the RA guard.
+    pub(crate) fn remove_guard(&mut self) -> Result<(), Error> {
+        Ok(guard::remove(&mut self.socket)?)
     }
 
     /// Whether rules can be written here: permission and kernel support. Changes nothing.

@@ -1,4 +1,4 @@
-//! The table `bridge cni-bridge`: what enters a bridge by a container's port.
+//! The table `bridge cni-bridge`: what enters a bridge by the port of a container whose network asks for that.
 //!
 //! Its map `ports` is read by no rule. It is the record: whose a port is, and its MAC where that is checked. The chain
 //! that its verdicts name is there to be counted: when nothing refers to it, the table can go.
@@ -10,7 +10,7 @@ use nft_netlink::{
 
 use super::content::{Content, Doomed};
 use super::skeleton::{Member, Skeleton, SkeletonChain};
-use super::{Attached, guard, record, spoofcheck, untracked};
+use super::{Attached, record, spoofcheck, untracked};
 
 const PORTS: &str = "ports";
 const PORT: &str = "port";
@@ -20,7 +20,6 @@ pub(super) static SKELETON: Skeleton = Skeleton {
     comment: "CNI bridge networks: what containers may send",
     sets: &[
         (Set { name: PORTS, key: &[KeyType::Ifname], holds: Holds::Verdicts }, "host veth: whose, its MAC"),
-        (guard::PORTS, "host veths that send no router advertisements"),
         (spoofcheck::PORTS, "host veths that send with their own MAC only"),
         (spoofcheck::SOURCES, "and these MACs"),
         (untracked::WAYS, "ports and MACs between containers and the gateway of their VLAN"),
@@ -52,7 +51,7 @@ fn chains() -> Vec<SkeletonChain> {
                 priority: BEFORE_ALL,
                 policy: ChainPolicy::Accept,
             }),
-            rules: [&guard::rules()[..], &[spoofcheck::rule(), untracked::rule()]].concat(),
+            rules: vec![spoofcheck::rule(), untracked::rule()],
         },
     ]
 }
@@ -64,16 +63,13 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
         let Attached { owner, mac, policy, .. } = attached;
         let port = || Element::new(ifname_key(owner.host_veth));
         let identity = record::identity(owner);
-        if policy.ra_guard {
-            content.element(guard::PORTS.name, port().with_comment(&identity));
-        }
         if policy.mac_spoof_check {
             content.element(spoofcheck::PORTS.name, port().with_comment(&identity));
             let source = spoofcheck::source(&ifname_key(owner.host_veth), *mac).with_comment(&identity);
             content.element(spoofcheck::SOURCES.name, source);
         }
         let ways = untracked::ways(attached);
-        if policy.ra_guard || policy.mac_spoof_check || !ways.is_empty() {
+        if policy.mac_spoof_check || !ways.is_empty() {
             let link = (!ways.is_empty()).then_some(attached.gateway_link);
             for way in ways {
                 content.element(untracked::WAYS.name, way.with_comment(&identity));
@@ -96,8 +92,7 @@ pub(super) fn doomed(socket: &mut Socket, host_veth: &str) -> Result<Option<Doom
 
 /// The elements of the port that a record is of. The ways of a VLAN are searched for: the record does not spell them.
 fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> {
-    let mut lookups =
-        vec![(guard::PORTS.name, record.key.clone()), (spoofcheck::PORTS.name, record.key.clone())];
+    let mut lookups = vec![(spoofcheck::PORTS.name, record.key.clone())];
     if let Some(mac) = record.comment.as_deref().and_then(record::mac) {
         lookups.push((spoofcheck::SOURCES.name, spoofcheck::source(&record.key, mac).key));
     }
@@ -116,23 +111,13 @@ fn members(socket: &mut Socket, record: &Element) -> Result<Vec<Member>, Error> 
     Ok(members)
 }
 
-/// What is checked at a port.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Checks {
-    pub(super) ra_guard: bool,
-    pub(super) mac_spoof_check: bool,
-}
-
-/// What is checked at the port `host_veth`; `None` without a record.
-pub(super) fn checks(socket: &mut Socket, host_veth: &str) -> Result<Option<Checks>, Error> {
+/// Whether the MAC is checked at the port `host_veth`; `None` without a record.
+pub(super) fn checks_mac(socket: &mut Socket, host_veth: &str) -> Result<Option<bool>, Error> {
     let (table, key) = (SKELETON.table, ifname_key(host_veth));
     if socket.element(table, PORTS, &key)?.is_none() {
         return Ok(None);
     }
-    Ok(Some(Checks {
-        ra_guard: socket.element(table, guard::PORTS.name, &key)?.is_some(),
-        mac_spoof_check: socket.element(table, spoofcheck::PORTS.name, &key)?.is_some(),
-    }))
+    Ok(Some(socket.element(table, spoofcheck::PORTS.name, &key)?.is_some()))
 }
 
 /// The elements that are records.

@@ -21,20 +21,14 @@ struct Sample {
     policy: Policy,
 }
 
-const OPEN: Policy = Policy {
-    masquerade: false,
-    ingress: IngressPolicy::Open,
-    ra_guard: false,
-    mac_spoof_check: false,
-    accept_forward: false,
-};
+const OPEN: Policy =
+    Policy { masquerade: false, ingress: IngressPolicy::Open, mac_spoof_check: false, accept_forward: false };
 const MASQUERADED: Policy = Policy { masquerade: true, ..OPEN };
 const SAME_BRIDGE: Policy = Policy { ingress: IngressPolicy::SameBridge, ..OPEN };
 const ISOLATED: Policy = Policy { ingress: IngressPolicy::Isolated, ..OPEN };
 const ALL: Policy = Policy {
     masquerade: true,
     ingress: IngressPolicy::Isolated,
-    ra_guard: true,
     mac_spoof_check: true,
     accept_forward: false,
 };
@@ -122,8 +116,66 @@ fn everything_reads_as_documented() {
 }
 
 #[test]
-fn ra_guard_reads_as_documented() {
-    check_golden(Policy { ra_guard: true, ..OPEN }, include_str!("golden/ra-guard.nft"));
+fn the_ra_guard_reads_as_documented() {
+    let mut rules = namespace();
+    assert!(!rules.has_guard().unwrap());
+    for _ in 0..2 {
+        rules.guard().unwrap();
+        assert_eq!(ruleset(), include_str!("golden/ra-guard.nft"));
+    }
+    assert!(rules.has_guard().unwrap());
+    assert_eq!(rules.verify_guard().unwrap(), Vec::<String>::new());
+    for _ in 0..2 {
+        rules.remove_guard().unwrap();
+        assert_eq!(ruleset(), "");
+    }
+}
+
+#[test]
+fn the_ra_guard_is_mended_whatever_was_broken() {
+    let mut rules = namespace();
+    for (damage, words) in [
+        ("delete table bridge cni-ra-guard", "table bridge cni-ra-guard is missing"),
+        ("add table bridge cni-ra-guard { flags dormant; }", "table bridge cni-ra-guard is dormant"),
+        ("delete chain bridge cni-ra-guard prerouting", "chain bridge cni-ra-guard prerouting is missing"),
+        (
+            "flush chain bridge cni-ra-guard prerouting",
+            "chain bridge cni-ra-guard prerouting has other rules",
+        ),
+        (
+            "insert rule bridge cni-ra-guard prerouting accept",
+            "chain bridge cni-ra-guard prerouting has other rules",
+        ),
+        (
+            "chain bridge cni-ra-guard prerouting { policy drop; }",
+            "chain bridge cni-ra-guard prerouting has another hook or policy",
+        ),
+    ] {
+        rules.guard().unwrap();
+        nft(damage);
+        let found = rules.verify_guard().unwrap();
+        assert_eq!(found, [format!("nf_tables {words}")], "after {damage}");
+        assert_eq!(rules.repair_guard().unwrap(), found, "after {damage}");
+        assert_eq!(ruleset(), include_str!("golden/ra-guard.nft"), "after {damage}");
+    }
+    // What an ADD sees.
+    for damage in ["delete table bridge cni-ra-guard", "flush chain bridge cni-ra-guard prerouting"] {
+        nft(damage);
+        rules.guard().unwrap();
+        assert_eq!(ruleset(), include_str!("golden/ra-guard.nft"), "after {damage}");
+    }
+}
+
+#[test]
+fn what_somebody_has_put_into_the_table_of_the_ra_guard_stays() {
+    let mut rules = namespace();
+    rules.guard().unwrap();
+    nft("add chain bridge cni-ra-guard theirs");
+    rules.remove_guard().unwrap();
+    let left = ruleset();
+    assert!(left.contains("chain theirs") && !left.contains("chain prerouting"), "{left}");
+    rules.remove_guard().unwrap();
+    assert_eq!(ruleset(), left);
 }
 
 #[test]
@@ -181,9 +233,8 @@ fn outdate(table: &str, chain: &str, set: &str) {
 
 #[test]
 fn a_table_of_an_earlier_build_gets_what_it_lacks_and_goes() {
-    const LACKING: [(&str, &str, &str); 3] = [
+    const LACKING: [(&str, &str, &str); 2] = [
         ("bridge cni-bridge", "prerouting", "to-gateway"),
-        ("bridge cni-bridge", "prerouting", "sources"),
         ("inet cni-bridge", "postrouting", "masquerade6"),
     ];
     for (table, chain, set) in LACKING {
@@ -193,7 +244,7 @@ fn a_table_of_an_earlier_build_gets_what_it_lacks_and_goes() {
             gateways: sample.gateways[..1].to_vec(),
             ..sample
         };
-        let old = v4_only(Sample::new(1, Policy { ra_guard: true, ..MASQUERADED }));
+        let old = v4_only(Sample::new(1, Policy { mac_spoof_check: true, ..MASQUERADED }));
         let new = Sample {
             gateway_link: "br-test.5".to_owned(),
             vlan: true,
@@ -266,7 +317,7 @@ fn elements_go_with_their_owner_though_the_records_were_flushed() {
     nft("flush map bridge cni-bridge ports");
     let of = |who: &str| ruleset().matches(&format!("testnet/{who}/eth0")).count();
     let (of_one, of_other) = (of("c2"), of("c3"));
-    assert!(of_one > 5 && of_one == of_other, "{}", ruleset());
+    assert!(of_one > 4 && of_one == of_other, "{}", ruleset());
     rules.remove(&one.owner()).unwrap();
     assert_eq!((of("c2"), of("c3")), (0, of_other), "{}", ruleset());
     // The others' chains are there, and a repair brings their records back.
@@ -457,10 +508,6 @@ fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
             "set inet cni-bridge attachments lacks the element of testnet/c2/eth0",
         ),
         (
-            "flush set bridge cni-bridge ra-guard",
-            "set bridge cni-bridge ra-guard lacks the element of testnet/c2/eth0",
-        ),
-        (
             "flush set bridge cni-bridge sources",
             "set bridge cni-bridge sources lacks the element of testnet/c2/eth0",
         ),
@@ -504,8 +551,8 @@ fn the_next_add_wakes_a_dormant_table() {
 #[test]
 fn the_table_stays_for_the_others_whatever_somebody_made_of_a_record() {
     let mut rules = namespace();
-    let guarded = Policy { ra_guard: true, ..OPEN };
-    let (one, two) = (Sample::new(1, guarded), Sample::new(2, guarded));
+    let checked = Policy { mac_spoof_check: true, ..OPEN };
+    let (one, two) = (Sample::new(1, checked), Sample::new(2, checked));
     rules.install(&[one.attached(), two.attached()]).unwrap();
     nft("delete element bridge cni-bridge ports { veth1 }");
     nft("add element bridge cni-bridge ports { veth1 : accept }");
@@ -518,7 +565,7 @@ fn the_table_stays_for_the_others_whatever_somebody_made_of_a_record() {
 #[test]
 fn a_storm_of_adds_and_dels_leaves_what_the_resident_needs_and_nothing_else() {
     let mut rules = namespace();
-    let policies = [ALL, MASQUERADED, SAME_BRIDGE, Policy { ra_guard: true, ..MASQUERADED }];
+    let policies = [ALL, MASQUERADED, SAME_BRIDGE, Policy { mac_spoof_check: true, ..MASQUERADED }];
     let storm = |rounds: u8| {
         std::thread::scope(|scope| {
             for number in 3..67_u8 {

@@ -19,7 +19,6 @@ pub(crate) fn policy(settings: &Settings) -> Policy {
     Policy {
         masquerade: settings.masquerade == Some(MasqueradeBackend::Nftables),
         ingress: settings.ingress,
-        ra_guard: settings.is_gateway(),
         mac_spoof_check: settings.mac_spoof_check,
         accept_forward: settings.accept_forward,
     }
