@@ -9,6 +9,7 @@ use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
+use crate::rules::{FoundGateway, Ground, Subject};
 use crate::signals::Held;
 use crate::undo::{Undo, WayBack};
 use crate::veth::Veth;
@@ -31,10 +32,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let mut host = Netlink::open().map_err(Error::internal)?;
     let lease = Lease::ask(call, &settings)?;
     let wired = wire(&mut host, &settings, &identity, &netns, &home, &mut back);
-    let leases =
-        lease.given(&identity, wired.as_ref().ok().map(|(_, veth)| veth), &signals, &mut back.leases)?;
+    let veth = wired.as_ref().ok().map(|Wired { veth, .. }| veth);
+    let leases = lease.given(&identity, veth, &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
-    let (bridge, veth) = wired?;
+    let Wired { bridge, veth, ground } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
     veth::narrow(&mut host, &mut container, &veth)?;
 
@@ -44,8 +45,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     log::debug!("{} has {} gateway addresses", gateway.name, plan.gateways.len());
     signals.heed()?;
 
-    let mac = veth.container_mac;
-    let rules = rules::install(&mut host, &bridge, &settings, &identity, &plan, mac, &mut back.attachment)?;
+    let gateway_port = FoundGateway::find(&mut host, &settings)?;
+    let subject = Subject::new(&settings, &identity, &plan, veth.container_mac, gateway_port);
+    let undo = &mut back.attachment;
+    let rules = rules::install(ground, &mut host, &bridge, &settings, &identity, subject, undo)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
     let company = if settings.leave_container_down {
@@ -114,7 +117,15 @@ fn finish(
         .map_err(|failure| Error::internal(failure).context("take the mark from the container's interface"))
 }
 
-/// Makes the bridge where there is none, and the veth pair with its host end on it.
+/// What there is of an attachment before its addresses are known.
+struct Wired {
+    bridge: Link,
+    veth: Veth,
+    ground: Option<Ground>,
+}
+
+/// Makes the bridge where there is none, and the veth pair with its host end on it, and does all else that needs no
+/// addresses.
 fn wire<'a>(
     host: &mut Netlink,
     settings: &'a Settings,
@@ -122,7 +133,7 @@ fn wire<'a>(
     netns: &Netns,
     home: &'a Netns,
     back: &mut WayBack<'a>,
-) -> Result<(Link, Veth), Error> {
+) -> Result<Wired, Error> {
     let attaching = home.share()?;
     let bridge = bridge::ensure(host, settings, home, &attaching, &mut back.network)?;
     log::debug!("bridge {} is up", settings.bridge);
@@ -136,7 +147,10 @@ fn wire<'a>(
         log::debug!("took over what a killed ADD has left");
     }
     log::debug!("made the veth pair {}", identity.host_veth());
-    Ok((bridge, veth))
+    drop(attaching);
+    let ground = rules::prepare(settings)?;
+    log::debug!("looked at the host's rules");
+    Ok(Wired { bridge, veth, ground })
 }
 
 /// Makes the plan; a result that the runtime's spec version cannot hold is refused.

@@ -93,6 +93,33 @@ impl Subject {
     }
 }
 
+/// The host as far as it is ready for the rules of an attachment whose port is there, whatever its addresses.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    rules: Rules,
+    is_guarded: bool,
+}
+
+/// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
+pub(crate) fn prepare(settings: &Settings) -> Result<Option<Ground>, Error> {
+    let wished = policy(settings);
+    if !wished.needs_rules() && !settings.is_gateway() {
+        return Ok(None);
+    }
+    let mut ground = Ground { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
+    if ground.is_guarded
+        && let Err(error) = ground.rules.guard()
+    {
+        // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
+        log::warn!("router advertisements are not guarded against: {error}");
+        ground.is_guarded = false;
+    }
+    if settings.is_gateway() && !wished.accept_forward {
+        tell_foreign_drops(&mut ground.rules, &settings.gateway_link());
+    }
+    Ok(Some(ground))
+}
+
 /// The rules of an attachment as they were brought in.
 #[derive(Debug)]
 pub(crate) struct InstalledRules {
@@ -101,40 +128,31 @@ pub(crate) struct InstalledRules {
     is_guarded: bool,
 }
 
-/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing if it needs none.
+/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing without ground for them.
 pub(crate) fn install<'a>(
+    ground: Option<Ground>,
     host: &mut Netlink,
     bridge: &Link,
     settings: &Settings,
     identity: &'a Identity,
-    plan: &Plan,
-    mac: Mac,
+    mut subject: Subject,
     undo: &mut Undo<'a>,
 ) -> Result<Option<InstalledRules>, Error> {
-    let subject = Subject::new(settings, identity, plan, mac, FoundGateway::find(host, settings)?);
     if subject.by_iptables {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         let restore = || subject.restore_iptables(host, bridge, settings);
         iptables::install(identity.jumps(), &subject.addresses, restore)?;
     }
-    if !subject.policy.needs_rules() && !settings.is_gateway() {
-        return Ok(None);
+    let Some(Ground { rules, is_guarded }) = ground else { return Ok(None) };
+    if !is_guarded {
+        subject.gateway = None;
     }
-    let is_guarded = settings.is_gateway();
-    let mut installed = InstalledRules { rules: Rules::open().map_err(failed)?, subject, is_guarded };
-    if is_guarded && let Err(error) = installed.rules.guard() {
-        // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
-        log::warn!("router advertisements are not guarded against: {error}");
-        installed.is_guarded = false;
-        installed.subject.gateway = None;
-    }
+    let mut installed = InstalledRules { rules, subject, is_guarded };
     installed.bring_in(host, bridge, settings)?;
     let InstalledRules { rules, subject, .. } = &mut installed;
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
         xtables::accept(subject.traffic())?;
-    } else if settings.is_gateway() {
-        tell_foreign_drops(rules, &subject.gateway_link);
     }
     Ok(Some(installed))
 }

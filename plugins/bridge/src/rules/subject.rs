@@ -71,7 +71,8 @@ impl Subject {
         &self.identity
     }
 
-    pub(super) fn new(
+    /// The rules that the settings mean for an attachment that is being made, or that a result tells of.
+    pub(crate) fn new(
         settings: &Settings,
         identity: &Identity,
         plan: &Plan,
