@@ -6,7 +6,7 @@
 //! `subnet`, `ranges`) decides the number in `last_reserved_ip.N`.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cni_types::{CniArgs, Error, ErrorCode, NetConf, NetworkCall, OwnKeys, Route, SpecVersion, ip};
 use ipnetwork::IpNetwork;
@@ -149,7 +149,7 @@ impl Settings {
             .chain(listed("ipam.ranges", ipam.ranges))
             .collect();
         Ok(Self {
-            place: Place::new(data_dir(&ipam.data_dir), conf.name()),
+            place: Place::new(&data_dir(&ipam.data_dir), conf.name()),
             sets: checked_sets(&specs, &excluded, conf.version())?,
             order: ipam.allocation,
             requestable_from: ipam.requestable_from,
@@ -213,11 +213,22 @@ pub(crate) fn place_of(call: &NetworkCall) -> Place {
         log::warn!("network {}: {error}; taking the default data directory", conf.name());
         Document::default()
     });
-    Place::new(data_dir(&ipam.data_dir), conf.name())
+    Place::new(&data_dir(&ipam.data_dir), conf.name())
 }
 
-fn data_dir(text: &str) -> &Path {
-    Path::new(if text.is_empty() { DEFAULT_DATA_DIR } else { text })
+/// The data directory as the reference has it, which joins paths by `filepath.Join`: `..` takes the name before it away,
+/// also one that is a symbolic link and leads elsewhere.
+fn data_dir(text: &str) -> PathBuf {
+    let written = Path::new(if text.is_empty() { DEFAULT_DATA_DIR } else { text });
+    let mut clean = PathBuf::new();
+    for part in written.components() {
+        match (part, clean.components().next_back()) {
+            (Component::CurDir, _) | (Component::ParentDir, Some(Component::RootDir)) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => drop(clean.pop()),
+            _ => clean.push(part),
+        }
+    }
+    clean
 }
 
 /// A range set as written, and where.

@@ -13,6 +13,44 @@ fn both() -> [std::path::PathBuf; 2] {
 }
 
 #[test]
+fn a_data_directory_is_the_same_for_both_however_it_is_written() {
+    let [ours, theirs] = both();
+    let mut network = Network::new("10.8.0.0/24");
+    let data_dir = network.data_dir();
+    std::fs::create_dir_all(data_dir.join("far/away")).unwrap();
+    std::os::unix::fs::symlink(data_dir.join("far/away"), data_dir.join("link")).unwrap();
+    let absolute = |path: &str| data_dir.join(path).display().to_string();
+    let written = [
+        absolute("link/../one"),
+        absolute("link/two/../../three"),
+        format!("/..{}/", absolute("four")),
+        "missing/../five/".to_owned(),
+        "./six//.".to_owned(),
+        "../../seven".to_owned(),
+    ];
+    for (number, written) in written.iter().enumerate() {
+        let directory = data_dir.join("a/b/c").join(number.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        network.conf["ipam"]["dataDir"] = json!(written);
+        let call = |program: &Path, verb, id| {
+            let mut command = network.command(program, verb, id);
+            command.current_dir(&directory).output().unwrap()
+        };
+        for (program, id) in [(&ours, "c1"), (&theirs, "c2"), (&ours, "c3")] {
+            let output = call(program, "ADD", id);
+            let address = format!("10.8.0.{}", &id[1..].parse::<u8>().unwrap() + 1);
+            let answer = String::from_utf8_lossy(&output.stdout);
+            assert!(answer.contains(&address), "{written} {id}: {answer}");
+        }
+        for (program, id) in [(&theirs, "c1"), (&ours, "c2"), (&theirs, "c3")] {
+            assert!(call(program, "DEL", id).status.success(), "{written} {id}");
+        }
+        let output = call(&ours, "ADD", "c1");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("10.8.0.5/"), "{written}");
+    }
+}
+
+#[test]
 fn each_refuses_checks_and_releases_what_the_other_leased() {
     let [ours, theirs] = both();
     for (one, other) in [(&ours, &theirs), (&theirs, &ours)] {
