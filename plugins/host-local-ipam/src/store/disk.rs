@@ -79,7 +79,8 @@ impl DiskStore {
         let lock = match Lock::acquire(&directory, &path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 make_directory(&directory).map_err(|source| StoreError::new("create", &directory, source))?;
-                Lock::acquire(&directory, &path)
+                // On a full disk there is room for the directory and not for the lock, without which no DEL gets by it.
+                Lock::acquire(&directory, &path).inspect_err(|_| drop(std::fs::remove_dir(&directory)))
             }
             other => other,
         };

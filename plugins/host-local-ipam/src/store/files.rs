@@ -114,7 +114,8 @@ pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Whether there is no such file, since one of its parents is none either or no directory.
+/// Whether there is no such file, since one of its parents is none either or no directory, or since its name is too long
+/// for one.
 pub(super) fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }

@@ -129,6 +129,18 @@ fn a_data_directory_that_is_none_is_an_io_error_for_add_and_no_error_for_del() {
 }
 
 #[test]
+fn a_network_whose_name_no_directory_can_have_is_an_io_error_for_add_and_no_error_for_del() {
+    let mut network = Network::new("10.8.0.0/24");
+    network.conf["name"] = json!("n".repeat(256));
+    let (code, msg) = network.ask("ADD", "c1").error();
+    assert!(code == 5 && msg.contains("Filename too long"), "{code} {msg}");
+    network.ask("DEL", "c1").ok();
+    network.ask("GC", "").ok();
+    let (code, msg) = network.ask("STATUS", "").error();
+    assert!(code == 50 && msg.contains("Filename too long"), "{code} {msg}");
+}
+
+#[test]
 fn check_refuses_the_arguments_that_add_refuses() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "c1").ok();

@@ -53,6 +53,40 @@ fn a_disk_without_room_for_another_file_is_a_clear_error_and_takes_nothing() {
 }
 
 #[test]
+fn a_disk_without_room_for_the_lock_keeps_no_del_from_its_end() {
+    let network = Network::new("10.8.0.0/24");
+    // Room for the root and one directory.
+    let script = r#"
+        conf=$(cat)
+        mount -t tmpfs -o nr_inodes=2 none "$1"
+        echo "$conf" | "$2" && echo unexpected success
+        echo "$conf" | CNI_COMMAND=DEL "$2" && echo " nothing to release"
+    "#;
+    let printed = text(&run(&network, script));
+    assert!(printed.contains("\"code\": 5,") && printed.contains("No space left on device"), "{printed}");
+    assert!(printed.ends_with("} nothing to release\n"), "{printed}");
+}
+
+#[test]
+fn a_disk_that_tells_no_size_is_not_full() {
+    let network = Network::new("10.8.0.0/24");
+    let script = r#"
+        conf=$(cat)
+        for kind in 'ramfs' 'tmpfs -o size=0,nr_inodes=0'; do
+            mount -t $kind none "$1"
+            for verb in ADD STATUS DEL; do
+                echo "$conf" | CNI_COMMAND=$verb "$2" >"$1/answer" && echo "$kind $verb" || cat "$1/answer"
+            done
+        done
+    "#;
+    let printed = text(&run(&network, script));
+    let lines: Vec<&str> = printed.lines().collect();
+    let expected = ["ramfs", "tmpfs -o size=0,nr_inodes=0"]
+        .map(|kind| ["ADD", "STATUS", "DEL"].map(|verb| format!("{kind} {verb}")));
+    assert_eq!(lines, expected.concat(), "{printed}");
+}
+
+#[test]
 fn a_limit_of_the_size_of_files_fails_what_it_leaves_no_room_for() {
     let network = Network::new("10.8.0.0/24");
     // Half a KiB a block: none for a lease, and then one, which is too little for the index only.
