@@ -91,19 +91,14 @@ impl Delegate {
     /// what does not need its answer can be done meanwhile.
     ///
     /// # Errors
-    /// Code 5 when it cannot be executed, 11 when it is being written, as during an upgrade in place.
+    /// Code 5 when it cannot be executed, 11 when it is being written, as during an upgrade in place, or when there may be
+    /// no other process at the moment.
     pub fn start(&self, command: Command, call: &NetworkCall) -> Result<Running, Error> {
-        let program = self.program.display();
         let variables = call.env().iter().filter(|(name, _)| *name != "CNI_COMMAND");
         let own = (OsStr::new("CNI_COMMAND"), OsStr::new(command.as_str()));
         let process = Process::start(&self.program, variables.chain([own]), call.conf().bytes());
-        let process = process.map_err(|errno| match errno {
-            Errno::ETXTBSY => {
-                Error::new(ErrorCode::TRY_AGAIN_LATER, format!("execute {program}: {}", errno.desc()))
-            }
-            _ => Error::io(format_args!("execute {program}"), &errno.into()),
-        })?;
-        log::debug!("started {program} {}", command.as_str());
+        let process = process.map_err(|errno| not_started(&self.program, errno))?;
+        log::debug!("started {} {}", self.program.display(), command.as_str());
         Ok(Running { program: self.program.clone(), command, version: call.conf().version(), process })
     }
 }
@@ -164,6 +159,16 @@ impl Running {
             let _ = std::io::stderr().write_all(&output.stderr);
         }
         if output.status.success() { Ok(output.stdout) } else { Err(failure(&output)) }
+    }
+}
+
+fn not_started(program: &Path, errno: Errno) -> Error {
+    let program = program.display();
+    match errno {
+        Errno::ETXTBSY | Errno::EAGAIN => {
+            Error::new(ErrorCode::TRY_AGAIN_LATER, format!("execute {program}: {}", errno.desc()))
+        }
+        _ => Error::io(format_args!("execute {program}"), &errno.into()),
     }
 }
 

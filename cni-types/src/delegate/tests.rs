@@ -57,6 +57,16 @@ fn a_plugin_that_is_not_there_is_named_with_the_path_searched() {
 }
 
 #[test]
+fn what_keeps_a_plugin_from_its_start_for_a_while_can_work_later() {
+    for (errno, code) in [(Errno::EAGAIN, ErrorCode::TRY_AGAIN_LATER), (Errno::EMFILE, ErrorCode::IO_FAILURE)]
+    {
+        let error = not_started(Path::new("/bin/fake"), errno);
+        assert_eq!(error.code(), code);
+        assert!(error.msg().starts_with("execute /bin/fake: "), "{error:?}");
+    }
+}
+
+#[test]
 fn the_delegate_gets_our_stdin_and_our_environment_with_its_own_command() {
     let script = r#"read conf
         [ "$conf" = '{"cniVersion":"1.0.0","name":"n"}' ] || exit 9
