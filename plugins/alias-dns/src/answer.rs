@@ -334,7 +334,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
 
     fn reverse(&self, name: &Split<'_>, reverse: &Reverse) -> (Answer<'z>, Reason<'z>) {
         let pointed = reverse.address().and_then(|ip| (self.seats)().find_map(|seat| self.pointed(seat, ip)));
-        let subnet = self.zones.subnets().find(|subnet| reverse.is_inside(*subnet));
+        let subnet = self.zones.subnet_around(reverse.ip, reverse.bits);
         let apex = match subnet {
             Some(subnet) => Apex(name.offset(name.labels() - reverse.zone_labels(subnet))),
             // A container outside of its gateway's subnet, on a point-to-point link: a zone of its own.

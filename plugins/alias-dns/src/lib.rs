@@ -24,6 +24,7 @@ mod regular_file;
 pub mod serve;
 pub mod state_dir;
 mod status;
+mod tally;
 mod this_host;
 pub mod zone;
 

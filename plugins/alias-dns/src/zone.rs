@@ -7,6 +7,7 @@
 mod ancestors;
 mod index;
 mod key;
+mod subnets;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,8 +23,10 @@ pub(crate) use self::index::RecordIx;
 use self::index::{Index, Key as _, SlotIx};
 pub(crate) use self::key::Folded;
 use self::key::{Address, ContainerId, Domain, Name, NameRef};
+use self::subnets::Subnets;
 use crate::domain_name::DomainName;
 use crate::records::{Record, RecordKey};
+use crate::tally::Tally;
 
 /// Number of a network.
 pub(crate) type NetworkIx = u32;
@@ -90,8 +93,9 @@ struct Surroundings {
     /// The networks of a bridge, by name.
     bridges: HashMap<Box<str>, Vec<NetworkIx>>,
     domains: Index<Domain>,
-    /// Where the server has to listen, and how many terms say so.
-    listeners: HashMap<Listener, usize>,
+    subnets: Subnets,
+    /// Where the server has to listen.
+    listeners: Tally<Listener>,
 }
 
 /// An address that the server listens on, and the device that queries to it come in by.
@@ -225,14 +229,14 @@ impl Zones {
 
     /// Where the server has to listen, each once, in order.
     pub fn listeners(&self) -> Vec<Listener> {
-        let mut listeners: Vec<Listener> = self.surroundings.listeners.keys().cloned().collect();
+        let mut listeners: Vec<Listener> = self.surroundings.listeners.iter().cloned().collect();
         listeners.sort_unstable();
         listeners
     }
 
     /// Whether the server has to listen on `listener`.
     pub(crate) fn needs(&self, listener: &Listener) -> bool {
-        self.surroundings.listeners.contains_key(listener)
+        self.surroundings.listeners.of(listener) > 0
     }
 
     fn find(&self, key: &RecordKey) -> Option<RecordIx> {
@@ -395,12 +399,9 @@ impl Zones {
         self.surroundings.domains.find(Folded(labels)).is_some()
     }
 
-    /// The subnets of every network here.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = IpNetwork> {
-        self.networks
-            .iter()
-            .flat_map(|(_, network)| &network.terms)
-            .flat_map(|terms| terms.gateways.iter().copied())
+    /// The innermost subnet of any network here that every address with the first `bits` bits of `ip` is in.
+    pub(crate) fn subnet_around(&self, ip: IpAddr, bits: u8) -> Option<IpNetwork> {
+        self.surroundings.subnets.around(ip, bits)
     }
 }
 
@@ -492,9 +493,8 @@ impl Surroundings {
                 self.domains.add(key, network, |a, b| a.cmp(&b));
             }
         }
-        for listener in terms.listeners() {
-            *self.listeners.entry(listener).or_default() += 1;
-        }
+        terms.gateways.iter().for_each(|gateway| self.subnets.add(*gateway));
+        terms.listeners().for_each(|listener| self.listeners.add(listener));
     }
 
     /// Takes out what only `terms` have said, which `network` has no more; `left` are those that it has still.
@@ -515,13 +515,7 @@ impl Surroundings {
                 self.domains.remove(slot, network);
             }
         }
-        for listener in terms.listeners() {
-            if let Some(count) = self.listeners.get_mut(&listener) {
-                *count -= 1;
-                if *count == 0 {
-                    self.listeners.remove(&listener);
-                }
-            }
-        }
+        terms.gateways.iter().for_each(|gateway| self.subnets.remove(*gateway));
+        terms.listeners().for_each(|listener| self.listeners.remove(&listener));
     }
 }

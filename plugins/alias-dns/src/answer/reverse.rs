@@ -10,9 +10,9 @@ use super::split::Split;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reverse {
     /// The address as far as it is written; the rest is zero.
-    ip: IpAddr,
+    pub(super) ip: IpAddr,
     /// How many bits of it are written.
-    bits: usize,
+    pub(super) bits: u8,
     pub(super) shape: Shape,
 }
 
@@ -27,8 +27,8 @@ pub(super) enum Shape {
 }
 
 const ARPA_LABELS: usize = 2;
-const V4_LABEL_BITS: usize = 8;
-const V6_LABEL_BITS: usize = 4;
+const V4_LABEL_BITS: u8 = 8;
+const V6_LABEL_BITS: u8 = 4;
 
 impl Reverse {
     pub(super) fn of(name: &Split<'_>) -> Option<Self> {
@@ -56,24 +56,19 @@ impl Reverse {
         (self.shape == Shape::Address).then_some(self.ip)
     }
 
-    /// Whether all that the name can stand for is in `subnet`.
-    pub(super) fn is_inside(&self, subnet: IpNetwork) -> bool {
-        self.bits >= usize::from(subnet.prefix()) && subnet.contains(self.ip)
-    }
-
     /// How many labels the reverse zone of `subnet` has at this address. A prefix that ends within a label makes
     /// several zones of the next longer one.
     pub(super) fn zone_labels(&self, subnet: IpNetwork) -> usize {
         let label_bits = if self.ip.is_ipv4() { V4_LABEL_BITS } else { V6_LABEL_BITS };
-        ARPA_LABELS + usize::from(subnet.prefix()).div_ceil(label_bits)
+        ARPA_LABELS + usize::from(subnet.prefix().div_ceil(label_bits))
     }
 }
 
 impl Shape {
-    fn of(labels: usize, read: usize, whole: usize) -> Self {
-        match read {
-            _ if read < labels => Self::Below,
-            _ if read == whole => Self::Address,
+    fn of(labels: usize, read: u8, whole: usize) -> Self {
+        match usize::from(read) {
+            read if read < labels => Self::Below,
+            read if read == whole => Self::Address,
             _ => Self::Prefix,
         }
     }
@@ -84,7 +79,7 @@ fn read_labels<'q>(
     labels: impl Iterator<Item = &'q [u8]>,
     digits: &mut [u8],
     digit: fn(&[u8]) -> Option<u8>,
-) -> usize {
+) -> u8 {
     let mut read = 0;
     for (label, place) in labels.zip(digits) {
         let Some(value) = digit(label) else { break };

@@ -465,6 +465,26 @@ fn a_prefix_within_a_label_makes_zones_of_the_next_label() {
 }
 
 #[test]
+fn of_subnets_within_each_other_the_innermost_is_the_zone() {
+    let wide =
+        Record { gateways: vec!["172.0.0.1/8".parse().unwrap()], ..record("wide", N1, "172.0.0.2", &[]) };
+    let inner = record("testnet", N2, "172.20.0.3", &["n2"]);
+    for records in [vec![wide.clone(), inner.clone()], vec![inner, wide]] {
+        let cases = [
+            ("PTR 9.0.20.172.in-addr.arpa", "NXDOMAIN 20.172.in-addr.arpa."),
+            ("PTR 20.172.in-addr.arpa", "NODATA 20.172.in-addr.arpa."),
+            ("PTR 9.0.21.172.in-addr.arpa", "NXDOMAIN 172.in-addr.arpa."),
+            ("PTR 172.in-addr.arpa", "NODATA 172.in-addr.arpa."),
+        ];
+        check(records.clone(), FROM_N2, &cases);
+        let mut zones = Zones::load(records);
+        zones.remove(&record("wide", N1, "172.0.0.2", &[]).key);
+        assert_eq!(asked(&zones, FROM_N2, "PTR 9.0.21.172.in-addr.arpa"), "FORWARD []");
+        assert_eq!(asked(&zones, FROM_N2, cases[0].0), cases[0].1);
+    }
+}
+
+#[test]
 fn an_address_outside_of_its_gateways_subnet_is_reversed_as_well() {
     let routed = Record {
         gateways: vec!["10.1.1.1/32".parse().unwrap()],

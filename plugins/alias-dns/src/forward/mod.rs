@@ -28,6 +28,7 @@ pub(crate) use self::resolv_conf::ResolvConf;
 use crate::poller::{Kind, Poller, Token};
 use crate::serve::edns::Edns;
 use crate::serve::query::{HEADER_LEN, Query};
+use crate::tally::Tally;
 
 /// How long a server may take before the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +43,7 @@ const MAX_ATTEMPTS: usize = 8;
 const MAX_FLIGHTS: usize = 1024;
 
 /// Of these, questions that clients at one address brought up: one container cannot use up all.
-const MAX_FLIGHTS_OF_SOURCE: u32 = 256;
+const MAX_FLIGHTS_OF_SOURCE: usize = 256;
 
 /// Clients that wait for one question at once.
 const MAX_WAITING: usize = 256;
@@ -111,7 +112,7 @@ pub(crate) struct Forwarder {
     cache: Cache,
     flights: Slab<Flight>,
     by_question: HashMap<Box<[u8]>, usize>,
-    of_source: HashMap<IpAddr, u32>,
+    of_source: Tally<IpAddr>,
     /// When to lose patience, in order; what no longer counts is told by its generation.
     deadlines: VecDeque<(Instant, Token)>,
     generation: u16,
@@ -187,7 +188,7 @@ impl Forwarder {
             cache: Cache::default(),
             flights: Slab::new(),
             by_question: HashMap::new(),
-            of_source: HashMap::new(),
+            of_source: Tally::default(),
             deadlines: VecDeque::new(),
             generation: 0,
             servers: HashMap::new(),
@@ -250,7 +251,7 @@ impl Forwarder {
             flight.waiting.push(waiting);
             return Asked::Waiting;
         }
-        let of_source = self.of_source.get(&recipient.source()).copied().unwrap_or(0);
+        let of_source = self.of_source.of(&recipient.source());
         if self.flights.len() >= MAX_FLIGHTS || of_source >= MAX_FLIGHTS_OF_SOURCE {
             return Asked::Failed;
         }
@@ -271,7 +272,7 @@ impl Forwarder {
             failure: None,
         });
         self.by_question.insert(key, slot);
-        *self.of_source.entry(recipient.source()).or_default() += 1;
+        self.of_source.add(recipient.source());
         while !self.attempt(poller, slot, now) {
             self.blame(slot, now);
             let flight = &mut self.flights[slot];
@@ -495,12 +496,7 @@ impl Forwarder {
     fn land(&mut self, slot: usize) -> Flight {
         let flight = self.flights.remove(slot);
         self.by_question.remove(&flight.key);
-        if let Some(count) = self.of_source.get_mut(&flight.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_source.remove(&flight.source);
-            }
-        }
+        self.of_source.remove(&flight.source);
         flight
     }
 }

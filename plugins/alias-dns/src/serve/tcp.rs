@@ -5,7 +5,7 @@
 //! cut off, a client that reads nothing is not read from, and each address has a limited number of connections.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use nix::sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername
 use slab::Slab;
 
 use crate::poller::{Interest, Kind, Poller, Token};
+use crate::tally::Tally;
 use crate::zone::Listener;
 
 /// How long a client may be silent, or not take what it asked for (RFC 7766, section 6.2.3: "a few seconds").
@@ -24,7 +25,7 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Connections of one address, and of all addresses together that nobody knows: whoever is on a bridge can take any
 /// number of those.
-const MAX_OF_SOURCE: u32 = 32;
+const MAX_OF_SOURCE: usize = 32;
 
 /// Connections altogether.
 const MAX_CONNECTIONS: usize = 1024;
@@ -51,7 +52,7 @@ const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     open: Slab<Connection>,
-    of_source: HashMap<IpAddr, u32>,
+    of_source: Tally<IpAddr>,
     deadlines: BinaryHeap<Reverse<(Instant, u32, u16)>>,
     resumed: Vec<Token>,
     generation: u16,
@@ -122,11 +123,7 @@ impl Connections {
             };
             let Some(peer) = peer_of(&socket) else { continue };
             let source = if knows(peer.ip()) { peer.ip() } else { STRANGER };
-            let of_source = self.of_source.entry(source).or_default();
-            if *of_source >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS {
-                if *of_source == 0 {
-                    self.of_source.remove(&source);
-                }
+            if self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS {
                 continue;
             }
             let _ = setsockopt(&socket, TcpNoDelay, &true);
@@ -135,7 +132,7 @@ impl Connections {
             let token =
                 Token { kind: Kind::Connection, slot: entry.key() as u32, generation: self.generation };
             poller.add(&socket, token, Interest::Read)?;
-            *of_source += 1;
+            self.of_source.add(source);
             let deadline = now + IDLE;
             self.deadlines.push(Reverse((deadline, token.slot, token.generation)));
             entry.insert(Connection {
@@ -220,12 +217,7 @@ impl Connections {
 
     fn close(&mut self, token: Token) {
         let connection = self.open.remove(token.slot as usize);
-        if let Some(count) = self.of_source.get_mut(&connection.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_source.remove(&connection.source);
-            }
-        }
+        self.of_source.remove(&connection.source);
     }
 }
 
