@@ -1,7 +1,8 @@
 //! [`Tally`]: how often each of some things is there. What is there no more takes no room.
 
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use hashbrown::HashMap;
 
 #[derive(Debug)]
 pub(crate) struct Tally<T>(HashMap<T, usize>);

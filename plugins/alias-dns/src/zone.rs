@@ -9,12 +9,12 @@ mod index;
 mod key;
 mod subnets;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use cni_types::Attachment;
 use domain::base::RelativeName;
+use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
 use slab::Slab;
 

@@ -3,7 +3,9 @@
 //! Counted for each name and type by themselves: with one count for all, whoever asks for A and AAAA each time, as stub
 //! resolvers do, would always be told the same of two addresses first.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
+
+use hashbrown::DefaultHashBuilder;
 
 use crate::answer::Question;
 use crate::zone::Folded;
@@ -14,12 +16,12 @@ const COUNTS: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Turns {
     counts: Box<[u32]>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { counts: vec![0; COUNTS].into(), hasher: RandomState::new() }
+        Self { counts: vec![0; COUNTS].into(), hasher: DefaultHashBuilder::default() }
     }
 }
 

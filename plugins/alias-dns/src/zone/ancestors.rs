@@ -1,8 +1,6 @@
 //! [`Ancestors`]: the names that stand above those of records, such as `default` above `web.default`. Whether such a
 //! name has records of its own is none of its business.
 
-use std::hash::RandomState;
-
 use hashbrown::HashMap;
 
 use super::index::Key as _;
@@ -10,7 +8,7 @@ use super::key::{Folded, Name, NameRef};
 
 /// Each ancestor with the number of names below it that records have.
 #[derive(Debug, Default)]
-pub(super) struct Ancestors(HashMap<Name, u32, RandomState>);
+pub(super) struct Ancestors(HashMap<Name, u32>);
 
 impl Ancestors {
     pub(super) fn contains(&self, name: NameRef<'_>) -> bool {

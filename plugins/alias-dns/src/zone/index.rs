@@ -4,9 +4,9 @@
 //! bytes instead of a copy.
 
 use std::cmp::Ordering;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, Hash};
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
 /// Number of a record.
@@ -28,7 +28,7 @@ pub(super) trait Key {
 pub(super) struct Index<K> {
     slots: Slab<Slot<K>>,
     table: HashTable<SlotIx>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Holders {
 
 impl<K: Key> Default for Index<K> {
     fn default() -> Self {
-        Self { slots: Slab::new(), table: HashTable::new(), hasher: RandomState::new() }
+        Self { slots: Slab::new(), table: HashTable::new(), hasher: DefaultHashBuilder::default() }
     }
 }
 
