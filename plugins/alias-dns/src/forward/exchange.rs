@@ -5,6 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use domain::base::iana::OptRcode;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, connect, recv, send, socket,
@@ -51,7 +52,7 @@ pub(super) enum Progress {
 impl Exchange {
     /// An exchange about `question` (name, type, class), not begun yet.
     pub(super) fn new(question: &[u8], dnssec_ok: bool, checking_disabled: bool) -> Self {
-        let opt = opt_octets(Edns { payload: PAYLOAD, version: 0, dnssec_ok });
+        let opt = opt_octets(Edns { payload: PAYLOAD, version: 0, dnssec_ok }, OptRcode::NOERROR);
         let mut framed =
             vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 1];
         framed.extend_from_slice(question);

@@ -1,6 +1,8 @@
 //! An upstream server's message: whether it answers our question, how long it may be kept, and the octets that a client
 //! gets of it. The records pass through as they are; no input makes it panic.
 
+use domain::base::iana::OptRcode;
+
 use crate::serve::edns::{Edns, OPT_LEN, opt_octets};
 use crate::serve::query::HEADER_LEN;
 
@@ -168,7 +170,7 @@ impl Reply {
         out[3] = out[3] & (0x0f | ad) | 0x80 | client.flags[1] & 0x10;
         out[HEADER_LEN..question_end].copy_from_slice(client.question);
         if let Some(edns) = client.edns {
-            out.extend_from_slice(&opt_octets(edns));
+            out.extend_from_slice(&opt_octets(edns, OptRcode::NOERROR));
             let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
             out[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
         }
@@ -334,7 +336,7 @@ mod tests {
         let edns = Edns { payload: 1232, version: 0, dnssec_ok: false };
         reply.compose(&mut out, &client(1232, Some(edns)), 100);
         assert_eq!(out[11], 1);
-        assert_eq!(out[out.len() - OPT_LEN..], opt_octets(edns));
+        assert_eq!(out[out.len() - OPT_LEN..], opt_octets(edns, OptRcode::NOERROR));
         assert_eq!(out[out.len() - OPT_LEN - 14..][..4], record(1, 0, &[])[2..6]);
     }
 

@@ -2,8 +2,6 @@
 //! client's is sent back: no cookie, no option, no flag but DO.
 
 use domain::base::iana::OptRcode;
-use domain::base::message_builder::AdditionalBuilder;
-use domain::base::wire::Composer;
 
 /// The largest UDP payload that we send or take: it crosses every path in one piece.
 pub(crate) const PAYLOAD: u16 = 1232;
@@ -30,26 +28,12 @@ pub(crate) fn udp_limit(edns: Option<Edns>) -> usize {
     edns.map_or(PLAIN_PAYLOAD, |edns| edns.payload.clamp(PLAIN_PAYLOAD, PAYLOAD)).into()
 }
 
-/// Appends our OPT record, with `rcode`, whose upper bits have room nowhere else.
-pub(crate) fn push_opt<T: Composer>(
-    builder: &mut AdditionalBuilder<T>,
-    edns: Edns,
-    rcode: OptRcode,
-) -> Result<(), domain::base::message_builder::PushError> {
-    builder.opt(|opt| {
-        opt.set_udp_payload_size(PAYLOAD);
-        opt.set_dnssec_ok(edns.dnssec_ok);
-        opt.set_rcode(rcode);
-        Ok(())
-    })
-}
-
-/// Our OPT record as octets, for a message that is passed on.
-pub(crate) fn opt_octets(edns: Edns) -> [u8; OPT_LEN] {
+/// Our OPT record, with those bits of `rcode` that have room nowhere else.
+pub(crate) fn opt_octets(edns: Edns, rcode: OptRcode) -> [u8; OPT_LEN] {
     let [payload_high, payload_low] = PAYLOAD.to_be_bytes();
     let flags = if edns.dnssec_ok { 0x80 } else { 0 };
     // Root name, type 41, payload size, extended RCODE, version, flags, no options.
-    [0, 0, 41, payload_high, payload_low, 0, 0, flags, 0, 0, 0]
+    [0, 0, 41, payload_high, payload_low, rcode.ext(), 0, flags, 0, 0, 0]
 }
 
 #[cfg(test)]
@@ -64,12 +48,14 @@ mod tests {
     }
 
     #[test]
-    fn our_opt_record_is_the_same_octets_built_or_copied() {
-        for dnssec_ok in [false, true] {
-            let edns = Edns { payload: 4096, version: 0, dnssec_ok };
-            let mut builder = domain::base::MessageBuilder::new_vec().additional();
-            push_opt(&mut builder, edns, OptRcode::NOERROR).unwrap();
-            assert_eq!(builder.finish()[12..], opt_octets(edns));
+    fn our_opt_record_says_what_it_should() {
+        for (dnssec_ok, rcode) in [(false, OptRcode::NOERROR), (true, OptRcode::BADVERS)] {
+            let mut message = vec![0, 7, 0x80, rcode.rcode().to_int(), 0, 0, 0, 0, 0, 0, 0, 1];
+            message.extend(opt_octets(Edns { payload: 4096, version: 0, dnssec_ok }, rcode));
+            let message = domain::base::Message::from_octets(message).unwrap();
+            let opt = message.opt().unwrap();
+            assert_eq!((opt.udp_payload_size(), opt.version(), opt.dnssec_ok()), (PAYLOAD, 0, dnssec_ok));
+            assert_eq!((opt.rcode(message.header()), opt.opt().len()), (rcode, 0));
         }
     }
 }

@@ -125,6 +125,24 @@ fn every_kind_of_answer_is_written_as_the_rfcs_say() {
 }
 
 #[test]
+fn what_stands_in_the_question_is_not_written_again() {
+    const RECORD: usize = 2 + 10;
+    const SOA: usize = RECORD + "\x06nobody\x07invalid\0".len() + 20;
+    let mut server = server();
+    for (name, rtype, longer) in [
+        ("centos-1", Rtype::A, RECORD + 4),
+        ("centos-1.testnet", Rtype::AAAA, SOA + 2),
+        ("x.TestNet", Rtype::A, SOA + 2),
+        // The root, in one octet each time.
+        ("nosuch", Rtype::A, SOA - 1 + 1),
+        ("testnet", Rtype::NS, RECORD + 2),
+    ] {
+        let query = query(name, rtype, None);
+        assert_eq!(respond(&mut server, datagram(), &query).len(), query.len() + longer, "{name} {rtype}");
+    }
+}
+
+#[test]
 fn an_asker_that_nobody_knows_is_refused_without_authority() {
     let stranger = Recipient::Datagram {
         socket: token(Kind::Datagrams, 0, 0),
