@@ -91,7 +91,7 @@ mod tests {
 
     fn reply(ttl: u32, data: usize) -> Reply {
         let mut octets = vec![0, 1, 0x80, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1];
-        octets.extend([0, 0, 16, 0, 1]);
+        octets.extend([0, 0, 1, 0, 1]);
         octets.extend(ttl.to_be_bytes());
         octets.extend((data as u16).to_be_bytes());
         octets.resize(octets.len() + data, 0);

@@ -8,6 +8,7 @@ use crate::serve::query::HEADER_LEN;
 
 const TYPE_SOA: u16 = 6;
 const TYPE_OPT: u16 = 41;
+const TYPE_ANY: u16 = 255;
 
 const RCODE_NOERROR: u8 = 0;
 const RCODE_FORMERR: u8 = 1;
@@ -66,11 +67,14 @@ impl Reply {
         let mut rcode = rcode;
         let mut walk = Walk { message, at: HEADER_LEN + question.len() };
         let mut ttls = Vec::new();
-        let mut shortest: Option<u32> = None;
+        // Of the answer, which may be no more than the way to a name that is not there.
+        let mut shortest = u32::MAX;
+        let mut is_found = false;
         let mut negative: Option<u32> = None;
         for _ in 0..count(6) {
             let record = walk.record().ok_or(Rejected::Malformed)?;
-            shortest = Some(shortest.map_or(record.ttl, |ttl| ttl.min(record.ttl)));
+            shortest = shortest.min(record.ttl);
+            is_found |= asks_for(question, record.rtype);
             ttls.push(record.ttl_at);
         }
         for _ in 0..count(8) {
@@ -99,9 +103,10 @@ impl Reply {
         let mut octets: Box<[u8]> = message[..end].into();
         octets[3] = octets[3] & 0xf0 | rcode;
         octets[10..HEADER_LEN].copy_from_slice(&u16::to_be_bytes(additional));
-        let lifetime = match (rcode, count(6)) {
-            (RCODE_NOERROR, 1..) => shortest,
-            (RCODE_NOERROR | RCODE_NXDOMAIN, _) => negative,
+        let lifetime = match rcode {
+            RCODE_NOERROR if is_found => Some(shortest),
+            // Without a SOA nobody says how long (RFC 2308, section 5).
+            RCODE_NOERROR | RCODE_NXDOMAIN => negative.map(|negative| negative.min(shortest)),
             _ => None,
         };
         Ok(Self {
@@ -175,6 +180,12 @@ impl Reply {
             out[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
         }
     }
+}
+
+/// Whether `question` asks for records of type `rtype`, which else only stand on the way to those.
+fn asks_for(question: &[u8], rtype: u16) -> bool {
+    let [.., high, low, _, _] = *question else { return false };
+    [rtype, TYPE_ANY].contains(&u16::from_be_bytes([high, low]))
 }
 
 /// What makes one client's response differ from another's.
@@ -368,6 +379,13 @@ mod tests {
         assert_eq!(lifetime(0, &[], &[record(6, 20, &soa(300))]), Some(20));
         assert_eq!(lifetime(3, &[], &[]), None);
         assert_eq!(lifetime(2, &[], &[record(6, 900, &soa(300))]), None);
+        // The way to a name that has no such record, or is not there.
+        let alias = |ttl| record(5, ttl, &[0xc0, 12]);
+        assert_eq!(lifetime(0, &[alias(60), address(30)], &[]), Some(30));
+        assert_eq!(lifetime(0, &[alias(3600)], &[record(6, 900, &soa(60))]), Some(60));
+        assert_eq!(lifetime(0, &[alias(20)], &[record(6, 900, &soa(60))]), Some(20));
+        assert_eq!(lifetime(0, &[alias(3600)], &[]), None);
+        assert_eq!(lifetime(3, &[alias(20)], &[record(6, 900, &soa(60))]), Some(20));
     }
 
     proptest! {

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_server_that_takes_its_time_is_heard_all_the_same", late_answers),
     ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
+    ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
@@ -356,4 +357,22 @@ fn bare_errors() {
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
         asking.join().unwrap().answer == ["A 192.0.2.4"] && query[11] == 0
     });
+}
+
+fn alias_of_nothing() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let name = fresh("alias");
+    // Nobody says how long the name behind the alias has no address (RFC 2308, section 5).
+    for _ in 0..2 {
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        let mut reply = reply_to(&query, 0, None);
+        reply[7] = 1;
+        reply.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 14, 16, 0, 4, 1, b'x', 0xc0, 12]);
+        one.send_to(&reply, client).unwrap();
+        // Too late on a busy machine, which then asks anew for that reason.
+        let _ = asking.join();
+    }
 }
