@@ -13,6 +13,7 @@ use cni_types::logging;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{ForkResult, fork, setsid};
 
 use super::image::{self, LOG_VARIABLE, PASSED_ON, Part};
@@ -125,23 +126,24 @@ pub(crate) fn settle(keep: Option<RawFd>) {
         }
         None => close_range(FIRST, u32::MAX, 0),
     }
-    leave_cgroups();
+    leave_cgroups(Path::new(CGROUPS));
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MAX_FILES);
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
     }
 }
 
-/// Joins the topmost control groups. Where one cannot be written, the server stays where it is, dies with the caller's
-/// group, and is started again by the next ADD.
-fn leave_cgroups() {
-    let top = Path::new(CGROUPS);
+/// Joins the topmost control groups below `top`. Where one cannot be written, the server stays where it is, dies with the
+/// caller's group, and is started again by the next ADD.
+fn leave_cgroups(top: &Path) {
     let join = |group: &Path| {
         // Without a hierarchy there is no such file, and none must be made.
         let members = std::fs::File::options().write(true).open(group.join(MEMBERS));
         members.and_then(|mut members| members.write_all(b"0"))
     };
-    if join(top).is_ok() {
+    // A file of that name in front of hierarchies is somebody's mistake, and the groups of version 2 are no hierarchies.
+    if statfs(top).is_ok_and(|cgroups| cgroups.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+        let _ = join(top);
         return;
     }
     for hierarchy in std::fs::read_dir(top).into_iter().flatten().flatten() {
@@ -156,5 +158,28 @@ fn close_range(first: u32, last: u32, flags: u32) {
     #[allow(unsafe_code, reason = "nix does not know close_range")]
     unsafe {
         nix::libc::syscall(nix::libc::SYS_close_range, first, last, flags);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hierarchy_is_left_whatever_stands_beside_them() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::write(top.path().join(MEMBERS), "123\n").unwrap();
+        for hierarchy in ["memory", "unified"] {
+            std::fs::create_dir(top.path().join(hierarchy)).unwrap();
+            std::fs::write(top.path().join(hierarchy).join(MEMBERS), "").unwrap();
+        }
+        std::fs::create_dir(top.path().join("none")).unwrap();
+        leave_cgroups(top.path());
+        let written = |path: &str| std::fs::read_to_string(top.path().join(path).join(MEMBERS));
+        for hierarchy in ["memory", "unified"] {
+            assert_eq!(written(hierarchy).unwrap(), "0", "{hierarchy}");
+        }
+        assert_eq!(written("").unwrap(), "123\n");
+        assert!(written("none").is_err());
     }
 }
