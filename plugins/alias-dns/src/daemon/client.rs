@@ -124,8 +124,8 @@ impl Client {
                 // The old server goes on, so nothing is lost but the newer one's improvements.
                 log::warn!("replace the DNS server {} by {}: {error}", build.version, own.version);
             }
-        } else if !guarded && let Err(error) = self.guard() {
-            log::warn!("start a guard of the DNS server: {error}");
+        } else if !guarded {
+            self.guard_or_warn();
         }
         Ok(displaced)
     }
@@ -189,6 +189,13 @@ impl Client {
         }
     }
 
+    /// Gives the server a guard. It goes on without, too, and the next call tries again.
+    fn guard_or_warn(&mut self) {
+        if let Err(error) = self.guard() {
+            log::warn!("start a guard of the DNS server: {error}");
+        }
+    }
+
     /// Gives the server a guard, which only somebody with rights can start.
     fn guard(&mut self) -> Result<(), ClientError> {
         let guard = detach::start_guard(&self.state).map_err(ClientError::Lost)?;
@@ -237,12 +244,15 @@ impl Client {
     /// Tells whether there are other listeners to be closed.
     fn removed(&mut self, asked: &Asked) -> Result<bool, ClientError> {
         match self.ask(asked, false)? {
-            Told::Removed { closed, more } => {
+            Told::Removed { closed, more, unguarded } => {
                 for wanted in closed {
                     if let Err(error) = gateway::close(&wanted.listener()) {
                         // The names are gone, and that is what was asked for.
                         log::warn!("take the rules for {} back: {error}", wanted.gateway);
                     }
+                }
+                if unguarded && !more {
+                    self.guard_or_warn();
                 }
                 Ok(more)
             }

@@ -126,6 +126,9 @@ pub(crate) enum Told {
         /// Whether there are others, to be asked for once more.
         #[serde(default)]
         more: bool,
+        /// Whether nobody would clear away what this server leaves; one of an earlier build does not tell.
+        #[serde(default)]
+        unguarded: bool,
     },
     /// Done.
     Done,

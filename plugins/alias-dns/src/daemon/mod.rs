@@ -11,9 +11,9 @@
 //! All three hold the lock, the control socket and every gateway's sockets. When the worker dies, the supervisor starts
 //! another one at once, and what is asked meanwhile waits in the sockets. When the supervisor dies, the worker starts
 //! another one. When both die, the guard starts a worker that reads the records. When the guard dies, the next plugin
-//! that brings a record starts another one. When all die, the lock is free, and whatever verb of a plugin comes next
-//! starts a server if there are records. When no record is left, worker and supervisor end by themselves, and the guard
-//! clears away what they leave.
+//! that brings a record or takes one away starts another one. When all die, the lock is free, and whatever verb of a
+//! plugin comes next starts a server if there are records. When no record is left, worker and supervisor end by
+//! themselves, and the guard clears away what they leave.
 //!
 //! No process id is stored anywhere and no signal is ever sent.
 

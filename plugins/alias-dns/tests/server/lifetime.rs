@@ -34,7 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_killed_worker_or_supervisor_loses_no_query", killed_in_turn),
     ("after_both_are_killed_every_name_is_back_without_help", both_killed),
     ("after_all_are_killed_the_next_verb_brings_every_name_back", all_killed),
-    ("a_killed_guard_is_missed_by_the_next_add", guard_killed),
+    ("a_killed_guard_is_missed_by_the_next_add_or_del", guard_killed),
     ("a_guard_that_is_slow_to_start_guards_all_the_same", slow_guard),
     ("killed_in_any_order_nothing_is_lost_and_nothing_doubled", kill_storm),
     ("many_starts_at_once_make_one_server", start_race),
@@ -129,6 +129,13 @@ fn guard_killed() {
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
     both_killed_once();
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+    // With the last record, too: somebody has to clear away what the server leaves.
+    settled();
+    signal("guard", Signal::SIGKILL);
+    eventually("it is gone", || processes("guard").is_empty());
+    remove("c1");
+    remove("c2");
+    eventually("all is cleared away", || !Path::new(BASE).exists());
 }
 
 /// As on a busy machine: each part that a server starts is executed later than the server waits for its guard.

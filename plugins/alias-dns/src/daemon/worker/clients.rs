@@ -143,7 +143,7 @@ impl Worker {
                 self.note_records();
                 let told = self.closed.len().min(MAX_CLOSED);
                 let closed = self.closed.drain(..told).collect();
-                Told::Removed { closed, more: !self.closed.is_empty() }
+                Told::Removed { closed, more: !self.closed.is_empty(), unguarded: self.guard.is_none() }
             }
             Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
             Asked::Listen { wanted, port, obstructed } => {
