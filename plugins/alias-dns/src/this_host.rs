@@ -1,16 +1,14 @@
 //! [`ThisHost`]: the real [`Host`]. Each answer is the cheapest that the kernel gives, for ADD pays for it.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use caps::{CapSet, Capability};
 use cni_types::{Environment, Error};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::daemon::{self, Client, ClientError};
 use crate::host::{Host, Withdrawn};
 use crate::host_address;
-use crate::records::{Record, RecordKey};
+use crate::records::{Record, RecordKey, since_boot};
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
 
@@ -34,9 +32,7 @@ impl Host for ThisHost {
     }
 
     fn now(&self) -> u64 {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-        // Enough for 584 years.
-        u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX)
+        since_boot()
     }
 
     fn can_listen(&self) -> Result<(), String> {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use cni_types::Attachment;
 
-use super::{Record, RecordKey};
+use super::{Record, RecordKey, since_boot};
 use crate::regular_file;
 use crate::state_dir::{StateDir, create_private};
 
@@ -291,7 +291,11 @@ fn entries(directory: &Path) -> impl Iterator<Item = io::Result<PathBuf>> + use<
 }
 
 fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
-    let record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let mut record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if record.joined > since_boot() {
+        // Where the directory outlives a boot. By the clock of this one it would be newer than what is made today.
+        record.joined = 0;
+    }
     if record.key != *key {
         return Err(format!(
             "it is the record of {}/{}/{}",

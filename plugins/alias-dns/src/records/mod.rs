@@ -7,9 +7,11 @@ pub(crate) mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cni_types::{Attachment, Error, ErrorCode, is_identifier};
 use ipnetwork::IpNetwork;
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::domain_name::DomainName;
@@ -63,6 +65,13 @@ impl RecordKey {
     pub fn attachment(&self) -> &Attachment {
         &self.attachment
     }
+}
+
+/// Nanoseconds since this host booted.
+pub(crate) fn since_boot() -> u64 {
+    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    // Enough for 584 years.
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl TryFrom<WrittenKey> for RecordKey {

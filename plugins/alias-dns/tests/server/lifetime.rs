@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_killed_guard_is_missed_by_the_next_add_or_del", guard_killed),
     ("a_guard_that_is_slow_to_start_guards_all_the_same", slow_guard),
     ("killed_in_any_order_nothing_is_lost_and_nothing_doubled", kill_storm),
+    ("where_the_state_outlives_a_boot_an_address_is_whose_it_is_now", outlived_boot),
     ("many_starts_at_once_make_one_server", start_race),
     ("what_is_acknowledged_holds_for_every_later_query", read_your_writes),
     ("ten_thousand_names_come_back_in_time_and_changes_count_at_once", ten_thousand),
@@ -136,6 +137,15 @@ fn guard_killed() {
     remove("c1");
     remove("c2");
     eventually("all is cleared away", || !Path::new(BASE).exists());
+}
+
+/// A boot that was longer than this one has left a record that says it was made later than anything today.
+fn outlived_boot() {
+    host();
+    let left = Record { joined: u64::MAX, ..record("c9", "172.20.0.2", "left") };
+    Store::new(&state()).write(&left).expect("write the record");
+    put("c1", "172.20.0.2", "centos-1");
+    assert_eq!(inside("c1", centos_1), ["A 172.20.0.2"]);
 }
 
 /// As on a busy machine: each part that a server starts is executed later than the server waits for its guard.

@@ -45,6 +45,19 @@ fn a_record_is_read_back_and_its_file_tells_whose_it_is() {
 }
 
 #[test]
+fn a_record_that_outlived_a_boot_is_not_newer_than_those_of_this_one() {
+    let (_directory, store) = store();
+    let [of_earlier_boot, of_this_one] = ["old", "new"].map(|id| key("testnet", id, "eth0"));
+    store.write(&Record { joined: u64::MAX, ..record(of_earlier_boot.clone()) }).unwrap();
+    let joined = since_boot();
+    store.write(&Record { joined, ..record(of_this_one.clone()) }).unwrap();
+    let joined_at = |key| store.read(key).unwrap().unwrap().joined;
+    assert_eq!(joined_at(&of_this_one), joined);
+    assert_eq!(joined_at(&of_earlier_boot), 0);
+    assert!(store.load().records.iter().all(|record| record.joined <= joined));
+}
+
+#[test]
 fn a_file_with_a_hash_is_the_record_that_it_says_or_none() {
     let (_directory, store) = store();
     let [one, other] = ["a", "b"].map(|letter| key("n", &letter.repeat(300), "eth0"));
