@@ -5,12 +5,14 @@ use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::container::{Company, ContainerEnd};
+use crate::gateway::Gateway;
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
 use crate::rules::{FoundGateway, Ground, Subject};
 use crate::signals::Held;
+use crate::sysctl::Ipv6Switches;
 use crate::undo::{Undo, WayBack};
 use crate::veth::Veth;
 use crate::{bridge, container, gateway, iptables, maker, reverse_path, rules, veth};
@@ -35,14 +37,14 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let veth = wired.as_ref().ok().map(|Wired { veth, .. }| veth);
     let leases = lease.given(&identity, veth, &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
-    let Wired { bridge, veth, ground } = wired?;
+    let Wired { bridge, veth, switches, gateway, ground } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
     veth::narrow(&mut host, &mut container, &veth)?;
 
-    let vlan_gateway = gateway::ensure_link(&mut host, &bridge, &settings, &home, &mut back.network)?;
-    let gateway = vlan_gateway.as_ref().unwrap_or(&bridge);
-    gateway::ensure_addresses(&mut host, &bridge, gateway, &settings, &plan, &home, &mut back.network)?;
-    log::debug!("{} has {} gateway addresses", gateway.name, plan.gateways.len());
+    if let Some(gateway) = &gateway {
+        gateway.ensure_addresses(&mut host, &settings, &plan, &home, &mut back.network)?;
+        log::debug!("{} has {} gateway addresses", gateway.link.name, plan.gateways.len());
+    }
     signals.heed()?;
 
     let gateway_port = FoundGateway::find(&mut host, &settings)?;
@@ -55,7 +57,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         None
     } else {
         let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
-        let company = container::configure(&mut container, end, &settings, &plan)?;
+        let company = container::configure(&mut container, end, &settings, &plan, switches)?;
         log::debug!("gave {ifname} its addresses and routes");
         if let Some(rules) = rules {
             rules.confirm(&mut host, &bridge, &settings)?;
@@ -65,12 +67,15 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         Some(company)
     };
     signals.heed()?;
-    gateway::enable_forwarding(&mut host, &plan, gateway)?;
-    log::debug!("the host forwards");
+    if let Some(gateway) = &gateway {
+        gateway.enable_forwarding(&plan)?;
+        log::debug!("the host forwards");
+    }
     if company == Some(Company::Others) && !plan.addresses.is_empty() {
         reverse_path::loosen(&mut host, &mut container, &netns, &home);
     }
     let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
+    let gateway = gateway.as_ref().map_or(&bridge, |gateway| &gateway.link);
     finish(&mut host, &mut container, gateway.index, &veth, &plan)?;
     log::debug!("announced the addresses");
     back.disarm();
@@ -84,9 +89,9 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
             ..on_host(ifname, veth.container_mac.to_string())
         },
     ];
-    if let Some(link) = &vlan_gateway {
-        let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-        interfaces.push(on_host(&link.name, mac));
+    if gateway.index != bridge.index {
+        let mac = gateway.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        interfaces.push(on_host(&gateway.name, mac));
     }
     Ok(plan.to_result(interfaces))
 }
@@ -121,6 +126,8 @@ fn finish(
 struct Wired {
     bridge: Link,
     veth: Veth,
+    switches: Option<Ipv6Switches>,
+    gateway: Option<Gateway>,
     ground: Option<Ground>,
 }
 
@@ -148,9 +155,11 @@ fn wire<'a>(
     }
     log::debug!("made the veth pair {}", identity.host_veth());
     drop(attaching);
+    let switches = container::believe_no_router(netns, home, identity.attachment().ifname(), settings)?;
+    let gateway = gateway::ensure(host, &bridge, settings, home, &mut back.network)?;
     let ground = rules::prepare(settings)?;
-    log::debug!("looked at the host's rules");
-    Ok(Wired { bridge, veth, ground })
+    log::debug!("looked at the gateway and the host's rules");
+    Ok(Wired { bridge, veth, switches, gateway, ground })
 }
 
 /// Makes the plan; a result that the runtime's spec version cannot hold is refused.

@@ -12,7 +12,7 @@ use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Plan, PlannedRoute};
-use crate::sysctl::{self, Ipv6Switch};
+use crate::sysctl::{self, Ipv6Switch, Ipv6Switches};
 
 /// Longest wait for duplicate address detection; it takes one to two seconds.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -92,17 +92,40 @@ fn await_dad(container: &mut Netlink, end: ContainerEnd<'_>) -> Result<(), Error
     }
 }
 
+/// Has the interface of a network with a gateway believe no router, before its addresses are known: one that advertises
+/// itself is another container. Hands back its switches, if they were touched.
+pub(crate) fn believe_no_router(
+    netns: &Netns,
+    home: &Netns,
+    ifname: &str,
+    settings: &Settings,
+) -> Result<Option<Ipv6Switches>, Error> {
+    if !settings.is_gateway() || settings.leave_container_down {
+        return Ok(None);
+    }
+    netns.visit(home, || {
+        let set = || {
+            let switches = Ipv6Switches::open(ifname)?;
+            switches.set(&[(Ipv6Switch::AcceptRa, false)])?;
+            Ok(switches)
+        };
+        // It may not get an IPv6 address: to fail at what only makes it safer is no reason to refuse the container.
+        Ok(set().inspect_err(|error: &Error| log::warn!("{error}")).ok())
+    })
+}
+
 /// Gives the interface its addresses and routes and brings it up. Tells what company it is in.
 pub(crate) fn configure(
     container: &mut Netlink,
     end: ContainerEnd<'_>,
     settings: &Settings,
     plan: &Plan,
+    switches: Option<Ipv6Switches>,
 ) -> Result<Company, Error> {
     let ifname = end.ifname;
     let failed = |what: String| move |failure: Failure| Error::internal(failure).context(what);
-    if plan.addresses.iter().any(|address| address.network.is_ipv6()) || settings.is_gateway() {
-        end.netns.visit(end.home, || set_switches(ifname, settings, plan))?;
+    if plan.addresses.iter().any(|address| address.network.is_ipv6()) {
+        end.netns.visit(end.home, || set_switches(ifname, settings, switches))?;
     }
     for address in &plan.addresses {
         let network = address.network;
@@ -131,28 +154,24 @@ pub(crate) fn configure(
     Ok(company)
 }
 
-/// The switches of the interface, set while it is down.
-fn set_switches(ifname: &str, settings: &Settings, plan: &Plan) -> Result<(), Error> {
-    let mut switches = Vec::new();
-    // The network has its own gateway, so a router that advertises itself is another container's.
-    if settings.is_gateway() {
-        switches.push((Ipv6Switch::AcceptRa, false));
-    }
-    let has_ipv6 = plan.addresses.iter().any(|address| address.network.is_ipv6());
-    if has_ipv6 {
-        // A chained plugin may take the interface down to change its hardware address.
-        switches.push((Ipv6Switch::KeepAddressOnDown, true));
-        switches.push((Ipv6Switch::AcceptDad, settings.dad == Dad::Wait));
-        switches.push((Ipv6Switch::Announce, true));
-    }
-    match sysctl::set_ipv6(ifname, &switches) {
-        // Nobody has asked for IPv6: to fail at what only makes it safer is no reason to refuse the container.
-        Err(error) if !has_ipv6 => {
-            log::warn!("{error}");
-            Ok(())
+/// The switches of an interface that gets an IPv6 address, set while it is down.
+fn set_switches(ifname: &str, settings: &Settings, switches: Option<Ipv6Switches>) -> Result<(), Error> {
+    let switches = match switches {
+        Some(switches) => switches,
+        None => {
+            let switches = Ipv6Switches::open(ifname)?;
+            if settings.is_gateway() {
+                switches.set(&[(Ipv6Switch::AcceptRa, false)])?;
+            }
+            switches
         }
-        set => set,
-    }
+    };
+    switches.set(&[
+        // A chained plugin may take the interface down to change its hardware address.
+        (Ipv6Switch::KeepAddressOnDown, true),
+        (Ipv6Switch::AcceptDad, settings.dad == Dad::Wait),
+        (Ipv6Switch::Announce, true),
+    ])
 }
 
 /// A route that the kernel refuses for what it says is the user's mistake.

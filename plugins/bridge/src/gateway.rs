@@ -12,7 +12,7 @@ use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
 use crate::maker::NO_GROUP;
-use crate::netlink::addr::{Address, Dad};
+use crate::netlink::addr::Dad;
 use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
@@ -21,32 +21,76 @@ use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
 use crate::vlans;
 
-/// The link that carries the gateway addresses: the bridge, or with a VLAN one end of a pair in this namespace whose
-/// other end is a port of the bridge in that VLAN.
-pub(crate) fn ensure_link<'a>(
+/// The host's end of a network with a gateway, as it is before the gateway's addresses are known.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// What carries the addresses: the bridge, or with a VLAN one end of a pair in this namespace whose other end is a
+    /// port of the bridge in that VLAN.
+    pub(crate) link: Link,
+    bridge: u32,
+    addresses: Vec<IpNetwork>,
+    forwards: Forwarding,
+}
+
+/// What the host forwards.
+#[derive(Debug, Clone, Copy)]
+struct Forwarding {
+    v4: bool,
+    /// From the gateway's link.
+    v4_from_link: bool,
+    v6: bool,
+}
+
+/// Makes the gateway's link if it is not there, and looks at what there is; `None` without a gateway.
+pub(crate) fn ensure<'a>(
     host: &mut Netlink,
     bridge: &Link,
     settings: &'a Settings,
     home: &'a Netns,
     undo: &mut Undo<'a>,
-) -> Result<Option<Link>, Error> {
-    let name = settings.gateway_link();
-    if !settings.is_gateway() || name == settings.bridge {
+) -> Result<Option<Gateway>, Error> {
+    if !settings.is_gateway() {
         return Ok(None);
     }
+    let name = settings.gateway_link();
+    let link = match name == settings.bridge {
+        true => bridge.clone(),
+        false => ensure_link(host, bridge, settings, &name, home, undo)?,
+    };
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("list addresses of \"{name}\""));
+    let addresses = host.addresses(link.index).map_err(failed)?.into_iter();
+    let addresses = addresses.filter(|address| address.global).map(|address| address.network).collect();
+    let forwards = Forwarding {
+        v4: is_forwarding(host, Family::V4, None)?,
+        v4_from_link: is_forwarding(host, Family::V4, Some(&link))?,
+        v6: is_forwarding(host, Family::V6, None)?,
+    };
+    Ok(Some(Gateway { link, bridge: bridge.index, addresses, forwards }))
+}
+
+/// The gateway interface of a VLAN.
+fn ensure_link<'a>(
+    host: &mut Netlink,
+    bridge: &Link,
+    settings: &'a Settings,
+    name: &str,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<Link, Error> {
     let failed = |failure: Failure| {
         Error::internal(failure).context(format_args!("create gateway interface \"{name}\""))
     };
-    let found = host.link_by_name(&name).map_err(failed)?;
+    let found = host.link_by_name(name).map_err(failed)?;
     if let Some(link) = found.filter(|link| link.up) {
         believe_no_router(&link);
         mend_port(host, bridge, settings, &link).map_err(failed)?;
-        return Ok(Some(link));
+        return Ok(link);
     }
-    let port_name = gateway_port(&name);
+    let port_name = gateway_port(name);
     let mac = || Mac::random().map_err(Error::internal);
     let port = NewVethEnd { name: &port_name, mac: mac()?, group: NO_GROUP };
-    let end = NewVethEnd { name: &name, mac: mac()?, group: NO_GROUP };
+    let end = NewVethEnd { name, mac: mac()?, group: NO_GROUP };
     match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
         Ok(_) => {
             let port = port_name.clone();
@@ -64,7 +108,7 @@ pub(crate) fn ensure_link<'a>(
     }
     let absent = || failed(Failure::NoAnswer);
     let port = host.link_by_name(&port_name).map_err(failed)?.ok_or_else(absent)?;
-    let end = host.link_by_name(&name).map_err(failed)?.ok_or_else(absent)?;
+    let end = host.link_by_name(name).map_err(failed)?.ok_or_else(absent)?;
     believe_no_router(&end);
     if let Some(vlans) = &settings.vlans {
         vlans::join(host, &vlans.of_gateway(), port.index).map_err(failed)?;
@@ -72,7 +116,7 @@ pub(crate) fn ensure_link<'a>(
     let setup = PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
     host.set_up_port(port.index, setup).map_err(failed)?;
     host.set_up(end.index).map_err(failed)?;
-    Ok(Some(end))
+    Ok(end)
 }
 
 /// Puts the port that leads to the gateway interface `link` back into its VLAN, and up.
@@ -91,68 +135,79 @@ fn mend_port(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link
     }
 }
 
-/// Puts the plan's gateway addresses on `link`.
-pub(crate) fn ensure_addresses<'a>(
-    host: &mut Netlink,
-    bridge: &Link,
-    link: &Link,
-    settings: &Settings,
-    plan: &Plan,
-    home: &'a Netns,
-    undo: &mut Undo<'a>,
-) -> Result<(), Error> {
-    let GatewayRole::Gateway { conflict, .. } = settings.gateway else { return Ok(()) };
-    let index = link.index;
-    let present = host.addresses(index).map_err(|failure| {
-        Error::internal(failure).context(format_args!("list addresses of \"{}\"", link.name))
-    })?;
-    let present: Vec<IpNetwork> = present
-        .into_iter()
-        .filter(|address| address.global)
-        .map(|address: Address| address.network)
-        .collect();
-    for gateway in &plan.gateways {
-        if present.contains(gateway) {
-            continue;
-        }
-        let failed = |failure: Failure| {
-            Error::internal(failure).context(format_args!("set address {gateway} of \"{}\"", link.name))
-        };
-        for other in present.iter().filter(|other| conflicts(other, gateway, &plan.gateways)) {
-            if conflict == AddressConflict::Refuse {
-                return Err(Error::invalid_config(
-                    "bridge",
-                    format_args!("\"{}\" already has an IP address different from {gateway}", link.name),
-                ));
+impl Gateway {
+    /// Puts the plan's gateway addresses on the link.
+    pub(crate) fn ensure_addresses<'a>(
+        &self,
+        host: &mut Netlink,
+        settings: &Settings,
+        plan: &Plan,
+        home: &'a Netns,
+        undo: &mut Undo<'a>,
+    ) -> Result<(), Error> {
+        let GatewayRole::Gateway { conflict, .. } = settings.gateway else { return Ok(()) };
+        let Self { link, bridge, addresses: present, .. } = self;
+        let (index, bridge) = (link.index, *bridge);
+        for gateway in &plan.gateways {
+            if present.contains(gateway) {
+                continue;
             }
-            host.delete_address(index, *other).map_err(failed)?;
-            let other = *other;
-            undo.push("restore the bridge's address", move || {
-                let mut host = Netlink::open().map_err(Error::internal)?;
-                host.add_address(index, other, Dad::Skip).map(drop).map_err(Error::internal)
-            });
-        }
-        let added = match host.add_address(index, *gateway, Dad::Skip) {
-            // IPv6 is off on the link, as some hosts set for all; who gives it such a gateway wants it there.
-            Err(failure) if gateway.is_ipv6() && failure.is(Errno::EACCES) => {
-                sysctl::set_ipv6(&link.name, &[(Ipv6Switch::Disable, false)])?;
-                let (name, bridge) = (link.name.clone(), bridge.index);
-                undo.push("switch IPv6 off", move || {
-                    take_back(home, bridge, |_| sysctl::set_ipv6(&name, &[(Ipv6Switch::Disable, true)]))
+            let failed = |failure: Failure| {
+                Error::internal(failure).context(format_args!("set address {gateway} of \"{}\"", link.name))
+            };
+            for other in present.iter().filter(|other| conflicts(other, gateway, &plan.gateways)) {
+                if conflict == AddressConflict::Refuse {
+                    return Err(Error::invalid_config(
+                        "bridge",
+                        format_args!("\"{}\" already has an IP address different from {gateway}", link.name),
+                    ));
+                }
+                host.delete_address(index, *other).map_err(failed)?;
+                let other = *other;
+                undo.push("restore the bridge's address", move || {
+                    let mut host = Netlink::open().map_err(Error::internal)?;
+                    host.add_address(index, other, Dad::Skip).map(drop).map_err(Error::internal)
                 });
-                host.add_address(index, *gateway, Dad::Skip)
             }
-            other => other,
-        };
-        if added.map_err(failed)? {
-            let gateway = *gateway;
-            let bridge = bridge.index;
-            undo.push("remove the bridge's address", move || {
-                take_back(home, bridge, |host| host.delete_address(index, gateway))
-            });
+            let added = match host.add_address(index, *gateway, Dad::Skip) {
+                // IPv6 is off on the link, as some hosts set for all; who gives it such a gateway wants it there.
+                Err(failure) if gateway.is_ipv6() && failure.is(Errno::EACCES) => {
+                    sysctl::set_ipv6(&link.name, &[(Ipv6Switch::Disable, false)])?;
+                    let name = link.name.clone();
+                    undo.push("switch IPv6 off", move || {
+                        take_back(home, bridge, |_| sysctl::set_ipv6(&name, &[(Ipv6Switch::Disable, true)]))
+                    });
+                    host.add_address(index, *gateway, Dad::Skip)
+                }
+                other => other,
+            };
+            if added.map_err(failed)? {
+                let gateway = *gateway;
+                undo.push("remove the bridge's address", move || {
+                    take_back(home, bridge, |host| host.delete_address(index, gateway))
+                });
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Lets the host forward the plan's packets that come in by the link.
+    ///
+    /// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
+    pub(crate) fn enable_forwarding(&self, plan: &Plan) -> Result<(), Error> {
+        let Forwarding { v4, v4_from_link, v6 } = self.forwards;
+        if plan.forwards(Family::V4) && !v4 {
+            sysctl::enable_forwarding(Family::V4)?;
+        }
+        if plan.forwards(Family::V6) && !v6 {
+            sysctl::enable_forwarding(Family::V6)?;
+        }
+        // With IPv4, it is the link's own switch that counts; somebody may have chosen another for new links.
+        if plan.forwards(Family::V4) && !v4_from_link {
+            sysctl::enable_forwarding_from(&self.link.name)?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether an address of the bridge keeps it from having `gateway` as well: IPv4 networks have a bridge for
@@ -168,22 +223,6 @@ fn conflicts(other: &IpNetwork, gateway: &IpNetwork, wished: &[IpNetwork]) -> bo
         }
         _ => false,
     }
-}
-
-/// Lets the host forward the plan's packets that come in by `link`.
-///
-/// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
-pub(crate) fn enable_forwarding(host: &mut Netlink, plan: &Plan, link: &Link) -> Result<(), Error> {
-    for family in [Family::V4, Family::V6] {
-        if plan.forwards(family) && !is_forwarding(host, family, None)? {
-            sysctl::enable_forwarding(family)?;
-        }
-    }
-    // With IPv4, it is the link's own switch that counts; somebody may have chosen another for new links.
-    if plan.forwards(Family::V4) && !is_forwarding(host, Family::V4, Some(link))? {
-        sysctl::enable_forwarding_from(&link.name)?;
-    }
-    Ok(())
 }
 
 /// Whether the host forwards packets of `family`: those that come in by `link`, or by links without a will of their own.

@@ -61,27 +61,51 @@ pub(crate) enum Ipv6Switch {
     KeepAddressOnDown,
 }
 
+/// The switches of a link's IPv6 half, found once.
+#[derive(Debug)]
+pub(crate) struct Ipv6Switches {
+    path: String,
+    /// `None` where there is no IPv6.
+    directory: Option<File>,
+}
+
+impl Ipv6Switches {
+    /// Those of the link called `ifname`.
+    ///
+    /// # Errors
+    /// Code 5 with the directory.
+    pub(crate) fn open(ifname: &str) -> Result<Self, Error> {
+        let path = ipv6_directory(ifname);
+        let opened = OpenOptions::new().read(true).custom_flags(O_PATH | O_DIRECTORY).open(&path);
+        let directory = present(opened).map_err(|error| Error::io(format_args!("open {path}"), &error))?;
+        Ok(Self { path, directory })
+    }
+
+    /// Sets those that the kernel has. The thread has to be in the namespace that they were found in.
+    ///
+    /// # Errors
+    /// Code 5 with the file.
+    pub(crate) fn set(&self, switches: &[(Ipv6Switch, bool)]) -> Result<(), Error> {
+        let Self { path, directory: Some(directory) } = self else { return Ok(()) };
+        for (switch, on) in switches {
+            let name = switch.name();
+            let opened = openat(directory, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+            let written = present(opened.map_err(io::Error::from)).and_then(|file| match file {
+                Some(file) => File::from(file).write_all(if *on { b"1" } else { b"0" }),
+                None => Ok(()),
+            });
+            written.map_err(|error| Error::io(format_args!("write {path}/{name}"), &error))?;
+        }
+        Ok(())
+    }
+}
+
 /// Sets switches of the link called `ifname`, those that the kernel has; no error where there is no IPv6.
 ///
 /// # Errors
 /// Code 5 with the file.
 pub(crate) fn set_ipv6(ifname: &str, switches: &[(Ipv6Switch, bool)]) -> Result<(), Error> {
-    let path = ipv6_directory(ifname);
-    let opened = OpenOptions::new().read(true).custom_flags(O_PATH | O_DIRECTORY).open(&path);
-    let Some(directory) = present(opened).map_err(|error| Error::io(format_args!("open {path}"), &error))?
-    else {
-        return Ok(());
-    };
-    for (switch, on) in switches {
-        let name = switch.name();
-        let opened = openat(&directory, name, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
-        let written = present(opened.map_err(io::Error::from)).and_then(|file| match file {
-            Some(file) => File::from(file).write_all(if *on { b"1" } else { b"0" }),
-            None => Ok(()),
-        });
-        written.map_err(|error| Error::io(format_args!("write {path}/{name}"), &error))?;
-    }
-    Ok(())
+    Ipv6Switches::open(ifname)?.set(switches)
 }
 
 /// Whether switches can be set at all: in containers `/proc/sys` is often read-only, or not there.
