@@ -43,7 +43,7 @@ pub(super) fn prune() -> anyhow::Result<String> {
         let Record { network, container_id, ifname, .. } = record;
         removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
     }
-    rules::remove_unneeded_guard_alone(&mut rules, &alone)?;
+    rules::remove_unneeded_guard(&mut rules, &alone)?;
     removed += &prune_iptables(&mut rules, &links)?;
     rules::remove_orphans(&mut rules, &mut host)?;
     let kept: BTreeSet<String> =

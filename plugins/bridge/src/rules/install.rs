@@ -1,0 +1,209 @@
+//! An ADD's way: what its port needs, then the rules for its addresses, alone or with the network's other attachments.
+
+use cni_types::Error;
+
+use super::failed;
+use super::guard::remove_unneeded;
+use super::removal::remove_of_gone;
+use super::repair::{repair_iptables, restore_port};
+use super::subject::{Subject, policy};
+use crate::attachment::Identity;
+use crate::config::Settings;
+use crate::iptables;
+use crate::netlink::link::Link;
+use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
+use crate::nft::{Attached, ForeignDrop, Installed, Rules};
+use crate::survey;
+use crate::undo::Undo;
+use crate::xtables;
+
+/// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
+/// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
+pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
+    if policy(settings).needs_rules() {
+        undo.push("remove the rules", move || {
+            let mut host = Netlink::open().map_err(Error::internal)?;
+            remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
+        });
+    }
+    if settings.is_gateway() {
+        undo.push("remove the RA guard", move || remove_unneeded(&mut Rules::open().map_err(failed)?));
+    }
+}
+
+/// The host as far as it is ready for the rules of an attachment whose port is there, whatever its addresses.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    rules: Rules,
+    is_guarded: bool,
+}
+
+/// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
+pub(crate) fn prepare(settings: &Settings) -> Result<Option<Ground>, Error> {
+    let wished = policy(settings);
+    if !wished.needs_rules() && !settings.is_gateway() {
+        return Ok(None);
+    }
+    let mut ground = Ground { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
+    if ground.is_guarded
+        && let Err(error) = ground.rules.guard()
+    {
+        // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
+        log::warn!("router advertisements are not guarded against: {error}");
+        ground.is_guarded = false;
+    }
+    if settings.is_gateway() && !wished.accept_forward {
+        tell_foreign_drops(&mut ground.rules, &settings.gateway_link());
+    }
+    Ok(Some(ground))
+}
+
+/// The rules of an attachment as they were brought in.
+#[derive(Debug)]
+pub(crate) struct InstalledRules {
+    rules: Rules,
+    subject: Subject,
+    is_guarded: bool,
+}
+
+/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing without ground for them.
+pub(crate) fn install<'a>(
+    ground: Option<Ground>,
+    host: &mut Netlink,
+    bridge: &Link,
+    settings: &Settings,
+    identity: &'a Identity,
+    mut subject: Subject,
+    undo: &mut Undo<'a>,
+) -> Result<Option<InstalledRules>, Error> {
+    if subject.by_iptables {
+        undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
+        let restore = || subject.restore_iptables(host, bridge, settings);
+        iptables::install(identity.jumps(), &subject.addresses, restore)?;
+    }
+    let Some(Ground { rules, is_guarded }) = ground else { return Ok(None) };
+    if !is_guarded {
+        subject.gateway = None;
+    }
+    let mut installed = InstalledRules { rules, subject, is_guarded };
+    installed.bring_in(host, bridge, settings)?;
+    let InstalledRules { rules, subject, .. } = &mut installed;
+    if subject.policy.accept_forward {
+        rules.accept_forward(&subject.attached()).map_err(failed)?;
+        xtables::accept(subject.traffic())?;
+    }
+    Ok(Some(installed))
+}
+
+impl InstalledRules {
+    /// Looks again, now that the container's end is up with its addresses: whoever repaired the rules meanwhile took
+    /// the attachment for a smaller one than it is, or left it out.
+    pub(crate) fn confirm(
+        mut self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<(), Error> {
+        if self.is_guarded && !self.rules.has_guard().map_err(failed)? {
+            self.rules.guard().map_err(failed)?;
+        }
+        match self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
+            true => Ok(()),
+            false => self.bring_in_with_others(host, bridge, settings),
+        }
+    }
+
+    /// Joins the network's other attachments, or gives all of them the rules that the network has now.
+    fn bring_in(&mut self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<(), Error> {
+        match self.rules.join(&[self.subject.attached()]).map_err(failed)? {
+            Installed::Joined => Ok(()),
+            Installed::Anew => self.bring_in_with_others(host, bridge, settings),
+        }
+    }
+
+    /// Brings in the rules of all attachments to the network in one transaction: a call that is killed leaves either
+    /// all of them, or a chain missing that tells the next one.
+    fn bring_in_with_others(
+        &mut self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<(), Error> {
+        let others = self.subject.others(host, bridge, settings);
+        if others.is_empty() {
+            return self.rules.install(&[self.subject.attached()]).map(drop).map_err(failed);
+        }
+        let all: Vec<Attached<'_>> =
+            others.iter().map(Subject::attached).chain([self.subject.attached()]).collect();
+        self.rules.repair(&all).map_err(failed)?;
+        let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
+        if let Err(error) = remove_of_gone(&mut self.rules, host, &identities) {
+            log::warn!("remove the rules of attachments that have gone meanwhile: {error}");
+        }
+        Ok(())
+    }
+}
+
+impl Subject {
+    /// The other attachments to the network, with their ports as they are to be by now. None where they
+    /// cannot be asked: to fail at it is no reason to refuse this one.
+    fn others(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Vec<Self> {
+        self.find_others(host, bridge, settings).unwrap_or_else(|error| {
+            log::warn!("look for the network's other attachments: {error}");
+            Vec::new()
+        })
+    }
+
+    fn find_others(
+        &self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<Vec<Self>, Error> {
+        let unread = |failure: Failure| Error::internal(failure).context("read the bridge's ports");
+        let ports = host.ports(bridge.index).map_err(unread)?;
+        let network = self.identity.network();
+        let mut found = survey::attachments(host, ports).map_err(unread)?;
+        found.retain(|found| {
+            found.identity.network() == network && found.identity.host_veth() != self.identity.host_veth()
+        });
+        for found in &found {
+            restore_port(host, settings, found)?;
+        }
+        Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings)).collect())
+    }
+
+    /// Brings in the masquerade rules through iptables of all attachments to the network, if there are others; says
+    /// whether there are.
+    fn restore_iptables(
+        &self,
+        host: &mut Netlink,
+        bridge: &Link,
+        settings: &Settings,
+    ) -> Result<bool, Error> {
+        let others = self.others(host, bridge, settings);
+        if others.is_empty() {
+            return Ok(false);
+        }
+        // What two calls both add stands there twice.
+        let home = Netns::own()?;
+        let _alone = home.exclude()?;
+        repair_iptables(host, others.iter().chain([self]))?;
+        Ok(true)
+    }
+}
+
+/// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
+fn tell_foreign_drops(rules: &mut Rules, gateway_link: &str) {
+    for found in [rules.foreign_drops(gateway_link).map_err(failed), xtables::drops(gateway_link)] {
+        match found {
+            Ok(drops) => {
+                for ForeignDrop { chain, reason } in drops {
+                    log::warn!("forwarded packets of {gateway_link} are dropped by {chain}: {reason}");
+                }
+            }
+            Err(error) => log::warn!("look for rules that drop what is forwarded: {error}"),
+        }
+    }
+}

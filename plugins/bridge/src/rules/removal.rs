@@ -1,0 +1,132 @@
+//! The way out: what goes with an attachment, and what nobody is left to need.
+
+use std::net::IpAddr;
+
+use cni_types::Error;
+
+use super::failed;
+use super::guard::{remove_before_link, remove_unneeded};
+use crate::attachment::Identity;
+use crate::names;
+use crate::netlink::Netlink;
+use crate::nft::{self, Owner, Record, Removed, Rules};
+use crate::survey;
+use crate::veth;
+use crate::xtables;
+
+/// The rules of an attachment on their way out, while its link is removed.
+///
+/// Closing this waits until the kernel has destroyed them; to delete a link in between covers that.
+#[derive(Debug)]
+pub(crate) struct Removal<'a> {
+    rules: Rules,
+    owner: Owner<'a>,
+    removed: Removed,
+    /// Whether other ports were guarded.
+    others_guarded: bool,
+}
+
+/// Removes the rules of an owner; [`Removal::complete`] has to follow when its link is gone.
+pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
+    let mut rules = Rules::open().map_err(failed)?;
+    let removed = rules.remove(&owner).map_err(failed)?;
+    let others_guarded = remove_before_link(&mut rules, owner.host_veth)?;
+    Ok(Removal { rules, owner, removed, others_guarded })
+}
+
+impl Removal<'_> {
+    /// Whether the attachment had rules until now.
+    pub(crate) fn found_any(&self) -> bool {
+        self.removed != Removed::Nothing
+    }
+
+    /// Has the host forget the flows that lead to the attachment, which had these addresses: they would go on to whoever
+    /// is given one next.
+    pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        self.rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
+    }
+
+    /// Removes what a repair has brought back as long as there was a link, and what the network has left in the chains
+    /// of others if its record is lost.
+    pub(crate) fn complete(mut self) -> Result<(), Error> {
+        let again = self.rules.remove_again(&self.owner).map_err(failed)?;
+        for removed in [self.removed, again] {
+            forget_accepted(removed, self.owner.network)?;
+        }
+        if self.others_guarded {
+            // Their DELs may have seen the port of this one.
+            remove_unneeded(&mut self.rules)?;
+        }
+        match self.removed {
+            Removed::Nothing => {
+                let mut host = Netlink::open().map_err(Error::internal)?;
+                remove_orphans(&mut self.rules, &mut host)
+            }
+            Removed::Rules | Removed::LastAccepted => Ok(()),
+        }
+    }
+}
+
+/// Removes the rules that a killed ADD has left to an owner whose link stays.
+pub(crate) fn remove_stale(owner: &Owner<'_>) -> Result<(), Error> {
+    Rules::open().and_then(|mut rules| rules.remove(owner)).map(drop).map_err(failed)
+}
+
+/// Removes the rules of those whose host veth is gone: a DEL that a repair meets removes rules before the link, and
+/// again after it, so whichever of the two comes last leaves nothing over.
+pub(crate) fn remove_of_gone(
+    rules: &mut Rules,
+    host: &mut Netlink,
+    identities: &[Identity],
+) -> Result<(), Error> {
+    for identity in identities {
+        if is_gone(host, identity)? {
+            let removed = rules.remove_again(&identity.owner()).map_err(failed)?;
+            forget_accepted(removed, identity.owner().network)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn is_gone(host: &mut Netlink, identity: &Identity) -> Result<bool, Error> {
+    let link = host.link_by_name(identity.host_veth()).map_err(Error::internal)?;
+    Ok(!link.is_some_and(|link| veth::is_of(&link, identity)))
+}
+
+/// Removes the rules of the network's attachments, but of those that `keep` wants.
+pub(crate) fn collect(
+    host: &mut Netlink,
+    network: &str,
+    keep: impl Fn(&mut Netlink, &Record) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    let mut rules = Rules::open().map_err(failed)?;
+    for record in rules.records().map_err(failed)? {
+        if record.network != names::network(network) || keep(host, &record)? {
+            continue;
+        }
+        let removed = rules.remove_recorded(&record).map_err(failed)?;
+        forget_accepted(removed, network)?;
+    }
+    remove_unneeded(&mut rules)?;
+    remove_orphans(&mut rules, host)
+}
+
+/// Removes from the chains of others what networks have left there that nobody is attached to.
+pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<(), Error> {
+    if !rules.has_orphans().map_err(failed)? {
+        return Ok(());
+    }
+    let links = host.links().map_err(Error::internal)?;
+    rules.remove_orphans(&survey::networks(&links)).map_err(failed)
+}
+
+/// Removes what lets a network through the chains that nf_tables does not show, if nobody is left who needs it.
+fn forget_accepted(removed: Removed, network: &str) -> Result<(), Error> {
+    match removed {
+        Removed::LastAccepted => {
+            let comment = nft::accept_comment(network);
+            xtables::remove(|found| found == comment)
+        }
+        Removed::Nothing | Removed::Rules => Ok(()),
+    }
+}

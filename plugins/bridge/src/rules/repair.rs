@@ -1,0 +1,98 @@
+//! What a person has mended, or an ADD that finds rules missing.
+
+use cni_types::Error;
+use ipnetwork::IpNetwork;
+
+use super::failed;
+use super::guard::remove_unneeded;
+use super::removal::{is_gone, remove_of_gone};
+use super::subject::Subject;
+use crate::attachment::Identity;
+use crate::bridge::{believe_no_router, believes_routers};
+use crate::config::Settings;
+use crate::iptables::{self, Jumps};
+use crate::netlink::link::{Link, PortSetup};
+use crate::netlink::{Failure, Netlink};
+use crate::nft::{Attached, Rules};
+use crate::survey::Found;
+use crate::veth;
+use crate::xtables;
+
+/// Mends the rules of attachments, those in nf_tables in one transaction; says what was wrong.
+pub(crate) fn repair(
+    rules: &mut Rules,
+    host: &mut Netlink,
+    subjects: &[Subject],
+) -> Result<Vec<String>, Error> {
+    let attached: Vec<Attached<'_>> = subjects.iter().map(Subject::attached).collect();
+    if attached.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut wrong = rules.repair(&attached).map_err(failed)?;
+    for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
+        wrong.extend(xtables::accept(subject.traffic())?);
+    }
+    wrong.extend(repair_iptables(host, subjects)?);
+    let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity.clone()).collect();
+    remove_of_gone(rules, host, &identities)?;
+    Ok(wrong)
+}
+
+/// Mends those rules of attachments that are written through iptables; says what was wrong.
+pub(super) fn repair_iptables<'a>(
+    host: &mut Netlink,
+    subjects: impl IntoIterator<Item = &'a Subject>,
+) -> Result<Vec<String>, Error> {
+    let subjects: Vec<&Subject> = subjects.into_iter().filter(|subject| subject.by_iptables).collect();
+    let rules: Vec<(Jumps<'_>, &[IpNetwork])> =
+        subjects.iter().map(|subject| (subject.identity.jumps(), subject.addresses.as_slice())).collect();
+    let wrong = iptables::repair(&rules)?;
+    for subject in subjects {
+        if is_gone(host, &subject.identity)? {
+            iptables::remove(subject.identity.jumps())?;
+        }
+    }
+    Ok(wrong)
+}
+
+/// Mends the RA guard, for ports that were there a moment ago; says what was wrong.
+pub(crate) fn repair_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
+    let wrong = rules.repair_guard().map_err(failed)?;
+    remove_unneeded(rules)?;
+    Ok(wrong)
+}
+
+/// Makes the port of an attachment as isolated and as guarded as the network is by now, and deaf to routers; says what
+/// was wrong.
+pub(crate) fn restore_port(
+    host: &mut Netlink,
+    settings: &Settings,
+    found: &Found,
+) -> Result<Vec<String>, Error> {
+    let mut wrong = Vec::new();
+    let Link { index, name, alias, .. } = &found.host;
+    if believes_routers(&found.host) {
+        believe_no_router(&found.host);
+        wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
+    }
+    let failed =
+        |failure: Failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\""));
+    if !veth::is_guarded_as_wished(&found.host, settings) {
+        match host.set_group(*index, veth::port_group(settings)) {
+            Err(failure) if !failure.is_gone() => return Err(failed(failure)),
+            _ => wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group)),
+        }
+    }
+    let isolated = settings.port.isolated;
+    let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(wrong) };
+    match host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }) {
+        // Its DEL has come first.
+        Err(failure) if failure.is_gone() => {}
+        Err(failure) => return Err(failed(failure)),
+        Ok(()) => {
+            let on_off = if isolated { "off" } else { "on" };
+            wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
+        }
+    }
+    Ok(wrong)
+}
