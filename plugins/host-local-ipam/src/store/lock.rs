@@ -20,11 +20,7 @@ impl Lock {
     /// Waits until nobody else has `directory`, nor the lock file at `path` in it, which is made if it is missing.
     pub(super) fn acquire(directory: &Path, path: &Path) -> io::Result<Self> {
         for _ in 0..REPLACEMENTS {
-            // As the reference does, through a symbolic link too; without asking to write, so that a lock that exists
-            // works on a read-only disk, and without waiting for whoever writes to a FIFO.
-            let flags = libc::O_CREAT | libc::O_NONBLOCK;
-            let file = File::options().read(true).custom_flags(flags).mode(0o750).open(path)?;
-            file.lock()?;
+            let file = open_locked(path)?;
             let held = hold(directory);
             // Whoever removed the directory meanwhile has left us with a lock that nobody else will ever look at.
             match std::fs::metadata(path) {
@@ -37,6 +33,23 @@ impl Lock {
             }
         }
         Err(io::Error::other("the file is being replaced again and again"))
+    }
+}
+
+/// Opens the lock file at `path`, made if it is missing, and waits until nobody else has it.
+fn open_locked(path: &Path) -> io::Result<File> {
+    // As the reference does, through a symbolic link too, and without waiting for whoever writes to a FIFO.
+    let flags = libc::O_CREAT | libc::O_NONBLOCK;
+    let open = |write| File::options().read(true).write(write).custom_flags(flags).mode(0o750).open(path);
+    // Without asking to write, so that a lock that exists works on a read-only disk.
+    let file = open(false)?;
+    match file.lock() {
+        // NFS locks all octets of the file instead, and exclusively only what is open for writing (flock(2)).
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => {
+            let file = open(true)?;
+            file.lock().map(|()| file)
+        }
+        locked => locked.map(|()| file),
     }
 }
 

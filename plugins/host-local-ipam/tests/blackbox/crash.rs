@@ -198,6 +198,20 @@ fn a_file_system_that_cannot_rename_to_a_free_name_links_instead() {
     }
 }
 
+/// As NFS does, for which only a file that is open for writing can be locked by one alone.
+#[test]
+fn a_file_system_that_locks_for_writers_only_is_locked_by_one() {
+    let network = prepared();
+    let (success, trace) = strace(&network, "ADD", &["-e", "inject=flock:error=EBADF:when=1"]);
+    assert!(success, "{trace}");
+    assert_eq!(network.leases()["10.8.0.4"], content("victim"));
+    let (_, after) = trace.split_once("EBADF").unwrap_or_else(|| panic!("{trace}"));
+    let opened = after.lines().find(|line| line.contains("/net1/lock\"") && line.contains("O_RDWR"));
+    let descriptor = opened.and_then(|line| line.rsplit_once("= ")).unwrap_or_else(|| panic!("{trace}")).1;
+    let locked = format!("flock({}, LOCK_EX)", descriptor.trim());
+    assert!(after.lines().any(|line| line.contains(&locked) && line.trim_end().ends_with("= 0")), "{trace}");
+}
+
 #[test]
 fn a_file_system_without_links_leases_all_the_same() {
     for errno in ["EPERM", "EOPNOTSUPP", "ENOSYS"] {
