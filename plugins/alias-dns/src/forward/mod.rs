@@ -48,6 +48,9 @@ const MAX_FLIGHTS_OF_SOURCE: usize = 256;
 /// Clients that wait for one question at once.
 const MAX_WAITING: usize = 256;
 
+/// Of these, clients at one address.
+const MAX_WAITING_OF_SOURCE: usize = 128;
+
 /// A server that was silent this short a time ago is asked last.
 const GRUDGE: Duration = Duration::from_secs(30);
 
@@ -154,6 +157,22 @@ struct Talk {
 }
 
 impl Flight {
+    /// Has `client` wait for the answer, too.
+    fn join(&mut self, client: Waiting) -> Asked {
+        // A client that asks again what it still waits for gets one response.
+        if self.waiting.contains(&client) {
+            return Asked::Waiting;
+        }
+        let is_alike = |other: &&Waiting| other.recipient.source() == client.recipient.source();
+        if self.waiting.len() >= MAX_WAITING
+            || self.waiting.iter().filter(is_alike).count() >= MAX_WAITING_OF_SOURCE
+        {
+            return Asked::Failed;
+        }
+        self.waiting.push(client);
+        Asked::Waiting
+    }
+
     /// The next server that may know better.
     fn next(&self) -> Option<usize> {
         let count = self.servers.len();
@@ -163,8 +182,9 @@ impl Flight {
     }
 }
 
+/// A client that waits for an answer, and what it has asked.
 #[derive(Debug, PartialEq, Eq)]
-struct Waiting {
+pub(crate) struct Waiting {
     recipient: Recipient,
     id: u16,
     flags: [u8; 2],
@@ -174,9 +194,34 @@ struct Waiting {
 }
 
 impl Waiting {
+    /// Whoever has sent `query`, whose octets are `packet`; a response may have `limit` octets.
+    pub(crate) fn for_answer_to(
+        query: &Query<'_>,
+        packet: &[u8],
+        recipient: Recipient,
+        limit: usize,
+    ) -> Self {
+        Self {
+            recipient,
+            id: query.header.id(),
+            flags: [packet[2], packet[3]],
+            question: packet[HEADER_LEN..HEADER_LEN + query.asked.name.len() + 4].into(),
+            edns: query.edns,
+            limit,
+        }
+    }
+
     fn client(&self) -> Client<'_> {
         let Self { id, flags, ref question, edns, limit, .. } = *self;
         Client { id, flags, question, edns, limit }
+    }
+
+    fn wants_dnssec(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    fn disables_checking(&self) -> bool {
+        self.flags[1] & 0x10 != 0
     }
 }
 
@@ -196,83 +241,65 @@ impl Forwarder {
         }
     }
 
-    /// Asks `query`, whose octets are `packet`, at `upstreams`, the host's own when there are none; never at an address
-    /// that `is_own`. A response that is there already is written to `out`, within `limit` octets.
-    #[allow(clippy::too_many_arguments, reason = "each is of another type, and all belong to one question")]
+    /// Asks what `client` asks at `upstreams`, the host's own when there are none; never at an address that `is_own`. A
+    /// response that is there already is written to `out`.
     pub(crate) fn ask(
         &mut self,
         poller: &Poller,
         now: Instant,
-        query: &Query<'_>,
-        packet: &[u8],
+        client: Waiting,
         upstreams: &[SocketAddr],
         is_own: impl Fn(SocketAddr) -> bool,
-        (recipient, limit): (Recipient, usize),
         out: &mut Vec<u8>,
     ) -> Asked {
-        let question = &packet[HEADER_LEN..HEADER_LEN + query.asked.name.len() + 4];
-        let upstreams = if upstreams.is_empty() {
-            if self.resolv_conf.refresh() {
-                self.cache.clear();
-            }
-            self.resolv_conf.servers()
-        } else {
-            upstreams
-        };
-        let mut servers: Vec<SocketAddr> =
+        let upstreams = if upstreams.is_empty() { self.host_servers() } else { upstreams };
+        let servers: Vec<SocketAddr> =
             upstreams.iter().copied().map(canonical).filter(|server| !is_own(*server)).collect();
         if servers.is_empty() {
             return Asked::Failed;
         }
-        let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
-        let flags = [packet[2], packet[3]];
-        let key = self.key(question, dnssec_ok, query.header.cd(), &servers);
-        let waiting = Waiting {
-            recipient,
-            id: query.header.id(),
-            flags,
-            question: question.into(),
-            edns: query.edns,
-            limit,
-        };
+        let key = self.key(&client, &servers);
         if let Some((reply, age)) = self.cache.get(&key, now) {
-            reply.compose(out, &waiting.client(), age);
+            reply.compose(out, &client.client(), age);
             return Asked::Answered;
         }
-        if let Some(slot) = self.by_question.get(&key) {
-            let flight = &mut self.flights[*slot];
-            // A client that asks again what it still waits for gets one response.
-            if flight.waiting.contains(&waiting) {
-                return Asked::Waiting;
-            }
-            if flight.waiting.len() >= MAX_WAITING {
-                return Asked::Failed;
-            }
-            flight.waiting.push(waiting);
-            return Asked::Waiting;
+        match self.by_question.get(&key) {
+            Some(slot) => self.flights[*slot].join(client),
+            None => self.launch(poller, now, key, servers, client),
         }
-        let of_source = self.of_source.of(&recipient.source());
-        if self.flights.len() >= MAX_FLIGHTS || of_source >= MAX_FLIGHTS_OF_SOURCE {
+    }
+
+    /// Asks the first of `servers` that can be asked what nobody else waits for yet.
+    fn launch(
+        &mut self,
+        poller: &Poller,
+        now: Instant,
+        key: Box<[u8]>,
+        mut servers: Vec<SocketAddr>,
+        client: Waiting,
+    ) -> Asked {
+        let source = client.recipient.source();
+        if self.flights.len() >= MAX_FLIGHTS || self.of_source.of(&source) >= MAX_FLIGHTS_OF_SOURCE {
             return Asked::Failed;
         }
         servers.sort_by_key(|server| self.avoids(*server, now));
         let slot = self.flights.insert(Flight {
             key: key.clone(),
-            question: question.into(),
-            dnssec_ok,
-            checking_disabled: query.header.cd(),
+            question: client.question.clone(),
+            dnssec_ok: client.wants_dnssec(),
+            checking_disabled: client.disables_checking(),
             servers: servers.into(),
             talks: Vec::with_capacity(1),
             current: 0,
             attempts: 0,
             generation: 0,
             began: now,
-            source: recipient.source(),
-            waiting: vec![waiting],
+            source,
+            waiting: vec![client],
             failure: None,
         });
         self.by_question.insert(key, slot);
-        self.of_source.add(recipient.source());
+        self.of_source.add(source);
         while !self.attempt(poller, slot, now) {
             self.blame(slot, now);
             let flight = &mut self.flights[slot];
@@ -390,16 +417,10 @@ impl Forwarder {
 
     /// What makes two questions the same: name in any case, type, class, what is wanted with the answer, and who is
     /// asked, for networks with other servers may get other answers.
-    fn key(
-        &self,
-        question: &[u8],
-        dnssec_ok: bool,
-        checking_disabled: bool,
-        servers: &[SocketAddr],
-    ) -> Box<[u8]> {
-        let mut key = Vec::with_capacity(question.len() + 9);
-        key.extend(question.iter().map(u8::to_ascii_lowercase));
-        key.push(u8::from(dnssec_ok) | u8::from(checking_disabled) << 1);
+    fn key(&self, client: &Waiting, servers: &[SocketAddr]) -> Box<[u8]> {
+        let mut key = Vec::with_capacity(client.question.len() + 9);
+        key.extend(client.question.iter().map(u8::to_ascii_lowercase));
+        key.push(u8::from(client.wants_dnssec()) | u8::from(client.disables_checking()) << 1);
         key.extend(self.hasher.hash_one(servers).to_be_bytes());
         key.into()
     }

@@ -33,7 +33,7 @@ use self::tcp::{Connections, Made};
 use self::turns::Turns;
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
-use crate::forward::{Asked, Forwarder, Recipient, ResolvConf};
+use crate::forward::{Asked, Forwarder, Recipient, ResolvConf, Waiting};
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::zone::{Listener, Zones};
 
@@ -364,8 +364,8 @@ impl Desk {
             }
             Answer::Forward(upstreams) => {
                 let is_own = |server| own.contains(&server);
-                let to = (recipient, limit);
-                return match forwarder.ask(poller, now, &query, packet, upstreams, is_own, to, out) {
+                let client = Waiting::for_answer_to(&query, packet, recipient, limit);
+                return match forwarder.ask(poller, now, client, upstreams, is_own, out) {
                     Asked::Answered => {
                         counters.forwarded += 1;
                         Made::Done

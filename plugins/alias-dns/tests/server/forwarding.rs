@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
+    ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
@@ -375,4 +376,34 @@ fn alias_of_nothing() {
         // Too late on a busy machine, which then asks anew for that reason.
         let _ = asking.join();
     }
+}
+
+fn crowd() {
+    outside();
+    put("c2", "172.20.0.3", "centos-2");
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let received = || {
+        in_time("ask", || Client::connect_existing(&state())?.expect("a server").status()).queries.received
+    };
+    let client = |name| inside(name, || UdpSocket::bind("0.0.0.0:0").unwrap());
+    let (many, single) = (client("c1"), client("c2"));
+    single.set_read_timeout(Some(BOUND)).unwrap();
+    // On a busy machine the server may be given up before all have asked.
+    eventually("the other one is answered", || {
+        let (name, before) = (fresh("crowd"), received());
+        for id in 0..300 {
+            many.send_to(&query(id, &name, Rtype::A, None), (GATEWAY, 53)).unwrap();
+            if id % 50 == 49 {
+                eventually("they are read", || received() > before + u64::from(id));
+            }
+        }
+        single.send_to(&query(7, &name, Rtype::A, None), (GATEWAY, 53)).unwrap();
+        eventually("the last one is read", || received() > before + 300);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        let mut response = [0; 512];
+        single.recv(&mut response).unwrap();
+        response[3] & 0x0f == 0
+    });
 }
