@@ -214,15 +214,19 @@ impl Store {
         unreadable
     }
 
-    /// Every record of `network`; none for a name that no network can have.
+    /// Hands every record of `network` to `put`; there are none for a name that no network can have. Tells what could not
+    /// be read.
+    pub(crate) fn read_each_on(&self, network: &str, mut put: impl FnMut(Record)) -> Vec<Unreadable> {
+        let mut unreadable = Vec::new();
+        if cni_types::is_identifier(network) {
+            self.read_directory(&self.root.join(network), &mut put, &mut unreadable);
+        }
+        unreadable
+    }
+
+    /// Every record of `network`.
     pub fn load_network(&self, network: &str) -> Loaded {
-        Loaded::by(|put| {
-            let mut unreadable = Vec::new();
-            if cni_types::is_identifier(network) {
-                self.read_directory(&self.root.join(network), put, &mut unreadable);
-            }
-            unreadable
-        })
+        Loaded::by(|put| self.read_each_on(network, put))
     }
 
     /// Whose files stand in `network`, finished or not, without a look into them where their names tell.

@@ -43,6 +43,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ten_thousand_names_come_back_in_time_and_changes_count_at_once", ten_thousand),
     ("edits_by_hand_are_followed_and_broken_ones_cost_nothing", hand_edits),
     ("a_status_tells_what_is_passed_over_now_and_however_many_files_it_is", passed_over),
+    ("what_happened_while_events_were_lost_is_seen_and_takes_no_known_name_away", lost_events),
     ("records_that_are_put_back_are_listened_for_by_the_next_verb", put_back),
     ("a_bridge_that_is_made_anew_is_listened_on_by_the_next_verb", bridge_made_anew),
     ("thousands_of_networks_are_told_of_brought_back_handed_over_and_closed", thousands_of_networks),
@@ -274,6 +275,29 @@ fn hand_edits() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().rcode, "NXDOMAIN");
     std::fs::write(&path, text).unwrap();
+    assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn lost_events() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    let records = state().records().join("testnet");
+    std::fs::write(records.join("c1:eth0"), "{").unwrap();
+    signal("serve", Signal::SIGSTOP);
+    // Each file is two events.
+    let queue = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    for number in 0..=queue.trim().parse::<u32>().unwrap() / 2 {
+        let path = records.join(format!(".new-{number}"));
+        std::fs::write(&path, "").unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+    std::fs::remove_file(records.join("c2:eth0")).unwrap();
+    Store::new(&state()).write(&record("c3", "172.20.0.4", "centos-3")).unwrap();
+    signal("serve", Signal::SIGCONT);
+    eventually("what nobody told is seen", || ask(GATEWAY, "centos-3", Rtype::A).unwrap().rcode == "NOERROR");
+    assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().rcode, "NXDOMAIN");
+    // Its file cannot be read, which takes no name away that was known before.
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
 }
 
@@ -542,17 +566,34 @@ fn late_upgrade() {
     traced.args(["-e", "inject=inotify_init1:delay_enter=4000000", "/run/newer"]);
     let mut traced = traced.args(["--put", "c2", "172.20.0.3", "centos-2"]).spawn().unwrap();
     eventually("the newer one is on its way", || processes("serve").len() > 1);
+    // Meanwhile others wait for either.
+    let mut other =
+        Command::new("/proc/self/exe").args(["--put", "c3", "172.20.0.4", "centos-3"]).spawn().unwrap();
     // The tracer ends with the last process that it follows, and so with the newer one.
     let began = Instant::now();
+    let (mut asleep, mut looks) = (0, 0);
     while traced.try_wait().unwrap().is_none() {
         assert!(began.elapsed() < BOUND, "{:?} beside {old:?}", processes("serve"));
         assert_eq!(centos_1(), ["A 172.20.0.2"]);
+        if other.try_wait().unwrap().is_none() {
+            looks += 1;
+            asleep += u32::from(is_asleep(old[0]));
+        }
     }
+    assert!(other.wait().unwrap().success());
+    // It is awake to answer, and not to see all the time that there is somebody whom it does not take yet.
+    assert!(asleep * 2 >= looks, "asleep in {asleep} of {looks} looks");
     assert_eq!(processes("serve"), old);
     assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
     // Its guard went with the newer one's. The next ADD brings another, and another attempt.
     put("c2", "172.20.0.3", "centos-2");
     settled();
+}
+
+/// Whether a process waits for something.
+fn is_asleep(process: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tS"))
 }
 
 fn leaving() {

@@ -91,6 +91,9 @@ impl Worker {
             if self.successor == Some(token) {
                 // It did not come to that.
                 self.successor = None;
+                if let Err(error) = self.look_for_clients(Interest::Read) {
+                    log::warn!("look for clients again: {error}");
+                }
             }
             return Life::On;
         };
@@ -183,7 +186,9 @@ impl Worker {
         let sent = socket
             .wait_when_full(SUCCESSOR_PATIENCE)
             .and_then(|()| self.possessions().into_iter().try_for_each(say))
-            .and_then(|()| socket.never_wait());
+            .and_then(|()| socket.never_wait())
+            // Those who wait to be taken would else wake this worker again and again.
+            .and_then(|()| self.look_for_clients(Interest::Nothing));
         match sent {
             Ok(()) => {
                 self.successor = Some(token);
@@ -191,6 +196,10 @@ impl Worker {
             }
             Err(error) => Told::Failed(error.to_string()),
         }
+    }
+
+    fn look_for_clients(&self, interest: Interest) -> Result<()> {
+        self.poller.change(&self.control, Token::only(Kind::Control), interest)
     }
 
     fn status(&mut self) -> Status {

@@ -1,13 +1,12 @@
 //! The record directory: what has changed there is looked at, and what cannot be read is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use super::{Life, Worker};
-use crate::records::RecordKey;
-use crate::records::disk::Unreadable;
+use crate::records::disk::{Store, Unreadable};
 use crate::records::watch::{Change, Watch};
-use crate::zone::Zones;
+use crate::records::{Record, RecordKey};
 
 /// Files that were passed over, of which a status tells.
 const MAX_UNREADABLE_TOLD: usize = 64;
@@ -28,8 +27,16 @@ impl Worker {
                 Change::Record(key) => {
                     let _ = self.look_at(&key);
                 }
-                Change::Network(network) => self.look_at_network(&network),
-                Change::Everything => self.look_at_everything(),
+                Change::Network(network) => {
+                    let known = self.server.desk().zones.keys_on(&network);
+                    self.look_at_all(known.into_iter().collect(), |store, put| {
+                        store.read_each_on(&network, put)
+                    });
+                }
+                Change::Everything => {
+                    let known = self.server.desk().zones.keys().collect();
+                    self.look_at_all(known, |store, put| store.read_each(put));
+                }
                 Change::Gone => return Life::Over,
             }
         }
@@ -68,13 +75,21 @@ impl Worker {
         }
     }
 
-    fn look_at_network(&mut self, network: &str) {
-        let known = self.server.desk().zones.keys_on(network);
-        let loaded = self.store.load_network(network);
-        for record in loaded.records {
-            self.server.desk().zones.apply(record);
-        }
-        self.unreadable.extend(by_path(loaded.unreadable));
+    /// Answers by what `read` finds, instead of what was known of `known`.
+    fn look_at_all(
+        &mut self,
+        mut known: HashSet<RecordKey>,
+        read: impl FnOnce(&Store, &mut dyn FnMut(Record)) -> Vec<Unreadable>,
+    ) {
+        let Self { server, store, unreadable, .. } = self;
+        let zones = &mut server.desk().zones;
+        let passed_over = read(store, &mut |record| {
+            known.remove(&record.key);
+            unreadable.remove(&store.path(&record.key));
+            zones.apply(record);
+        });
+        unreadable.extend(by_path(passed_over));
+        // Gone, or not to be read any more.
         for key in known {
             let _ = self.look_at(&key);
         }
@@ -90,11 +105,5 @@ impl Worker {
             told.push(format!("and {} more", self.unreadable.len() - told.len()));
         }
         told
-    }
-
-    fn look_at_everything(&mut self) {
-        let zones = &mut self.server.desk().zones;
-        *zones = Zones::default();
-        self.unreadable = by_path(self.store.read_each(|record| drop(zones.apply(record))));
     }
 }
