@@ -151,14 +151,9 @@ impl<'c> Written<'c> {
         Self { key: key.into(), text }
     }
 
-    /// The items of a text with commas, blanks around them dropped.
     fn split(self) -> impl Iterator<Item = Self> {
-        let key = self.key;
-        self.text
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(move |text| Self { key: key.clone(), text })
+        let Self { key, text } = self;
+        items(text).map(move |text| Self { key: key.clone(), text })
     }
 
     fn parse<T, E: fmt::Display>(&self, parse: impl Fn(&'c str) -> Result<T, E>) -> Result<T, Error> {
@@ -215,6 +210,11 @@ fn listed<'c>(
     of_runtime.into_iter().chain(of_conf).flatten().chain(with_commas)
 }
 
+/// The items of a text with commas, without the blanks around them.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
 /// `target:alias`.
 fn parse_link(text: &str) -> Result<Link, String> {
     let (target, alias) =
@@ -258,8 +258,7 @@ impl<'de> Deserialize<'de> for NameList {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<NameList, E> {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Ok(NameList::Flat(items.map(str::to_owned).collect()))
+                Ok(NameList::Flat(items(text).map(str::to_owned).collect()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<NameList, A::Error> {
