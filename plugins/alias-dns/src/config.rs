@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::domain_name::DomainName;
 use crate::names::{Annotations, NameKeys, NameList, Names, Sources};
 use crate::records::Link;
+use crate::serve::listen::PORT;
 
 /// How long an answer may be kept unless the configuration says otherwise, in seconds. Most resolvers in containers
 /// keep nothing; for the others it bounds how long a restarted container is looked for at its old address, while a
@@ -17,8 +18,6 @@ const DEFAULT_TTL: u32 = 5;
 
 /// RFC 2181, section 8.
 const MAX_TTL: u32 = i32::MAX as u32;
-
-const DNS_PORT: u16 = 53;
 
 /// The name of podman's plugin, which this one stands in for.
 const DNSNAME: &str = "dnsname";
@@ -235,7 +234,7 @@ impl RuntimeConfig {
 
 /// `address`, `address:port` or `[address]:port`.
 fn upstream(text: &str) -> Result<SocketAddr, String> {
-    let of_address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    let of_address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
     let server = of_address.or_else(|_| text.parse::<SocketAddr>());
     server
         .ok()

@@ -27,7 +27,7 @@ const ALIASES_ANNOTATION: &str = "alias-dns.cni/aliases";
 const LINKS_ANNOTATION: &str = "alias-dns.cni/links";
 
 /// How much of a container id the runtimes show, and resolve.
-const SHORT_ID: usize = 12;
+pub(crate) const SHORT_ID: usize = 12;
 
 /// The keys that stand alike in `args.cni` and in `runtimeConfig`.
 #[derive(Debug, Clone, Copy, Default)]

@@ -9,10 +9,9 @@ use crate::daemon::{self, Client, ClientError};
 use crate::host::{Host, Withdrawn};
 use crate::host_address;
 use crate::records::{Record, RecordKey, since_boot};
+use crate::serve::listen::PORT;
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
-
-const DNS_PORT: u16 = 53;
 
 /// The first port that needs no right to listen on (ip-sysctl).
 const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -43,8 +42,8 @@ impl Host for ThisHost {
             .ok()
             .and_then(|port| port.trim().parse::<u16>().ok());
         match first {
-            Some(first) if first <= DNS_PORT => Ok(()),
-            _ => Err(format!("no right to listen on port {DNS_PORT} (CAP_NET_BIND_SERVICE)")),
+            Some(first) if first <= PORT => Ok(()),
+            _ => Err(format!("no right to listen on port {PORT} (CAP_NET_BIND_SERVICE)")),
         }
     }
 

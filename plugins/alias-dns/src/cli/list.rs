@@ -3,10 +3,8 @@
 use std::io::Write;
 
 use super::{Format, print_json, table};
+use crate::names::SHORT_ID;
 use crate::records::{Link, Record};
-
-/// How much of a container id is printed.
-const SHORT_ID: usize = 12;
 
 pub(super) fn print(records: Vec<Record>, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
     match format {

@@ -1,7 +1,7 @@
-//! What supervisor and worker tell each other: descriptors to keep, each under a label.
+//! What the parts of a server tell each other: descriptors to keep, each under a label.
 //!
-//! The worker hands over every socket that must outlive it; a new worker gets them all back. Neither side trusts a
-//! stored process id: a channel that ends is how each learns that the other is gone.
+//! The worker hands over every socket that must outlive it to supervisor and guard; a new worker gets them all back. No
+//! side trusts a stored process id: a channel that ends is how each learns that the other is gone.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
@@ -31,9 +31,10 @@ pub(crate) enum Message {
     Keep(Kept),
     /// Close what is kept under the label.
     Drop(String),
-    /// That was all: start to serve (to the worker).
+    /// To a worker: that was all, start to serve. From a guard: it is there.
     Go,
-    /// The worker leaves for good, start no other (to the supervisor).
+    /// From a worker: it leaves for good, or keeps to another guard; start no other. From a guard: leave, for nobody finds
+    /// this server any more.
     Quit,
 }
 
@@ -244,11 +245,10 @@ mod tests {
     #[test]
     fn what_is_no_message_is_an_error() {
         let (near, far) = Seqpacket::pair().unwrap();
-        for text in ["", "keep label", "go on", "stop"] {
-            if !text.is_empty() {
-                near.send(text.as_bytes(), &[]).unwrap();
-                assert!(Channel(far.as_fd().try_clone_to_owned().unwrap().into()).receive().is_err());
-            }
+        let far = Channel::from(far);
+        for text in ["keep label", "go on", "stop", "all\nlabel"] {
+            near.send(text.as_bytes(), &[]).unwrap();
+            assert!(far.receive().is_err(), "{text}");
         }
     }
 }

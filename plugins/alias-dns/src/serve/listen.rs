@@ -11,10 +11,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, getsockname,
-    listen, setsockopt, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt,
+    socket,
 };
 
+use super::udp::internet;
 use crate::zone::Listener;
 
 /// The port of DNS.
@@ -59,8 +60,7 @@ pub(crate) fn open_anywhere(listener: &Listener) -> Result<(Sockets, u16)> {
     loop {
         let tcp = bound(listener, 0, SockType::Stream)?;
         let address: SockaddrStorage = getsockname(tcp.as_raw_fd())?;
-        let v4 = address.as_sockaddr_in().map(SockaddrIn::port);
-        let port = v4.or(address.as_sockaddr_in6().map(SockaddrIn6::port)).unwrap_or_default();
+        let port = internet(&address).map_or(0, |address| address.port());
         attempt += 1;
         match with_tcp(listener, port, tcp) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && attempt < MAX_ATTEMPTS => {}

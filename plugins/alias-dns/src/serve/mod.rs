@@ -346,8 +346,8 @@ impl Desk {
         let question = Question { name: query.asked.name, rtype: query.asked.rtype };
         let rotation = turns.next(question);
         let mut answer = answer::answer(zones, asker, question, rotation);
-        let is_own = || own_address::is_on(bridge, recipient.peer());
-        if matches!(answer, Answer::Refused) && strangers.is_host(recipient, now, is_own) {
+        let is_here = || own_address::is_on(bridge, recipient.peer());
+        if matches!(answer, Answer::Refused) && strangers.is_host(recipient, now, is_here) {
             answer = answer::answer(zones, Asker { source: *gateway, ..asker }, question, rotation);
         }
         match &answer {

@@ -9,7 +9,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, setsockopt, socket,
 };
 
-use super::udp::peer_of;
+use super::udp::internet;
 
 /// Whether `peer` is an address of the device `bridge` on this host; `false` where the kernel does not say.
 ///
@@ -28,5 +28,5 @@ pub(crate) fn is_on(bridge: &str, peer: SocketAddr) -> bool {
         connect(socket.as_raw_fd(), &SockaddrStorage::from(peer))?;
         getsockname::<SockaddrStorage>(socket.as_raw_fd())
     });
-    chosen.is_ok_and(|chosen| peer_of(&chosen).is_some_and(|chosen| chosen.ip() == peer.ip()))
+    chosen.is_ok_and(|chosen| internet(&chosen).is_some_and(|chosen| chosen.ip() == peer.ip()))
 }

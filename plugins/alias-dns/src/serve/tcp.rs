@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::sys::socket::sockopt::TcpNoDelay;
 use nix::sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername, recv, send, setsockopt};
 use slab::Slab;
 
+use super::udp::internet;
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::tally::Tally;
 use crate::zone::Listener;
@@ -121,7 +122,8 @@ impl Connections {
                 // This one is broken already; the next one may not be.
                 Err(_) => continue,
             };
-            let Some(peer) = peer_of(&socket) else { continue };
+            let peer: Option<SockaddrStorage> = getpeername(socket.as_raw_fd()).ok();
+            let Some(peer) = peer.as_ref().and_then(internet) else { continue };
             let source = if knows(peer.ip()) { peer.ip() } else { STRANGER };
             if self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS {
                 continue;
@@ -326,14 +328,5 @@ impl Connection {
             self.interest = interest;
         }
         Life::On
-    }
-}
-
-fn peer_of(socket: &OwnedFd) -> Option<SocketAddr> {
-    let address: SockaddrStorage = getpeername(socket.as_fd().as_raw_fd()).ok()?;
-    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-        (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
-        (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
-        _ => None,
     }
 }

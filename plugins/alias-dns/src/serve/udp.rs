@@ -58,7 +58,7 @@ impl Batch {
         // On an error nothing waits; or it is the ICMP error of an earlier response, which is nobody's business.
         self.received = self.receive_some(socket).unwrap_or(0);
         for (peer, address) in self.peers.iter_mut().zip(&self.addresses[..self.received]) {
-            *peer = peer_of(address);
+            *peer = internet(address);
         }
     }
 
@@ -172,8 +172,8 @@ const EMPTY_HEADER: libc::mmsghdr = {
     }
 };
 
-/// An address of the Internet.
-pub(super) fn peer_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+/// An address as the kernel gives it, if it is one of the Internet.
+pub(super) fn internet(address: &SockaddrStorage) -> Option<SocketAddr> {
     match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
         (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
         (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
