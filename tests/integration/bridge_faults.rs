@@ -145,6 +145,21 @@ fn whatever_the_surroundings_the_allocator_is_waited_for() {
     }
 }
 
+/// As `dhcp` does, whose questions go out by it. Each message to the kernel is held up, so that the pair takes its time.
+#[test]
+fn an_ipam_plugin_that_needs_the_containers_interface_finds_it() {
+    let mut story = Story::new();
+    let script = r#"cat >/dev/null
+        [ "$CNI_COMMAND" = ADD ] || exit 0
+        nsenter --net="$CNI_NETNS" ip link set "$CNI_IFNAME" up || exit 1
+        echo '{ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.2.9/24" }] }'"#;
+    story.config = story.ipam("looks", script);
+    let slow = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=sendto:delay_enter=30000"];
+    story.traced(&slow, "ADD").run().success();
+    story.call("DEL", &story.config).run().success();
+    story.assert_clean();
+}
+
 #[test]
 fn status_tells_which_right_an_attachment_lacks() {
     let story = Story::new();

@@ -32,8 +32,13 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let signals = Held::new()?;
     let mut back = WayBack::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
-    let lease = Lease::ask(call, &settings)?;
-    let wired = wire(&mut host, &settings, &identity, &netns, &home, &mut back);
+    let (lease, wired) = if settings.leases_from_afar {
+        let lease = Lease::ask(call, &settings)?;
+        (lease, wire(&mut host, &settings, &identity, &netns, &home, &mut back))
+    } else {
+        let wired = wire(&mut host, &settings, &identity, &netns, &home, &mut back)?;
+        (Lease::ask(call, &settings)?, Ok(wired))
+    };
     let veth = wired.as_ref().ok().map(|Wired { veth, .. }| veth);
     let leases = lease.given(&identity, veth, &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
