@@ -32,7 +32,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let signals = Held::new()?;
     let mut back = WayBack::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
-    let (lease, wired) = if settings.leases_from_afar {
+    let (lease, wired) = if settings.leases_without_link {
         let lease = Lease::ask(call, &settings)?;
         (lease, wire(&mut host, &settings, &identity, &netns, &home, &mut back))
     } else {

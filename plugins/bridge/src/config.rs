@@ -16,7 +16,7 @@ const DEFAULT_BRIDGE: &str = "cni0";
 
 /// IPAM plugins that lease from files or from the configuration. Any other may speak from the container's interface, as
 /// `dhcp` does.
-const FAR_IPAM: [&str; 3] = ["host-local-ipam", "host-local", "static"];
+const LEASES_WITHOUT_LINK: [&str; 3] = ["host-local-ipam", "host-local", "static"];
 
 /// MTU of a veth pair or bridge in bytes: the least that IPv4 needs (RFC 791), and the kernel's most (`ETH_MAX_MTU`).
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65535;
@@ -104,8 +104,8 @@ pub(crate) struct Settings {
     pub(crate) leave_container_down: bool,
     /// Who leases addresses; `None` makes a plain switch of the network.
     pub(crate) ipam: Option<Delegate>,
-    /// Whether it looks at nothing of the container, so that it can work before there is an interface.
-    pub(crate) leases_from_afar: bool,
+    /// Whether that one looks at nothing of the container, so that it can work before there is an interface.
+    pub(crate) leases_without_link: bool,
     /// Name service to answer with instead of the IPAM plugin's.
     pub(crate) dns: Option<Dns>,
     /// Who hides the containers behind the host's address.
@@ -247,7 +247,7 @@ impl Settings {
             ingress,
             mac_spoof_check: document.macspoofchk,
             accept_forward: document.accept_forward,
-            leases_from_afar: FAR_IPAM.contains(&document.ipam.r#type.as_str()),
+            leases_without_link: LEASES_WITHOUT_LINK.contains(&document.ipam.r#type.as_str()),
             bridge,
             // Last, so that a mistake that can be seen in the document is told first.
             ipam: match has_ipam {
