@@ -12,8 +12,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::TcpNoDelay;
-use nix::sys::socket::{MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername, recv, send, setsockopt};
+use nix::sys::socket::sockopt::{SocketError, TcpNoDelay};
+use nix::sys::socket::{
+    MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername, getsockopt, recv, send, setsockopt,
+};
 use slab::Slab;
 
 use super::udp::internet;
@@ -273,7 +275,11 @@ impl Connection {
     /// Reads what fits beside what is there already: one whole query at least.
     fn fill(&mut self) -> Life {
         if self.finished || !self.is_taking() {
-            return Life::On;
+            // The kernel tells again and again that the client has broken off, until somebody hears it.
+            return match getsockopt(&self.socket, SocketError) {
+                Ok(0) => Life::On,
+                Ok(_) | Err(_) => Life::Over,
+            };
         }
         let mut buffer = [0; PREFIX_LEN + MAX_QUERY];
         let room = buffer.len().saturating_sub(self.incoming.len());

@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 
 use alias_dns::daemon::Client;
 use domain::base::iana::Rtype;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
 
 use crate::Test;
 use crate::dns::{Response, ask, connect, exchange, query, receive, send};
-use crate::world::{BOUND, GATEWAY, eventually, host, in_time, inside, put, put_record, record, run, state};
+use crate::world::{
+    BOUND, GATEWAY, eventually, host, in_time, inside, is_asleep, processes, put, put_record, record, run,
+    state,
+};
 
 pub(crate) const TESTS: &[Test] = &[
     ("names_of_elsewhere_are_asked_once_kept_and_aged", cached),
@@ -24,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
+    ("a_client_that_breaks_off_while_its_answer_is_awaited_keeps_nobody_awake", broken_off_client),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
@@ -406,4 +412,26 @@ fn crowd() {
         single.recv(&mut response).unwrap();
         response[3] & 0x0f == 0
     });
+}
+
+fn broken_off_client() {
+    outside();
+    resolv_conf(&format!("nameserver {SILENT}"));
+    let status = || in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+    let mut stream = inside("c1", || connect(GATEWAY));
+    send(&mut stream, &query(7, &fresh("silent"), Rtype::A, None));
+    eventually("it is asked for elsewhere", || status().in_flight == 1);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // Once the second is told, the end of the questions has been seen.
+    (0..2).for_each(|_| drop(status()));
+    // With it, the end of the connection is a reset.
+    setsockopt(&stream, Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    drop(stream);
+    let [server] = processes("serve")[..] else { panic!("more than one server") };
+    let looks = (0..200).map(|_| {
+        std::thread::sleep(Duration::from_millis(2));
+        is_asleep(server)
+    });
+    let asleep = looks.filter(|is_asleep| *is_asleep).count();
+    assert!(asleep > 100, "asleep in {asleep} of 200 looks");
 }

@@ -20,8 +20,8 @@ use crate::Test;
 use crate::dns::{ask, ask_once, ask_within};
 use crate::serving::{firewalled, ruleset};
 use crate::world::{
-    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, key, kill_all, listens, processes, put, record,
-    remove, run, settled, signal, signal_if_there, state,
+    BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, is_asleep, key, kill_all, listens, processes,
+    put, record, remove, run, settled, signal, signal_if_there, state,
 };
 
 /// More than a message to or from the server can tell of.
@@ -588,12 +588,6 @@ fn late_upgrade() {
     // Its guard went with the newer one's. The next ADD brings another, and another attempt.
     put("c2", "172.20.0.3", "centos-2");
     settled();
-}
-
-/// Whether a process waits for something.
-fn is_asleep(process: Pid) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:\tS"))
 }
 
 fn leaving() {

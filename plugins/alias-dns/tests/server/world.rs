@@ -212,6 +212,12 @@ fn running(wanted: impl Fn(&[u8]) -> bool) -> Vec<Pid> {
     found
 }
 
+/// Whether a process waits for something.
+pub(crate) fn is_asleep(process: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:\tS"))
+}
+
 /// Sends `signal` to that part of the server.
 pub(crate) fn signal(part: &str, signal: Signal) {
     for process in processes(part) {
