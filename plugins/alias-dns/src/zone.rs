@@ -320,10 +320,11 @@ fn age_of<'z>(
 
 /// What [`crate::answer`] asks.
 impl Zones {
-    /// The container that has `ip` on `bridge`, by one of its records.
+    /// The container that has `ip` on `bridge`, by the newest of its records there, whichever network that is on.
     pub(crate) fn container_at(&self, bridge: &str, ip: IpAddr) -> Option<Attached<'_>> {
         let networks = self.surroundings.bridges.get(bridge)?;
-        let record = networks.iter().find_map(|network| self.newest_holder(*network, ip))?;
+        let holders = networks.iter().filter_map(|network| self.newest_holder(*network, ip));
+        let record = holders.max_by_key(|record| self.records[*record as usize].joined)?;
         Some(Attached { zones: self, record })
     }
 

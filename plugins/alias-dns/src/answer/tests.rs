@@ -573,6 +573,24 @@ fn an_address_belongs_to_the_newest_record_that_has_it() {
 }
 
 #[test]
+fn whoever_asks_is_the_newest_with_the_address_on_any_network_of_the_bridge() {
+    let on_other = |joined, names: &[&str]| Record {
+        bridge: "br-testnet".into(),
+        joined,
+        ..record("another", X1, "172.20.0.2", names)
+    };
+    let records = |joined| {
+        vec![
+            record("testnet", N2, "172.20.0.3", &["n2"]),
+            Record { joined: 5, ..record("testnet", N1, "172.20.0.2", &["n1"]) },
+            on_other(joined, &["x1"]),
+        ]
+    };
+    check(records(4), FROM_N1, &[("A n2", "A 172.20.0.3"), ("A x1", "NXDOMAIN .")]);
+    check(records(6), FROM_N1, &[("A n2", "NXDOMAIN ."), ("A x1", "A 172.20.0.2")]);
+}
+
+#[test]
 fn a_set_of_records_has_the_shortest_ttl() {
     let mut records = docker();
     records[0].ttl = 60;
