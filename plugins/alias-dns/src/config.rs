@@ -1,15 +1,15 @@
 //! The plugin's configuration: from JSON as written to [`Settings`], in which every value is in order. Pure; touches no
 //! file and no socket.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use cni_types::{AttachmentCall, Error, NetworkCall, OwnKeys};
 use serde::Deserialize;
 
 use crate::domain_name::DomainName;
+use crate::name_server;
 use crate::names::{Annotations, NameKeys, NameList, Names, Sources};
 use crate::records::Link;
-use crate::serve::listen::PORT;
 
 /// How long an answer may be kept unless the configuration says otherwise, in seconds. Most resolvers in containers
 /// keep nothing; for the others it bounds how long a restarted container is looked for at its old address, while a
@@ -232,12 +232,8 @@ impl RuntimeConfig {
     }
 }
 
-/// `address`, `address:port` or `[address]:port`.
 fn upstream(text: &str) -> Result<SocketAddr, String> {
-    let of_address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
-    let server = of_address.or_else(|_| text.parse::<SocketAddr>());
-    server
-        .ok()
+    name_server::parse_any(text)
         .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
         .ok_or_else(|| format!("\"{text}\" is not the address of a name server"))
 }

@@ -15,6 +15,7 @@ pub mod forward;
 mod gc;
 mod host;
 mod host_address;
+mod name_server;
 mod names;
 mod netns;
 mod plugin;

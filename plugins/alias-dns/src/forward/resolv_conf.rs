@@ -4,12 +4,11 @@
 //! beside a question to another host, and sees what no watch sees whole: an edit in place, a rename over it any number
 //! of times, a symlink to elsewhere that is switched, a mount on top.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use crate::regular_file;
-use crate::serve::listen::PORT;
+use crate::{name_server, regular_file};
 
 /// As many servers as the C libraries ask (resolv.conf(5), MAXNS).
 const MAX_SERVERS: usize = 3;
@@ -83,21 +82,12 @@ fn parse(text: &str) -> Box<[SocketAddr]> {
         if words.next() != Some("nameserver") {
             continue;
         }
-        let Some(server) = words.next().and_then(parse_server) else { continue };
+        let Some(server) = words.next().and_then(name_server::parse) else { continue };
         if servers.len() < MAX_SERVERS && !servers.contains(&server) {
             servers.push(server);
         }
     }
     servers.into()
-}
-
-/// `address` or `address%device`.
-fn parse_server(text: &str) -> Option<SocketAddr> {
-    if let Some((address, device)) = text.split_once('%') {
-        let scope = device.parse().ok().or_else(|| nix::net::if_::if_nametoindex(device).ok())?;
-        return Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into());
-    }
-    Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, PORT))
 }
 
 #[cfg(test)]

@@ -294,6 +294,10 @@ fn a_containers_own_name_servers_go_before_the_networks() {
     );
     call("ADD").with("upstreams", json!(["9.9.9.9"])).with("runtimeConfig", own).succeed(&host);
     assert_eq!(only_record(&host).upstreams, ["8.8.8.8:53".parse().unwrap()]);
+    // As a kubelet takes it from the host's resolv.conf.
+    let of_link = json!({"dns": {"servers": ["fe80::1%lo"]}});
+    call("ADD").with("runtimeConfig", of_link).succeed(&host);
+    assert_eq!(only_record(&host).upstreams, ["[fe80::1%1]:53".parse().unwrap()]);
 }
 
 #[test]
