@@ -10,7 +10,7 @@ use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{Plan, PlanError};
-use crate::rules::{FoundGateway, Ground, Subject};
+use crate::rules::{FoundGateway, Prepared, Subject};
 use crate::signals::Held;
 use crate::sysctl::Ipv6Switches;
 use crate::undo::{Undo, WayBack};
@@ -42,7 +42,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let veth = wired.as_ref().ok().map(|Wired { veth, .. }| veth);
     let leases = lease.given(&identity, veth, &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
-    let Wired { bridge, veth, switches, gateway, ground } = wired?;
+    let Wired { bridge, veth, switches, gateway, prepared } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
     veth::narrow(&mut host, &mut container, &veth)?;
 
@@ -55,7 +55,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let gateway_port = FoundGateway::find(&mut host, &settings)?;
     let subject = Subject::new(&settings, &identity, &plan, veth.container_mac, gateway_port);
     let undo = &mut back.attachment;
-    let rules = rules::install(ground, &mut host, &bridge, &settings, &identity, subject, undo)?;
+    let rules = rules::install(prepared, &mut host, &bridge, &settings, &identity, subject, undo)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
     let company = if settings.leave_container_down {
@@ -133,7 +133,7 @@ struct Wired {
     veth: Veth,
     switches: Option<Ipv6Switches>,
     gateway: Option<Gateway>,
-    ground: Option<Ground>,
+    prepared: Option<Prepared>,
 }
 
 /// Makes the bridge where there is none, and the veth pair with its host end on it, and does all else that needs no
@@ -162,9 +162,9 @@ fn wire<'a>(
     drop(attaching);
     let switches = container::believe_no_router(netns, home, identity.attachment().ifname(), settings)?;
     let gateway = gateway::ensure(host, &bridge, settings, home, &mut back.network)?;
-    let ground = rules::prepare(settings)?;
+    let prepared = rules::prepare(settings)?;
     log::debug!("looked at the gateway and the host's rules");
-    Ok(Wired { bridge, veth, switches, gateway, ground })
+    Ok(Wired { bridge, veth, switches, gateway, prepared })
 }
 
 /// Makes the plan; a result that the runtime's spec version cannot hold is refused.

@@ -25,7 +25,7 @@ pub(crate) fn remove_unneeded(rules: &mut Rules) -> Result<(), Error> {
 
 /// The same, for who excludes others already.
 pub(crate) fn remove_unneeded_alone(rules: &mut Rules, _alone: &LinkLock<'_>) -> Result<(), Error> {
-    match rules.has_guard().map_err(failed)? && !is_there(|_| true)? {
+    match rules.has_guard().map_err(failed)? && !has_guarded_port(|_| true)? {
         true => rules.remove_guard().map_err(failed),
         false => Ok(()),
     }
@@ -36,20 +36,20 @@ fn remove_unless(rules: &mut Rules, in_need: impl Fn(&Link) -> bool) -> Result<b
     if !rules.has_guard().map_err(failed)? {
         return Ok(false);
     }
-    if is_there(&in_need)? {
+    if has_guarded_port(&in_need)? {
         return Ok(true);
     }
     let home = Netns::own()?;
     let _alone = home.exclude()?;
-    if is_there(&in_need)? {
+    if has_guarded_port(&in_need)? {
         return Ok(true);
     }
     rules.remove_guard().map_err(failed)?;
     Ok(false)
 }
 
-fn is_there(port: impl Fn(&Link) -> bool) -> Result<bool, Error> {
+fn has_guarded_port(counts: impl Fn(&Link) -> bool) -> Result<bool, Error> {
     let failed = |failure: Failure| Error::internal(failure).context("look for guarded ports");
     let host = Netlink::open().map_err(failed)?;
-    host.has_veth(|link| link.group == GUARDED && port(link)).map_err(failed)
+    host.has_veth(|link| link.group == GUARDED && counts(link)).map_err(failed)
 }

@@ -34,29 +34,29 @@ pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity,
 
 /// The host as far as it is ready for the rules of an attachment whose port is there, whatever its addresses.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct Prepared {
     rules: Rules,
     is_guarded: bool,
 }
 
 /// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
-pub(crate) fn prepare(settings: &Settings) -> Result<Option<Ground>, Error> {
+pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
     let wished = policy(settings);
     if !wished.needs_rules() && !settings.is_gateway() {
         return Ok(None);
     }
-    let mut ground = Ground { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
-    if ground.is_guarded
-        && let Err(error) = ground.rules.guard()
+    let mut prepared = Prepared { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
+    if prepared.is_guarded
+        && let Err(error) = prepared.rules.guard()
     {
         // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
         log::warn!("router advertisements are not guarded against: {error}");
-        ground.is_guarded = false;
+        prepared.is_guarded = false;
     }
     if settings.is_gateway() && !wished.accept_forward {
-        tell_foreign_drops(&mut ground.rules, &settings.gateway_link());
+        tell_foreign_drops(&mut prepared.rules, &settings.gateway_link());
     }
-    Ok(Some(ground))
+    Ok(Some(prepared))
 }
 
 /// The rules of an attachment as they were brought in.
@@ -67,9 +67,9 @@ pub(crate) struct InstalledRules {
     is_guarded: bool,
 }
 
-/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. Nothing without ground for them.
+/// Brings in the rules of an attachment; [`remove_after_link`] has seen to how they go. None where nothing was prepared.
 pub(crate) fn install<'a>(
-    ground: Option<Ground>,
+    prepared: Option<Prepared>,
     host: &mut Netlink,
     bridge: &Link,
     settings: &Settings,
@@ -82,7 +82,7 @@ pub(crate) fn install<'a>(
         let restore = || subject.restore_iptables(host, bridge, settings);
         iptables::install(identity.jumps(), &subject.addresses, restore)?;
     }
-    let Some(Ground { rules, is_guarded }) = ground else { return Ok(None) };
+    let Some(Prepared { rules, is_guarded }) = prepared else { return Ok(None) };
     if !is_guarded {
         subject.gateway = None;
     }
