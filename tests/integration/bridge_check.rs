@@ -1,6 +1,6 @@
 //! CHECK of the bridge plugin sees each thing that ADD made, and is not disturbed by what others do.
 
-use integration_tests::{Container, Suite, World};
+use integration_tests::{Attachment, Container, Network, Suite, World};
 use serde_json::{Value, json};
 
 /// A container on a gateway network with two families, and what ADD answered.
@@ -171,6 +171,54 @@ fn what_others_do_does_not_disturb() {
     integration_tests::wait_until("the sniffer has begun", promiscuity);
     assert_eq!(story.found(), "");
     sniffer.kill();
+}
+
+/// A chain of the reference's, where `tuning` leaves out of its result what it changes.
+#[test]
+fn what_tuning_changed_is_no_difference_and_what_others_changed_is() {
+    let world = World::new();
+    let list = |spoof_check: bool| {
+        json!({
+            "cniVersion": "1.1.0", "name": "n", "plugins": [
+                {
+                    "type": "bridge", "bridge": "br0", "isGateway": true, "mtu": 1480,
+                    "ingressPolicy": "isolated", "macspoofchk": spoof_check,
+                    "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.2.0/24" }]] }
+                },
+                { "type": "tuning", "mtu": 1400, "mac": "02:00:00:00:00:77", "promisc": true, "allmulti": true }
+            ]
+        })
+    };
+    let suites = [Suite::Ours, Suite::Reference];
+    let network = Network::with_plugins_of(&world, list(false), &suites);
+    let container = world.container("c1");
+    let attachment = Attachment::of(&container);
+    let result = network.attach(&container);
+    network.check(&attachment).unwrap();
+
+    let host_veth = result["interfaces"][1]["name"].as_str().unwrap();
+    let found = |network: &Network| {
+        let failure = network.check(&attachment).expect_err("nothing is found");
+        format!("{}: {}", failure.plugin, failure.msg)
+    };
+    // Its own CHECK looks at what it has set.
+    container.run("ip link set eth0 mtu 1300").success();
+    assert!(found(&network).starts_with("tuning: "), "{}", found(&network));
+    container.run("ip link set eth0 mtu 1400").success();
+    world.host().run(&format!("ip link set {host_veth} mtu 1390")).success();
+    let said = found(&network);
+    assert_eq!(said, format!("bridge: MTU of host veth \"{host_veth}\" is 1390, not 1480"));
+    world.host().run(&format!("ip link set {host_veth} mtu 1480")).success();
+    network.check(&attachment).unwrap();
+    world.host().run("nft flush ruleset").success();
+    assert!(found(&network).contains("nf_tables"), "{}", found(&network));
+
+    // What keeps the container from sending is named, though `tuning` has the address it wants.
+    network.del(&attachment).unwrap();
+    let strict = Network::with_plugins_of(&world, list(true), &suites);
+    strict.attach(&container);
+    assert!(found(&strict).contains("sources"), "{}", found(&strict));
+    strict.del(&attachment).unwrap();
 }
 
 /// A repair reads the addresses from the kernel, which has those of IPv6 last, and the newest of them first.

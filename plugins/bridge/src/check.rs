@@ -18,6 +18,7 @@ use crate::netlink::link::{Admission, Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{MAIN_TABLE, Plan, PlannedRoute, addresses_of};
+use crate::tuning::Before;
 use crate::{gateway, predecessor, reverse_path, rules, sysctl, veth, vlans};
 
 /// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
@@ -106,8 +107,17 @@ impl Comparison<'_> {
         }
         if let (Some(Maker::Ours), Some(mac)) = (maker, end.and_then(|end| end.mac)) {
             let present = present.unwrap_or_default();
-            let differences =
-                rules::verify(&mut host, self.settings, self.identity, self.plan, mac, present)?;
+            let mut verify =
+                |mac| rules::verify(&mut host, self.settings, self.identity, self.plan, mac, present.clone());
+            let mut differences = verify(mac)?;
+            // The spoof check has to know the address that the container sends with; the other rules work with the old one.
+            if !differences.is_empty()
+                && !self.settings.mac_spoof_check
+                && let Some(before) = Before::noted(self.identity.attachment()).mac()
+                && verify(before)?.is_empty()
+            {
+                differences.clear();
+            }
             self.differences.extend(differences);
             log::debug!("compared the rules");
         }
@@ -362,7 +372,10 @@ impl Comparison<'_> {
         }
         if let Some(end) = end {
             // Both ends were made alike; a path MTU that somebody lowered on one of them loses packets.
-            self.compare(format_args!("MTU of \"{ifname}\""), end.mtu, self.settings.mtu.unwrap_or(link.mtu));
+            let wished = self.settings.mtu.unwrap_or(link.mtu);
+            if end.mtu != wished && Before::noted(self.identity.attachment()).mtu() != Some(wished) {
+                self.differs(format_args!("MTU of \"{ifname}\" is {}, not {wished}", end.mtu));
+            }
         }
         if let Some(mtu) = self.settings.mtu {
             self.compare(format_args!("MTU of host veth \"{name}\""), link.mtu, mtu);

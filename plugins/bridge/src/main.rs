@@ -32,6 +32,7 @@ mod signals;
 mod status;
 mod survey;
 mod sysctl;
+mod tuning;
 mod undo;
 mod veth;
 mod vlans;
