@@ -110,7 +110,7 @@ impl Comparison<'_> {
             let mut verify =
                 |mac| rules::verify(&mut host, self.settings, self.identity, self.plan, mac, present.clone());
             let mut differences = verify(mac)?;
-            // The spoof check has to know the address that the container sends with; the other rules work with the old one.
+            // The spoof check has to know the address that the container sends with; the others work with the old one.
             if !differences.is_empty()
                 && !self.settings.mac_spoof_check
                 && let Some(before) = Before::noted(self.identity.attachment()).mac()
