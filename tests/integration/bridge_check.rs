@@ -292,6 +292,27 @@ fn a_route_of_table_0_is_looked_for_in_the_main_one() {
 }
 
 #[test]
+fn a_route_that_the_kernel_holds_in_other_words_is_no_difference() {
+    let story = Story::new(&json!({ "ipam": {
+        "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]],
+        "routes": [
+            { "dst": "10.9.0.0/16", "gw": "0.0.0.0" },
+            { "dst": "10.10.0.0/16", "mtu": 65535, "advmss": 65535 },
+            { "dst": "fd00:9::/64", "mtu": 65535, "advmss": 65535 },
+        ]
+    } }));
+    assert_eq!(story.found(), "");
+    for (damage, named) in [
+        ("ip route delete 10.9.0.0/16", "route 10.9.0.0/16 is missing"),
+        ("ip route change 10.10.0.0/16 via 10.1.2.1 advmss 65495", "MTU of route 10.10.0.0/16"),
+        ("ip route delete fd00:9::/64", "route fd00:9::/64"),
+    ] {
+        story.container.run(damage).success();
+        assert!(story.found().contains(named), "{}", story.found());
+    }
+}
+
+#[test]
 fn another_path_to_the_same_namespace_is_the_same_namespace() {
     let story = Story::new(&json!({}));
     let inside = story.container.command(["sleep", "600"]).start();

@@ -129,6 +129,8 @@ fn a_failure_at_any_step_takes_back_what_was_done_before_it() {
     story.fails(&with("/ipam/routes", unreachable), 7, "10.7.0.0/16");
     let twice = json!([{ "dst": "10.7.0.0/16" }, { "dst": "10.7.0.0/16" }]);
     story.fails(&with("/ipam/routes", twice), 7, "10.7.0.0/16");
+    let other_family = json!([{ "dst": "fd07::/64", "gw": "10.8.0.1" }]);
+    story.fails(&with("/ipam/routes", other_family), 7, "fd07::/64");
     story.fails(&with("/ipam/ranges/0/0/subnet", json!("10.8.0.0/24")), 7, "already has an IP address");
 }
 

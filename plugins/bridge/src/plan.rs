@@ -23,6 +23,12 @@ const DEFAULT_V4: Ipv4Network = Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 
 /// Every IPv6 address.
 const DEFAULT_V6: Ipv6Network = Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).unwrap();
 
+/// Largest MTU in bytes that the kernel takes for a route; it makes any other that one (`ip_metrics_convert`).
+const MAX_ROUTE_MTU: u32 = 65_535 - 15;
+
+/// The same for the segment size that a route advertises.
+const MAX_ROUTE_ADVMSS: u32 = 65_535 - 40;
+
 /// Position in the result of the container's interface, to which every address belongs.
 pub(crate) const CONTAINER_INTERFACE: usize = 2;
 
@@ -90,6 +96,9 @@ pub(crate) enum PlanError {
     /// Two routes that the kernel cannot tell apart.
     #[error("ipam.routes: route {0} is there twice")]
     SameRouteTwice(IpNetwork),
+    /// A next hop that IPv6 packets cannot be sent to.
+    #[error("ipam.routes: route {0} leads to an IPv4 address, {1}")]
+    Ipv6ByIpv4(IpNetwork, IpAddr),
     /// The link would not carry IPv6.
     #[error("mtu: {0} is less than IPv6 needs, which is 1280")]
     MtuBelowIpv6(u32),
@@ -192,17 +201,24 @@ fn told_routes(mut routes: Vec<Route>, addresses: &[PlannedAddress], gateway: Ga
     routes
 }
 
-/// The routes as the kernel gets them, each with a next hop if its family has a gateway.
+/// The routes as the kernel gets them, each with a next hop if its family has a gateway; 0.0.0.0 asks for none.
 fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<PlannedRoute>, PlanError> {
     let mut routes: Vec<PlannedRoute> = Vec::with_capacity(told.len());
     for route in told {
-        let via = route.gw.or_else(|| first_gateway(addresses, Family::of(route.dst.ip())));
+        let via = match route.gw {
+            Some(via) if route.dst.is_ipv6() && via.is_ipv4() => {
+                return Err(PlanError::Ipv6ByIpv4(route.dst, via));
+            }
+            // To the kernel it is none.
+            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => None,
+            given => given.or_else(|| first_gateway(addresses, Family::of(route.dst.ip()))),
+        };
         let planned = PlannedRoute {
             dst: route.dst,
             via,
             onlink: via.is_some_and(|via| is_gateway_outside(addresses, via)),
-            mtu: route.mtu,
-            advmss: route.advmss,
+            mtu: route.mtu.min(MAX_ROUTE_MTU),
+            advmss: route.advmss.min(MAX_ROUTE_ADVMSS),
             priority: route.priority,
             table: table_of(route),
             scope: route.scope,

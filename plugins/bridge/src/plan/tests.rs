@@ -182,6 +182,27 @@ fn a_gateway_outside_every_subnet_is_on_the_link_and_any_other_next_hop_is_not()
 }
 
 #[test]
+fn the_next_hop_0_0_0_0_is_none() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "10.0.0.0/8", "gw": "0.0.0.0"}, {"dst": "10.0.0.0/8"}]);
+    let plan = plan(json!({}), result);
+    assert_eq!(routes(&plan), ["10.0.0.0/8", "10.0.0.0/8 via 172.17.0.1"]);
+}
+
+#[test]
+fn a_route_has_no_larger_metrics_than_the_kernel_gives_it() {
+    let mut result = dual();
+    result["routes"] = json!([{"dst": "10.0.0.0/8", "mtu": 65535, "advmss": 65535}]);
+    let plan = plan(json!({}), result);
+    assert_eq!(routes(&plan), ["10.0.0.0/8 via 172.17.0.1 mtu 65520 advmss 65495"]);
+    assert_eq!(
+        plan.to_result(Vec::new()).routes[0].mtu,
+        65535,
+        "the result tells the route as it was leased"
+    );
+}
+
+#[test]
 fn the_configured_dns_replaces_the_leased_one_as_a_whole() {
     let mut result = dual();
     result["dns"] = json!({"nameservers": ["10.0.0.1"], "search": ["leased"]});
@@ -201,6 +222,12 @@ fn what_cannot_be_wired_is_refused() {
         PlanError::NoRoomForGateway(net("255.255.255.255/32"))
     );
     assert_eq!(refused(json!({"mtu": 1000}), dual()), PlanError::MtuBelowIpv6(1000));
+    for gw in ["172.17.0.1", "0.0.0.0"] {
+        let mut result = dual();
+        result["routes"] = json!([{"dst": "fd09::/64", "gw": gw}]);
+        let error = PlanError::Ipv6ByIpv4(net("fd09::/64"), gw.parse().unwrap());
+        assert_eq!(refused(json!({}), result), error);
+    }
 }
 
 #[test]
