@@ -298,6 +298,7 @@ fn a_route_that_the_kernel_holds_in_other_words_is_no_difference() {
         "routes": [
             { "dst": "10.9.0.0/16", "gw": "0.0.0.0" },
             { "dst": "10.10.0.0/16", "mtu": 65535, "advmss": 65535 },
+            { "dst": "10.11.0.0/16", "gw": "fd00:1::1" },
             { "dst": "fd00:9::/64", "mtu": 65535, "advmss": 65535 },
         ]
     } }));
@@ -305,6 +306,7 @@ fn a_route_that_the_kernel_holds_in_other_words_is_no_difference() {
     for (damage, named) in [
         ("ip route delete 10.9.0.0/16", "route 10.9.0.0/16 is missing"),
         ("ip route change 10.10.0.0/16 via 10.1.2.1 advmss 65495", "MTU of route 10.10.0.0/16"),
+        ("ip route change 10.11.0.0/16 via inet6 fd00:1::9", "route 10.11.0.0/16 via fd00:1::1 is missing"),
         ("ip route delete fd00:9::/64", "route fd00:9::/64"),
     ] {
         story.container.run(damage).success();

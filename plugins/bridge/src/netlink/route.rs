@@ -7,7 +7,7 @@ use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType,
+    RouteScope, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -122,8 +122,8 @@ fn read(answer: RouteNetlinkMessage) -> Vec<Route> {
         Route { dst, via: None, link: None, priority: 0, table: u32::from(header.table), mtu: 0, advmss: 0 };
     let mut hops = Vec::new();
     for attribute in message.attributes {
+        route.via = next_hop(&attribute).or(route.via);
         match attribute {
-            RouteAttribute::Gateway(address) => route.via = ip(&address),
             RouteAttribute::Oif(index) => route.link = Some(index),
             RouteAttribute::Priority(priority) => route.priority = priority,
             RouteAttribute::Table(table) => route.table = table,
@@ -137,10 +137,7 @@ fn read(answer: RouteNetlinkMessage) -> Vec<Route> {
     }
     hops.into_iter()
         .map(|hop| {
-            let via = hop.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Gateway(address) => ip(address),
-                _ => None,
-            });
+            let via = hop.attributes.iter().find_map(next_hop);
             Route { via, link: Some(hop.interface_index), ..route.clone() }
         })
         .collect()
@@ -153,6 +150,15 @@ fn read_metrics(metrics: &[RouteMetric], route: &mut Route) {
             RouteMetric::Advmss(advmss) => route.advmss = *advmss,
             _ => {}
         }
+    }
+}
+
+/// The next hop that an attribute tells: one of the destination's family, or of the other one.
+fn next_hop(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
     }
 }
 
