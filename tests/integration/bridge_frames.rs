@@ -253,7 +253,8 @@ fn what_became_of_the_guard_is_named_and_mended() {
         net.check(&Attachment::of(&resident)).unwrap_err().msg
     };
     let flush = "nft flush chain bridge cni-ra-guard prerouting";
-    for damage in ["nft flush ruleset", flush] {
+    let put_to_sleep = "nft add table bridge cni-ra-guard { flags dormant; }";
+    for damage in ["nft flush ruleset", flush, put_to_sleep] {
         assert!(named(damage).contains("bridge cni-ra-guard"), "{damage}");
         // An ADD of another network brings it back for all.
         let other = plain(&world, "other", 2, true);

@@ -75,6 +75,11 @@ pub(super) fn exists(socket: &mut Socket) -> Result<bool, Error> {
     Ok(socket.table(TABLE)?.is_some())
 }
 
+/// Whether there is a table that sees frames.
+pub(super) fn is_awake(socket: &mut Socket) -> Result<bool, Error> {
+    Ok(socket.table(TABLE)?.is_some_and(|found| !found.dormant))
+}
+
 /// Whether the rules are there: one question, for an ADD.
 pub(super) fn has_rules(socket: &mut Socket) -> Result<bool, Error> {
     let (found, wished) = (socket.rules(TABLE, CHAIN)?, rules());

@@ -376,6 +376,11 @@ impl Rules {
         Ok(guard::faults(&mut self.socket)?.iter().map(ToString::to_string).collect())
     }
 
+    /// Whether the RA guard is still there, and sees frames: one question.
+    pub(crate) fn guard_is_awake(&mut self) -> Result<bool, Error> {
+        Ok(guard::is_awake(&mut self.socket)?)
+    }
+
     /// Whether there is an RA guard.
     pub(crate) fn has_guard(&mut self) -> Result<bool, Error> {
         Ok(guard::exists(&mut self.socket)?)

@@ -105,8 +105,8 @@ impl InstalledRules {
         bridge: &Link,
         settings: &Settings,
     ) -> Result<(), Error> {
-        if self.is_guarded && !self.rules.has_guard().map_err(failed)? {
-            self.rules.guard().map_err(failed)?;
+        if self.is_guarded && !self.rules.guard_is_awake().map_err(failed)? {
+            self.rules.repair_guard().map_err(failed)?;
         }
         match self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
             true => Ok(()),

@@ -79,14 +79,15 @@ pub(crate) fn restore_port(
         |failure: Failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\""));
     if !veth::is_guarded_as_wished(&found.host, settings) {
         match host.set_group(*index, veth::port_group(settings)) {
-            Err(failure) if !failure.is_gone() => return Err(failed(failure)),
-            _ => wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group)),
+            // Its DEL has come first.
+            Err(failure) if failure.is_gone() => {}
+            Err(failure) => return Err(failed(failure)),
+            Ok(()) => wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group)),
         }
     }
     let isolated = settings.port.isolated;
     let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(wrong) };
     match host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }) {
-        // Its DEL has come first.
         Err(failure) if failure.is_gone() => {}
         Err(failure) => return Err(failed(failure)),
         Ok(()) => {
