@@ -177,17 +177,27 @@ fn reserve_requested(
         Some(Reserved::Excluded) => return Err(AllocateError::Excluded { set: index, address }),
         None => {}
     }
-    let mut reservation = store.reserve(address, demand.attachment)?;
-    if matches!(reservation, Reservation::Taken { era: Era::EarlierBoot, .. }) {
-        store.release(address)?;
-        reservation = store.reserve(address, demand.attachment)?;
-    }
-    match reservation {
+    match reserve_exactly(store, address, demand.attachment)? {
         Reservation::Made => Ok(address),
         Reservation::Taken { holder, .. } => {
             let ranges = demand.sets.get(index).map(ToString::to_string).unwrap_or_default();
             Err(AllocateError::Unavailable { set: index, address, ranges, holder })
         }
+    }
+}
+
+/// Leases `address` and no other, so that a lease of an earlier boot has to make way.
+fn reserve_exactly(
+    store: &mut impl Store,
+    address: Point,
+    attachment: &Attachment,
+) -> Result<Reservation, StoreError> {
+    match store.reserve(address, attachment)? {
+        Reservation::Taken { era: Era::EarlierBoot, .. } => {
+            store.release(address)?;
+            store.reserve(address, attachment)
+        }
+        reservation => Ok(reservation),
     }
 }
 
@@ -198,8 +208,9 @@ fn reserve_free(
     set: &RangeSet,
 ) -> Result<Point, AllocateError> {
     for &address in demand.preferred {
-        let leasable = set.leasable().any(|span| span.contains(address));
-        if leasable && store.reserve(address, demand.attachment)? == Reservation::Made {
+        let to_be_had =
+            demand.range_in(index, address).is_some_and(|range| range.reserved(address).is_none());
+        if to_be_had && reserve_exactly(store, address, demand.attachment)? == Reservation::Made {
             return Ok(address);
         }
     }

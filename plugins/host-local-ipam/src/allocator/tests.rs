@@ -304,6 +304,18 @@ fn a_preferred_address_is_had_while_it_is_free_and_ours_to_give() {
     assert_eq!(scene.add("c", ""), "10.0.0.5/29");
     assert_eq!(scene.add("d", ""), "10.0.0.6/29");
     assert_eq!(scene.add("e", "10.0.0.3"), "10.0.0.3/29");
+    let dead = (attachment("old"), Some(Era::EarlierBoot));
+    scene.store.leases.insert(point("10.0.0.5"), dead);
+    assert_eq!(scene.add("f", ""), "10.0.0.5/29");
+}
+
+#[test]
+fn a_preferred_address_may_be_where_it_could_be_asked_for() {
+    let mut scene = Scene::new("10.0.0.0/24=10.0.0.100-10.0.0.200|10.0.1.0/24", "", "");
+    scene.preferred = vec![point("10.0.0.1"), point("10.0.0.255"), point("10.0.0.5"), point("10.0.1.7")];
+    assert_eq!(scene.add("c", ""), "10.0.0.100/24 10.0.1.7/24");
+    scene.requestable_from = RequestableFrom::Subnet;
+    assert_eq!(scene.add("d", ""), "10.0.0.5/24 10.0.1.8/24");
 }
 
 #[test]

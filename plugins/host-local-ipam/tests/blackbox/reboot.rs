@@ -65,6 +65,17 @@ fn a_lease_stays_until_it_is_in_the_way() {
 }
 
 #[test]
+fn an_address_stays_with_a_name_over_a_reboot() {
+    let mut network = Network::with(json!({"subnet": "10.8.0.0/24", "stickyByName": true}));
+    network.conf["args"] = json!({"cni": {"containerName": "web"}});
+    assert_eq!(ask_in(0, &network, "ADD", "c1").address(), "10.8.0.2");
+    assert_eq!(ask_in(1, &network, "ADD", "c2").address(), "10.8.0.2");
+    assert_eq!(network.leases().into_values().collect::<Vec<_>>(), ["c2\r\neth0"]);
+    // The one of this boot is alive.
+    assert_eq!(ask_in(1, &network, "ADD", "c3").address(), "10.8.0.3");
+}
+
+#[test]
 fn gc_without_a_list_releases_leases_of_an_earlier_boot_and_no_others() {
     let network = Network::new("10.8.0.0/24");
     ask_in(0, &network, "ADD", "old").ok();

@@ -63,6 +63,18 @@ fn an_address_stays_with_a_name_while_it_is_free() {
 }
 
 #[test]
+fn an_address_from_outside_the_range_stays_with_a_name_too() {
+    let keys = json!({
+        "subnet": "10.8.0.0/24", "rangeStart": "10.8.0.100", "requestableFrom": "subnet", "stickyByName": true,
+    });
+    let network = Network::with(keys);
+    assert_eq!(network.add_with_args("c1", "IP=10.8.0.7;CONTAINER_NAME=web").address(), "10.8.0.7");
+    network.ask("DEL", "c1").ok();
+    assert_eq!(network.add_with_args("c2", "CONTAINER_NAME=web").address(), "10.8.0.7");
+    assert_eq!(network.add_with_args("c3", "CONTAINER_NAME=web").address(), "10.8.0.100");
+}
+
+#[test]
 fn what_the_other_plugins_of_a_chain_read_in_cni_args_is_no_mistake() {
     let network = Network::new("10.8.0.0/24");
     let chain = "CONTAINER_NAME=web;ALIASES=a,b;LINKS=db:sql;MAC=02:00:00:00:00:01;IP=10.8.0.9";
