@@ -1,14 +1,16 @@
 //! Which addresses a container name had last, so that a container re-created under its name can have them back.
 //!
 //! Only for networks with `stickyByName`. Two symbolic links a lease, beside the index: `name:<name>` leads to the
-//! addresses, `address:<address>` to the name. A name is forgotten when its address goes to another one, so there are
-//! never more records than addresses. A record is a wish: it keeps no address from anybody.
+//! addresses, `address:<address>` to the name that had it last. An address that goes to another name is forgotten, and a
+//! name with its last address, so there are never more names than addresses. A record is a wish: it keeps no address
+//! from anybody.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::files::remove_file;
 use super::{Place, StoreError};
 use crate::span::Point;
 
@@ -69,13 +71,27 @@ impl Names {
             if let Ok(earlier) = std::fs::read_link(&by_address)
                 && let Some(earlier) = earlier.to_str().filter(|earlier| *earlier != name.0)
             {
-                let forgotten = self.by_name(&StickyName(earlier.to_owned()));
-                std::fs::remove_file(&forgotten)
-                    .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
-                    .map_err(|source| StoreError::new("remove", &forgotten, source))?;
+                self.forget(&StickyName(earlier.to_owned()), *address)?;
             }
             self.link(&by_address, &name.0)?;
         }
+        self.write(name, addresses)
+    }
+
+    /// Takes `address` from those of `name`, which may have moved on to others since.
+    fn forget(&self, name: &StickyName, address: Point) -> Result<(), StoreError> {
+        let known = self.addresses(name);
+        let left: Vec<Point> = known.iter().copied().filter(|other| *other != address).collect();
+        if left == known {
+            Ok(())
+        } else if left.is_empty() {
+            remove_file(&self.by_name(name))
+        } else {
+            self.write(name, &left)
+        }
+    }
+
+    fn write(&self, name: &StickyName, addresses: &[Point]) -> Result<(), StoreError> {
         let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         self.link(&self.by_name(name), &list.join(","))
     }
@@ -122,7 +138,20 @@ mod tests {
         assert_eq!(names.addresses(&web), [point("10.0.0.2"), point("fd00::2")]);
         names.record(&db, &[point("10.0.0.2")]).unwrap();
         assert_eq!(names.addresses(&db), [point("10.0.0.2")]);
+        assert_eq!(names.addresses(&web), [point("fd00::2")]);
+        names.record(&db, &[point("fd00::2")]).unwrap();
         assert!(names.addresses(&web).is_empty());
+    }
+
+    #[test]
+    fn a_name_that_has_moved_loses_nothing_when_its_old_address_goes_to_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = Names::of(&Place::new(directory.path(), "net"));
+        let (web, db) = (StickyName::new("web"), StickyName::new("db"));
+        names.record(&web, &[point("10.0.0.2")]).unwrap();
+        names.record(&web, &[point("10.0.0.3")]).unwrap();
+        names.record(&db, &[point("10.0.0.2")]).unwrap();
+        assert_eq!(names.addresses(&web), [point("10.0.0.3")]);
     }
 
     #[test]

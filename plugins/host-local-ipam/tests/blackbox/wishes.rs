@@ -53,13 +53,27 @@ fn an_address_stays_with_a_name_while_it_is_free() {
     // somebody else has it now
     network.add_with_args("c4", &format!("IP={};CONTAINER_NAME=thief", first[0])).ok();
     let second = network.add_with_args("c5", web).addresses();
-    assert_ne!(second[0], first[0]);
+    assert!(second[0] != first[0] && second[1] == first[1], "{second:?}");
     network.ask("DEL", "c4").ok();
     network.ask("DEL", "c5").ok();
     assert_eq!(network.add_with_args("c6", web).addresses(), second);
     // asking for an address is stronger
     network.ask("DEL", "c6").ok();
     assert_eq!(network.add_with_args("c7", &format!("IP=10.8.0.99;{web}")).addresses()[0], "10.8.0.99");
+}
+
+#[test]
+fn a_name_that_has_moved_loses_nothing_when_its_old_address_goes_to_another() {
+    let network =
+        Network::with(json!({"subnet": "10.8.0.0/24", "allocation": "lowest", "stickyByName": true}));
+    let add = |id, name: &str| network.add_with_args(id, &format!("CONTAINER_NAME={name}")).address();
+    assert_eq!(add("old", "web"), "10.8.0.2");
+    assert_eq!(add("new", "web"), "10.8.0.3");
+    network.ask("DEL", "old").ok();
+    assert_eq!(add("other", "db"), "10.8.0.2");
+    network.ask("DEL", "other").ok();
+    network.ask("DEL", "new").ok();
+    assert_eq!(add("newest", "web"), "10.8.0.3");
 }
 
 #[test]
