@@ -1,7 +1,7 @@
 //! What the host tracks of a container's flows, when the address changes hands.
 
-use integration_tests::{Attachment, Container, Network, Outside, Running, Space, World};
-use serde_json::json;
+use integration_tests::{Attachment, Container, Network, Outside, Running, Space, World, wait_until};
+use serde_json::{Value, json};
 
 /// The first kernel that searches its flows by address when it is to forget some.
 const SINCE: (u32, u32) = (6, 11);
@@ -70,20 +70,75 @@ fn kernel_can(world: &World) -> bool {
 
 #[test]
 fn whoever_gets_an_address_next_does_not_get_what_is_sent_to_its_last_holder() {
-    changes_hands("nft delete table ip published");
+    changes_hands("1.0.0", |world, network, first, of_first| {
+        world.host().run("nft delete table ip published").success();
+        network.detach_as(first, of_first);
+    });
 }
 
 #[test]
 fn nor_when_the_rules_were_flushed_before() {
-    changes_hands("nft flush ruleset");
+    changes_hands("1.0.0", |world, network, first, of_first| {
+        world.host().run("nft flush ruleset").success();
+        network.detach_as(first, of_first);
+    });
 }
 
-fn changes_hands(before_del: &str) {
+/// Such a runtime hands on no result.
+#[test]
+fn nor_where_the_runtime_speaks_an_old_version() {
+    changes_hands("0.3.1", |world, network, first, of_first| {
+        world.host().run("nft delete table ip published").success();
+        network.detach_as(first, of_first);
+    });
+}
+
+/// Only the rules tell then which addresses they were.
+#[test]
+fn nor_where_moreover_the_namespace_is_gone() {
+    changes_hands("0.3.1", |world, network, first, of_first| {
+        world.host().run("nft delete table ip published").success();
+        world.remove_netns("first");
+        wait_until("the pair is gone", || {
+            world.host().run("ip -br link show master br-1").success().is_empty().then_some(())
+        });
+        network.detach_as(first, of_first);
+    });
+}
+
+#[test]
+fn nor_where_only_gc_comes() {
+    changes_hands("1.1.0", |world, network, _, _| {
+        world.host().run("nft delete table ip published").success();
+        network.plugin_call("GC", 0, None, None).config(&collecting(network)).run().success();
+    });
+}
+
+#[test]
+fn nor_where_only_gc_comes_and_the_namespace_is_gone() {
+    changes_hands("1.1.0", |world, network, _, _| {
+        world.host().run("nft delete table ip published").success();
+        world.remove_netns("first");
+        wait_until("the pair is gone", || {
+            world.host().run("ip -br link show master br-1").success().is_empty().then_some(())
+        });
+        network.plugin_call("GC", 0, None, None).config(&collecting(network)).run().success();
+    });
+}
+
+/// The configuration for a GC of a network that nobody is attached to any more.
+fn collecting(network: &Network) -> Value {
+    let mut config = network.plugin_config(0);
+    config["cni.dev/valid-attachments"] = json!([]);
+    config
+}
+
+fn changes_hands(version: &str, leave: impl Fn(&World, &Network, &Container, &Attachment)) {
     let world = World::new();
     let outside = world.outside();
     let network = Network::new(
         &world,
-        json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{
+        json!({ "cniVersion": version, "name": "net", "plugins": [{
             "type": "bridge", "bridge": "br-1", "isDefaultGateway": true, "ipMasq": true,
             "ingressPolicy": "same-bridge",
             "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
@@ -95,9 +150,8 @@ fn changes_hands(before_del: &str) {
     let inside = hear(&first, "80");
     say(outside.space(), published, "5555", "opens a flow");
     assert_hears(inside, "opens a flow");
-    world.host().run(before_del).success();
     let result = network.cached_result(&of_first);
-    network.detach_as(&first, &of_first);
+    leave(&world, &network, &first, &of_first);
 
     let (second, of_second) = attached(&world, &network, "second");
     let inside = hear(&second, "80");

@@ -8,12 +8,12 @@ use cni_types::{CniResult, Command, DelCall, Delegate, Error, Running};
 
 use crate::attachment::Identity;
 use crate::failures::Failures;
+use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::plan::addresses_of;
 use crate::predecessor::{self, Evidence};
 use crate::signals::Held;
-use crate::veth;
-use crate::{config, iptables, rules};
+use crate::{config, iptables, rules, survey, veth};
 
 /// Detaches the container.
 pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
@@ -28,17 +28,26 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     log::debug!("done with the rules");
     let links =
         Netlink::open().and_then(|mut host| remove_links(&mut host, call, &identity, prev_result.as_ref()));
-    let made_by = failures
+    let departed = failures
         .note(links.map_err(|failure| Error::internal(failure).context("remove the veth pair")))
         .flatten();
     log::debug!("done with the veth pair");
     // Before anybody else is given one of the addresses; a DEL that comes once more finds nothing, and somebody may have
     // been.
-    if let (Ok(rules), Some(result)) = (&mut rules, &prev_result)
-        && (made_by.is_some() || rules.found_any())
+    if let Ok(rules) = &mut rules
+        && (departed.is_some() || rules.found_any())
     {
-        let addresses = addresses_of(result, call.attachment().ifname()).map(|ip| ip.address.ip());
-        failures.note(rules.forget_flows(&addresses.collect::<Vec<IpAddr>>()));
+        let addresses: Vec<IpAddr> = match &prev_result {
+            Some(result) => {
+                addresses_of(result, call.attachment().ifname()).map(|ip| ip.address.ip()).collect()
+            }
+            // A runtime that speaks a version before 0.4.0 hands on no result.
+            None => {
+                let of_link = departed.iter().flat_map(|departed| &departed.addresses);
+                rules.addresses().iter().chain(of_link).copied().collect()
+            }
+        };
+        failures.note(rules.forget_flows(&addresses));
     }
     // Nobody has the addresses any more, unless the pair could not be removed; then the runtime will be told.
     let leases = match failures.note(config::ipam_type(call.conf())).flatten() {
@@ -52,7 +61,7 @@ pub(crate) fn del(call: &DelCall) -> Result<(), Error> {
     // A repair may have brought them back as long as there was a link.
     failures.note(rules.and_then(rules::Removal::complete));
     if config::uses_iptables(call.conf())
-        || made_by == Some(Maker::Reference)
+        || departed.is_some_and(|departed| departed.made_by == Maker::Reference)
         || failures.note(rules::has_legacy_iptables(&identity)).unwrap_or_default()
     {
         failures.note(iptables::remove(identity.jumps()));
@@ -71,6 +80,14 @@ enum Maker {
     Reference,
 }
 
+/// The veth pair that was removed.
+#[derive(Debug)]
+struct Departed {
+    made_by: Maker,
+    /// The addresses that the container had on it, if no result tells them.
+    addresses: Vec<IpAddr>,
+}
+
 /// Removes the attachment's veth pair: ours, also under another name, or else the one that the reference plugin made;
 /// `None` if it was gone.
 fn remove_links(
@@ -78,22 +95,31 @@ fn remove_links(
     call: &DelCall,
     identity: &Identity,
     prev_result: Option<&CniResult>,
-) -> Result<Option<Maker>, Failure> {
-    let delete = match config::returns_early(call.conf()) {
-        true => Netlink::unlink,
-        false => Netlink::delete_links,
+) -> Result<Option<Departed>, Failure> {
+    let delete = |host: &mut Netlink, links: &[Link], made_by| {
+        let addresses = match prev_result {
+            Some(_) => Vec::new(),
+            None => survey::addresses(host, links)
+                .inspect_err(|failure| log::warn!("ask for the container's addresses: {failure}"))
+                .unwrap_or_default(),
+        };
+        match config::returns_early(call.conf()) {
+            true => host.unlink(links),
+            false => host.delete_links(links),
+        }?;
+        Ok(Some(Departed { made_by, addresses }))
     };
     let ours = match veth::host_end(host, identity)? {
         Some(link) => vec![link],
         None => veth::renamed_host_ends(host, identity)?,
     };
     if !ours.is_empty() {
-        return delete(host, &ours).map(|()| Some(Maker::Ours));
+        return delete(host, &ours, Maker::Ours);
     }
     let bridge = config::bridge_of(call.conf());
     let evidence = Evidence { netns: call.netns(), prev_result, bridge: bridge.as_deref() };
     match predecessor::host_end(host, identity, evidence)? {
-        Some(link) => delete(host, &[link]).map(|()| Some(Maker::Reference)),
+        Some(link) => delete(host, &[link], Maker::Reference),
         None => Ok(None),
     }
 }

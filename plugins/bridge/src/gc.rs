@@ -61,7 +61,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
 }
 
 /// Removes the veth pairs of the network that are not to be kept, and those on its bridge that an ADD was killed over
-/// before it had marked them.
+/// before it had marked them, and has the host forget the flows that lead to their containers.
 fn remove_links(
     host: &mut Netlink,
     network: &str,
@@ -88,5 +88,9 @@ fn remove_links(
             && !keep.contains(link.alias.as_str())
             && (link.alias.starts_with(&mark) || half_made)
     });
-    host.delete_links(&links).map_err(failed)
+    let addresses = survey::addresses(host, &links)
+        .inspect_err(|failure| log::warn!("ask for the containers' addresses: {failure}"))
+        .unwrap_or_default();
+    host.delete_links(&links).map_err(failed)?;
+    rules::forget_flows(&addresses)
 }

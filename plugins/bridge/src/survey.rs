@@ -3,6 +3,7 @@
 //! No path and no file is needed for that: the kernel answers for the namespace of a link's other end by its number.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -70,6 +71,16 @@ pub(crate) fn is_alive(record: &Record, links: &[Link]) -> bool {
 /// Whose host veth a link is.
 fn identity_of(link: &Link) -> Option<Identity> {
     Identity::of_mark(&link.alias, &link.name)
+}
+
+/// The addresses beyond their links of the containers that `links` lead to.
+pub(crate) fn addresses(host: &mut Netlink, links: &[Link]) -> Result<Vec<IpAddr>, Failure> {
+    let mut addresses = Vec::new();
+    for link in links {
+        let end = container_end(host, link)?;
+        addresses.extend(end.into_iter().flat_map(|end| end.addresses).map(|address| address.ip()));
+    }
+    Ok(addresses)
 }
 
 fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Failure> {

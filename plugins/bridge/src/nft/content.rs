@@ -262,7 +262,8 @@ impl Doomed {
         }
         let is_kept = |name: &String| content.chains.iter().any(|chain| chain.name == *name);
         let mut lost: HashMap<String, u32> = HashMap::new();
-        let mut open: Vec<String> = doomed.members.iter().filter_map(target).collect();
+        let mut open: Vec<String> =
+            doomed.members.iter().filter_map(|member| target(&member.element)).collect();
         while let Some(name) = open.pop() {
             if is_kept(&name) {
                 continue;
@@ -293,12 +294,21 @@ impl Doomed {
 
     /// Whether no record stays. Where each leads to a chain, that chain has counted them.
     fn has_every_record(&self, socket: &mut Socket) -> Result<bool, Error> {
-        let records = || self.members.iter().filter(|member| member.set == self.skeleton.records);
-        if records().all(|record| target(record).is_some()) {
+        if self.records().all(|record| target(record).is_some()) {
             return Ok(true);
         }
         let found = socket.elements(self.skeleton.table, self.skeleton.records)?;
-        Ok(found.iter().all(|found| records().any(|record| record.element.key == found.key)))
+        Ok(found.iter().all(|found| self.records().any(|record| record.key == found.key)))
+    }
+
+    /// The elements that go.
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Element> {
+        let of_records = |member: &&Member| member.set == self.skeleton.records;
+        self.members.iter().filter(of_records).map(|member| &member.element)
     }
 
     /// The chains of networks that go.
@@ -391,8 +401,8 @@ fn try_change<T>(
     Ok(found)
 }
 
-fn target(member: &Member) -> Option<String> {
-    member.element.verdict.as_ref().and_then(chain_of).map(str::to_owned)
+fn target(element: &Element) -> Option<String> {
+    element.verdict.as_ref().and_then(chain_of).map(str::to_owned)
 }
 
 fn chain_of(verdict: &Verdict) -> Option<&str> {

@@ -11,6 +11,7 @@ use nft_netlink::{Element, Field, Rule, Verdict, address_key};
 use crate::names;
 
 use super::content::{Content, NetworkChain, chain_name};
+use super::skeleton::Member;
 use super::{Owner, record};
 
 pub(super) const ADDRESSES_V4: &str = "masquerade4";
@@ -44,6 +45,16 @@ pub(super) fn dispatch() -> Vec<Rule> {
 /// The set that an address is an element of.
 pub(super) fn addresses_of(address: IpAddr) -> &'static str {
     if address.is_ipv4() { ADDRESSES_V4 } else { ADDRESSES_V6 }
+}
+
+/// The address that is masqueraded by an element.
+pub(super) fn address_of(member: &Member) -> Option<IpAddr> {
+    let key = member.element.key.as_slice();
+    match member.set {
+        ADDRESSES_V4 => <[u8; 4]>::try_from(key).ok().map(IpAddr::from),
+        ADDRESSES_V6 => <[u8; 16]>::try_from(key).ok().map(IpAddr::from),
+        _ => None,
+    }
 }
 
 /// Adds the elements of the addresses and the chains of their subnets; returns the names of these.

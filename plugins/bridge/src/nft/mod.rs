@@ -167,6 +167,14 @@ pub(crate) enum Removed {
     LastAccepted,
 }
 
+/// An attachment that has lost its rules.
+#[derive(Debug)]
+pub(crate) struct Departed {
+    pub(crate) removed: Removed,
+    /// Those of its addresses that were masqueraded and that nobody else has been given since.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 /// One conversation with the kernel's nf_tables, in the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -236,14 +244,14 @@ impl Rules {
     /// Removes every element of `owner`, with the last one of a network or a table that too, and what the reference
     /// plugins left for the attachment; all in one transaction. What is gone is no error. Where somebody has removed the
     /// record, the chains stay, since others may have lost theirs too: they go with the network's next attachment.
-    pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<Removed, Error> {
+    pub(crate) fn remove(&mut self, owner: &Owner<'_>) -> Result<Departed, Error> {
         Ok(content::change(&mut self.socket, |socket, batch| {
-            let removed = remove_elements(socket, owner.host_veth, batch)?;
+            let departed = remove_elements(socket, owner.host_veth, batch)?;
             for skeleton in [&routed::SKELETON, &ports::SKELETON] {
                 remove_unrecorded(socket, skeleton, owner, batch)?;
             }
             legacy::remove(socket, owner, batch)?;
-            Ok(removed)
+            Ok(departed)
         })?)
     }
 
@@ -253,7 +261,7 @@ impl Rules {
     }
 
     /// Removes every element of the attachment that a record is of, with the last one of a network or a table that too.
-    pub(crate) fn remove_recorded(&mut self, record: &Record) -> Result<Removed, Error> {
+    pub(crate) fn remove_recorded(&mut self, record: &Record) -> Result<Departed, Error> {
         let host_veth = &record.host_veth;
         Ok(content::change(&mut self.socket, |socket, batch| remove_elements(socket, host_veth, batch))?)
     }
@@ -264,9 +272,10 @@ impl Rules {
         let key = ifname_key(owner.host_veth);
         for skeleton in [&routed::SKELETON, &ports::SKELETON] {
             if self.socket.element(skeleton.table, skeleton.records, &key)?.is_some() {
-                return Ok(content::change(&mut self.socket, |socket, batch| {
+                let departed = content::change(&mut self.socket, |socket, batch| {
                     remove_elements(socket, owner.host_veth, batch)
-                })?);
+                })?;
+                return Ok(departed.removed);
             }
         }
         Ok(Removed::Nothing)
@@ -407,17 +416,18 @@ fn remove_elements(
     socket: &mut Socket,
     host_veth: &str,
     batch: &mut Batch,
-) -> Result<Removed, nft_netlink::Error> {
-    let mut removed = Removed::Nothing;
+) -> Result<Departed, nft_netlink::Error> {
+    let mut departed = Departed { removed: Removed::Nothing, addresses: Vec::new() };
     for doomed in [routed::doomed(socket, host_veth)?, ports::doomed(socket, host_veth)?].iter().flatten() {
         doomed.delete(socket, batch)?;
+        departed.addresses.extend(doomed.members().iter().filter_map(masquerade::address_of));
         if doomed.chains().iter().any(|chain| accept::is_chain(chain)) {
-            removed = Removed::LastAccepted;
-        } else if removed == Removed::Nothing {
-            removed = Removed::Rules;
+            departed.removed = Removed::LastAccepted;
+        } else if departed.removed == Removed::Nothing {
+            departed.removed = Removed::Rules;
         }
     }
-    Ok(removed)
+    Ok(departed)
 }
 
 /// Removes from one table the elements of `owner` that no record tells of any more: somebody has removed it.

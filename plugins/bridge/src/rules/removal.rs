@@ -9,7 +9,7 @@ use super::guard::{remove_before_link, remove_unneeded};
 use crate::attachment::Identity;
 use crate::names;
 use crate::netlink::Netlink;
-use crate::nft::{self, Owner, Record, Removed, Rules};
+use crate::nft::{self, Departed, Owner, Record, Removed, Rules};
 use crate::survey;
 use crate::veth;
 use crate::xtables;
@@ -21,7 +21,7 @@ use crate::xtables;
 pub(crate) struct Removal<'a> {
     rules: Rules,
     owner: Owner<'a>,
-    removed: Removed,
+    departed: Departed,
     /// Whether other ports were guarded.
     others_guarded: bool,
 }
@@ -29,35 +29,41 @@ pub(crate) struct Removal<'a> {
 /// Removes the rules of an owner; [`Removal::complete`] has to follow when its link is gone.
 pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
     let mut rules = Rules::open().map_err(failed)?;
-    let removed = rules.remove(&owner).map_err(failed)?;
+    let departed = rules.remove(&owner).map_err(failed)?;
     let others_guarded = remove_before_link(&mut rules, owner.host_veth)?;
-    Ok(Removal { rules, owner, removed, others_guarded })
+    Ok(Removal { rules, owner, departed, others_guarded })
 }
 
 impl Removal<'_> {
     /// Whether the attachment had rules until now.
     pub(crate) fn found_any(&self) -> bool {
-        self.removed != Removed::Nothing
+        self.departed.removed != Removed::Nothing
+    }
+
+    /// Those of the attachment's addresses that its rules tell of.
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        &self.departed.addresses
     }
 
     /// Has the host forget the flows that lead to the attachment, which had these addresses: they would go on to whoever
     /// is given one next.
     pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        self.rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
+        forget_flows_by(&mut self.rules, addresses)
     }
 
     /// Removes what a repair has brought back as long as there was a link, and what the network has left in the chains
     /// of others if its record is lost.
     pub(crate) fn complete(mut self) -> Result<(), Error> {
         let again = self.rules.remove_again(&self.owner).map_err(failed)?;
-        for removed in [self.removed, again] {
+        let removed = self.departed.removed;
+        for removed in [removed, again] {
             forget_accepted(removed, self.owner.network)?;
         }
         if self.others_guarded {
             // Their DELs may have seen the port of this one.
             remove_unneeded(&mut self.rules)?;
         }
-        match self.removed {
+        match removed {
             Removed::Nothing => {
                 let mut host = Netlink::open().map_err(Error::internal)?;
                 remove_orphans(&mut self.rules, &mut host)
@@ -104,8 +110,9 @@ pub(crate) fn collect(
         if record.network != names::network(network) || keep(host, &record)? {
             continue;
         }
-        let removed = rules.remove_recorded(&record).map_err(failed)?;
+        let Departed { removed, addresses } = rules.remove_recorded(&record).map_err(failed)?;
         forget_accepted(removed, network)?;
+        forget_flows_by(&mut rules, &addresses)?;
     }
     remove_unneeded(&mut rules)?;
     remove_orphans(&mut rules, host)
@@ -118,6 +125,18 @@ pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<()
     }
     let links = host.links().map_err(Error::internal)?;
     rules.remove_orphans(&survey::networks(&links)).map_err(failed)
+}
+
+/// Has the host forget the flows that lead to containers which are gone.
+pub(crate) fn forget_flows(addresses: &[IpAddr]) -> Result<(), Error> {
+    match addresses {
+        [] => Ok(()),
+        _ => forget_flows_by(&mut Rules::open().map_err(failed)?, addresses),
+    }
+}
+
+fn forget_flows_by(rules: &mut Rules, addresses: &[IpAddr]) -> Result<(), Error> {
+    rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
 }
 
 /// Removes what lets a network through the chains that nf_tables does not show, if nobody is left who needs it.
