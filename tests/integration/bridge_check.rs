@@ -292,6 +292,25 @@ fn a_route_of_table_0_is_looked_for_in_the_main_one() {
 }
 
 #[test]
+fn the_scope_of_a_route_is_compared() {
+    let story = Story::new(&json!({ "ipam": {
+        "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]],
+        "routes": [{ "dst": "10.9.0.0/16", "gw": "0.0.0.0", "scope": 253 }, { "dst": "fd00:9::/64", "scope": 253 }]
+    } }));
+    assert_eq!(story.found(), "");
+    story.container.run("ip route replace 10.9.0.0/16 dev eth0 scope global").success();
+    assert!(story.found().contains("scope of route 10.9.0.0/16 is 0, not 253"), "{}", story.found());
+}
+
+#[test]
+fn an_address_that_the_kernel_makes_no_route_for_passes() {
+    let story = Story::new(&json!({ "isDefaultGateway": false, "ipam": {
+        "type": "host-local", "ranges": [[{ "subnet": "0.0.0.0/24" }]]
+    } }));
+    assert_eq!(story.found(), "");
+}
+
+#[test]
 fn a_route_that_the_kernel_holds_in_other_words_is_no_difference() {
     let story = Story::new(&json!({ "ipam": {
         "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]],

@@ -104,6 +104,25 @@ fn another_gateway_address_is_refused_unless_it_may_replace_the_one_that_is_ther
     }
 }
 
+/// The kernel has no two addresses of different scope in one IPv4 subnet.
+#[test]
+fn an_address_that_stays_on_the_link_is_in_the_way_in_its_own_subnet_only() {
+    let story = Story::new(Suite::Ours);
+    story.attach("one", &switch(&json!({})));
+    let host = story.world.host();
+    host.run("ip address add 169.254.9.9/16 dev br0 scope link").success();
+    story.attach("two", &network(&json!({})));
+
+    host.run("ip address flush dev br0").success();
+    host.run("ip address add 10.1.0.9/24 dev br0 scope link").success();
+    let three = story.world.container("three");
+    let refusal = story.add(&three, &network(&json!({}))).json();
+    assert_eq!(refusal["code"], 7, "{refusal}");
+    assert!(refusal["msg"].as_str().unwrap().contains("already has an IP address"), "{refusal}");
+    story.add(&three, &network(&json!({ "forceAddress": true }))).success();
+    assert!(three.reaches("10.1.0.1"));
+}
+
 #[test]
 fn an_interface_that_is_to_stay_down_does_and_works_once_somebody_brings_it_up() {
     for suite in SUITES {

@@ -280,8 +280,7 @@ impl Comparison<'_> {
             let is_there = present
                 .iter()
                 .any(|route| route.dst == subnet && route.link == Some(index) && route.via.is_none());
-            // An address alone in its subnet needs none.
-            if !is_there && address.prefix() < host_prefix(address) {
+            if !is_there && comes_with_route(address) {
                 self.differs(format_args!("route {subnet} of address {address} is missing"));
             }
         }
@@ -297,6 +296,9 @@ impl Comparison<'_> {
                 self.differs(format_args!("route {} is missing", shown(wished)));
                 continue;
             };
+            if let Some(scope) = wished.scope.filter(|_| dst.is_ipv4() && maker == Some(Maker::Ours)) {
+                self.compare(format_args!("scope of route {}", shown(wished)), route.scope, scope);
+            }
             // A container that the reference wired never got these.
             let is_due = |metric: u32| metric != 0 || maker == Some(Maker::Ours);
             if wished.mtu != 0 && is_due(route.mtu) {
@@ -475,9 +477,13 @@ impl Comparison<'_> {
     }
 }
 
-/// The length of a prefix that is a whole address.
-fn host_prefix(address: IpNetwork) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
+/// Whether the kernel makes a route to the subnet of an address: one alone in its subnet needs none, and none leads to
+/// 0.0.0.0 (`fib_add_ifaddr()` in net/ipv4/fib_frontend.c).
+fn comes_with_route(address: IpNetwork) -> bool {
+    match address {
+        IpNetwork::V4(v4) => v4.prefix() < 32 && !v4.network().is_unspecified(),
+        IpNetwork::V6(v6) => v6.prefix() < 128,
+    }
 }
 
 fn shown(route: &PlannedRoute) -> String {

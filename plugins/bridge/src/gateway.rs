@@ -12,7 +12,7 @@ use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
 use crate::maker::NO_GROUP;
-use crate::netlink::addr::Dad;
+use crate::netlink::addr::{Address, Dad};
 use crate::netlink::link::{Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
@@ -28,7 +28,7 @@ pub(crate) struct Gateway {
     /// port of the bridge in that VLAN.
     pub(crate) link: Link,
     bridge: u32,
-    addresses: Vec<IpNetwork>,
+    addresses: Vec<Address>,
     forwards: Forwarding,
 }
 
@@ -59,8 +59,7 @@ pub(crate) fn ensure<'a>(
     };
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("list addresses of \"{name}\""));
-    let addresses = host.addresses(link.index).map_err(failed)?.into_iter();
-    let addresses = addresses.filter(|address| address.global).map(|address| address.network).collect();
+    let addresses = host.addresses(link.index).map_err(failed)?;
     let forwards = Forwarding {
         v4: is_forwarding(host, Family::V4, None)?,
         v4_from_link: is_forwarding(host, Family::V4, Some(&link))?,
@@ -149,7 +148,7 @@ impl Gateway {
         let Self { link, bridge, addresses: present, .. } = self;
         let (index, bridge) = (link.index, *bridge);
         for gateway in &plan.gateways {
-            if present.contains(gateway) {
+            if present.iter().any(|address| address.network == *gateway) {
                 continue;
             }
             let failed = |failure: Failure| {
@@ -162,8 +161,8 @@ impl Gateway {
                         format_args!("\"{}\" already has an IP address different from {gateway}", link.name),
                     ));
                 }
-                host.delete_address(index, *other).map_err(failed)?;
-                let other = *other;
+                let other = other.network;
+                host.delete_address(index, other).map_err(failed)?;
                 undo.push("restore the bridge's address", move || {
                     let mut host = Netlink::open().map_err(Error::internal)?;
                     host.add_address(index, other, Dad::Skip).map(drop).map_err(Error::internal)
@@ -211,18 +210,22 @@ impl Gateway {
 }
 
 /// Whether an address of the bridge keeps it from having `gateway` as well: IPv4 networks have a bridge for
-/// themselves, IPv6 subnets may share one as long as they do not overlap (the reference's rule).
-fn conflicts(other: &IpNetwork, gateway: &IpNetwork, wished: &[IpNetwork]) -> bool {
+/// themselves, IPv6 subnets may share one as long as they do not overlap (the reference's rule). An address that does not
+/// reach beyond the link disturbs nobody, unless the kernel holds it against another of its IPv4 subnet.
+fn conflicts(other: &Address, gateway: &IpNetwork, wished: &[IpNetwork]) -> bool {
+    let Address { network: other, global, .. } = other;
     if wished.contains(other) {
         return false;
     }
     match (other.ip(), gateway.ip()) {
-        (IpAddr::V4(_), IpAddr::V4(_)) => true,
-        (IpAddr::V6(_), IpAddr::V6(_)) => {
-            other.contains(gateway.network()) || gateway.contains(other.network())
-        }
+        (IpAddr::V4(_), IpAddr::V4(_)) => *global || overlap(other, gateway),
+        (IpAddr::V6(_), IpAddr::V6(_)) => *global && overlap(other, gateway),
         _ => false,
     }
+}
+
+fn overlap(one: &IpNetwork, other: &IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// Whether the host forwards packets of `family`: those that come in by `link`, or by links without a will of their own.

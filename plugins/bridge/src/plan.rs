@@ -93,6 +93,9 @@ pub(crate) enum PlanError {
     /// A gateway was wished for a subnet of one address.
     #[error("ipam: {0} leaves no address for a gateway")]
     NoRoomForGateway(IpNetwork),
+    /// One gateway of two subnets: a link has an IPv6 address with one prefix length.
+    #[error("ipam: {0} is the gateway of two subnets, one of them with prefix length {1}")]
+    SameGatewayTwice(IpNetwork, u8),
     /// Two routes that the kernel cannot tell apart.
     #[error("ipam.routes: route {0} is there twice")]
     SameRouteTwice(IpNetwork),
@@ -131,7 +134,7 @@ impl Plan {
         let told_routes = told_routes(leases.routes, &addresses, settings.gateway);
         let routes = planned_routes(&told_routes, &addresses)?;
         let dns = settings.dns.clone().unwrap_or(leases.dns);
-        let gateways = if settings.is_gateway() { gateways(&addresses) } else { Vec::new() };
+        let gateways = if settings.is_gateway() { gateways(&addresses)? } else { Vec::new() };
         Ok(Self { addresses, routes, gateways, told_routes, dns })
     }
 
@@ -252,19 +255,23 @@ fn first_gateway(addresses: &[PlannedAddress], family: Family) -> Option<IpAddr>
 }
 
 /// The gateways as addresses of the bridge, each once, IPv4 first.
-fn gateways(addresses: &[PlannedAddress]) -> Vec<IpNetwork> {
-    let mut gateways = Vec::with_capacity(addresses.len());
+fn gateways(addresses: &[PlannedAddress]) -> Result<Vec<IpNetwork>, PlanError> {
+    let mut gateways: Vec<IpNetwork> = Vec::with_capacity(addresses.len());
     for family in [Family::V4, Family::V6] {
         for address in addresses {
             let gateway = address.gateway.and_then(|ip| IpNetwork::new(ip, address.network.prefix()).ok());
             if let Some(gateway) = gateway.filter(|gateway| Family::of(gateway.ip()) == family)
                 && !gateways.contains(&gateway)
             {
+                let same = |other: &&IpNetwork| other.is_ipv6() && other.ip() == gateway.ip();
+                if let Some(other) = gateways.iter().find(same) {
+                    return Err(PlanError::SameGatewayTwice(*other, gateway.prefix()));
+                }
                 gateways.push(gateway);
             }
         }
     }
-    gateways
+    Ok(gateways)
 }
 
 fn default_route(family: Family) -> IpNetwork {

@@ -28,6 +28,8 @@ pub(crate) struct Route {
     pub(crate) priority: u32,
     /// Routing table.
     pub(crate) table: u32,
+    /// `rtm_scope`; the kernel has none for IPv6 and says 0.
+    pub(crate) scope: u8,
     /// MTU of the path in bytes; 0 when not set.
     pub(crate) mtu: u32,
     /// Advertised segment size in bytes; 0 when not set.
@@ -118,8 +120,16 @@ fn read(answer: RouteNetlinkMessage) -> Vec<Route> {
     let Ok(dst) = IpNetwork::new(dst.unwrap_or(any), header.destination_prefix_length) else {
         return Vec::new();
     };
-    let mut route =
-        Route { dst, via: None, link: None, priority: 0, table: u32::from(header.table), mtu: 0, advmss: 0 };
+    let mut route = Route {
+        dst,
+        via: None,
+        link: None,
+        priority: 0,
+        table: u32::from(header.table),
+        scope: header.scope.into(),
+        mtu: 0,
+        advmss: 0,
+    };
     let mut hops = Vec::new();
     for attribute in message.attributes {
         route.via = next_hop(&attribute).or(route.via);

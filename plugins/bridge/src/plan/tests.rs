@@ -221,6 +221,13 @@ fn what_cannot_be_wired_is_refused() {
         refused(json!({"isGateway": true}), json!({"ips": [{"address": "255.255.255.255/32"}]})),
         PlanError::NoRoomForGateway(net("255.255.255.255/32"))
     );
+    let two_subnets = json!({"ips": [
+        {"address": "fd00::2/64", "gateway": "fd00::1"}, {"address": "fd00::3/80", "gateway": "fd00::1"},
+    ]});
+    assert_eq!(
+        refused(json!({"isGateway": true}), two_subnets),
+        PlanError::SameGatewayTwice(net("fd00::1/64"), 80)
+    );
     assert_eq!(refused(json!({"mtu": 1000}), dual()), PlanError::MtuBelowIpv6(1000));
     for gw in ["172.17.0.1", "0.0.0.0"] {
         let mut result = dual();
