@@ -136,7 +136,9 @@ impl Variables {
         let container_id = require(needs.attachment, "CNI_CONTAINERID", validate_container_id)?;
         require(needs.netns, "CNI_NETNS", |_| Ok(()))?;
         let ifname = require(needs.attachment, "CNI_IFNAME", validate_ifname)?;
-        require(needs.network, "CNI_PATH", |_| Ok(()))?;
+        if needs.network && env.get("CNI_PATH").is_none() {
+            missing.push("CNI_PATH");
+        }
         if !missing.is_empty() {
             return Err(Error::new(
                 ErrorCode::INVALID_ENVIRONMENT,
@@ -147,7 +149,7 @@ impl Variables {
             .zip(ifname)
             .map(|(container_id, ifname)| Attachment::new(container_id, ifname))
             .transpose()?;
-        let netns = if needs.attachment { env.text("CNI_NETNS")?.map(PathBuf::from) } else { None };
+        let netns = if needs.attachment { env.get("CNI_NETNS").map(PathBuf::from) } else { None };
         Ok(Self { command, attachment, netns })
     }
 }
@@ -244,6 +246,22 @@ mod tests {
             check_error(&with(name), msg);
         }
         assert_eq!(read(&with("0123456789abcde")).unwrap().attachment.unwrap().ifname(), "0123456789abcde");
+    }
+
+    #[test]
+    fn a_path_need_not_be_text_where_it_does_not_come_back_in_the_answer() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let path = OsStr::from_bytes(b"/run/\xff");
+        let read = |command: &str| {
+            let texts = [("CNI_COMMAND", command), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")]
+                .map(|(key, text)| (key, OsStr::new(text)));
+            let paths = [("CNI_NETNS", path), ("CNI_PATH", path)];
+            Variables::read(&texts.into_iter().chain(paths).collect())
+        };
+        assert_eq!(read("DEL").unwrap().netns.unwrap(), path);
+        assert_eq!(read("ADD").unwrap_err().msg(), "CNI_NETNS is not UTF-8: /run/\u{fffd}");
+        read("GC").unwrap();
     }
 
     #[test]
