@@ -91,17 +91,19 @@ impl Span {
         Self::new(self.first, self.last.min(point))
     }
 
-    /// What is left of this span without the addresses of `hole`: none, one or two spans.
-    fn without(self, hole: Self) -> impl Iterator<Item = Self> {
-        let before = hole.first.previous().and_then(|end| self.up_to(end));
-        before.into_iter().chain(self.after(hole.last))
-    }
-
     /// What is left without any address of `holes`, in ascending order.
     pub(crate) fn without_all(self, holes: impl IntoIterator<Item = Self>) -> Vec<Self> {
-        holes
-            .into_iter()
-            .fold(vec![self], |spans, hole| spans.into_iter().flat_map(|span| span.without(hole)).collect())
+        let mut holes: Vec<Self> = holes.into_iter().collect();
+        holes.sort_unstable_by_key(|hole| hole.first);
+        let mut left = Vec::new();
+        let mut rest = Some(self);
+        for hole in holes {
+            let Some(span) = rest else { break };
+            left.extend(hole.first.previous().and_then(|end| span.up_to(end)));
+            rest = span.after(hole.last);
+        }
+        left.extend(rest);
+        left
     }
 }
 

@@ -1,8 +1,10 @@
 //! The keys that the reference does not have.
 
+use std::process::Command;
+
 use serde_json::json;
 
-use crate::calls::{Network, content};
+use crate::calls::{Network, content, ours};
 
 #[test]
 fn excluded_addresses_are_never_leased() {
@@ -14,6 +16,19 @@ fn excluded_addresses_are_never_leased() {
     network.ask("ADD", "c3").exhausted();
     let (code, msg) = network.add_with_args("c3", "IP=10.8.0.4").error();
     assert!(code == 7 && msg.contains("requested ip 10.8.0.4 is excluded"), "{msg}");
+}
+
+#[test]
+fn twenty_thousand_excluded_addresses_take_no_seconds_of_the_processor() {
+    let excluded: Vec<String> =
+        (0..20_000).map(|number| format!("10.8.{}.{}", number / 100, 2 + number % 100 * 2)).collect();
+    let network = Network::with(json!({"subnet": "10.8.0.0/16", "exclude": excluded}));
+    let mut command = Command::new("sh");
+    command.args(["-euc", "ulimit -t 5; exec \"$0\""]).arg(ours());
+    network.prepare(&mut command, "ADD", "c1");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(network.leases().into_keys().collect::<Vec<_>>(), ["10.8.0.3"]);
 }
 
 #[test]
