@@ -221,6 +221,34 @@ fn our_example_takes_the_place_of_the_default_network() {
     site.assert_nothing_is_left(&["cni-podman0"]);
 }
 
+/// The containers of a pod share the namespace of one that podman puts before them, and its names: those of the pod.
+#[test]
+fn pod_is_found_by_its_name_and_alias_and_after_a_restart_too() {
+    let site = Site::new();
+    let podman = Podman::new(&site);
+    podman.ok("network create --subnet 10.89.0.0/24 testnet");
+    podman.ok("pod create --infra-image localhost/pause:1 --name web --network testnet --network-alias site");
+    podman.run("server", "--pod web");
+    podman.run("client", "--network testnet");
+    for name in ["web", "site"] {
+        ping(&podman, "client", name).has_line("64 bytes from web.dns.podman (10.89.0.2)");
+    }
+    ping(&podman, "server", "client").has_line("64 bytes from client.dns.podman (10.89.0.3)");
+
+    podman.ok("pod stop --time 0 web");
+    ping(&podman, "client", "site").failure();
+    podman.ok("pod start web");
+    ping(&podman, "client", "site").has_line("64 bytes from web.dns.podman (10.89.0.4)");
+    // The namespace is the pod's.
+    podman.ok("restart --time 0 server");
+    ping(&podman, "server", "client").has_line("64 bytes from client.dns.podman (10.89.0.3)");
+
+    podman.ok("pod rm --force --time 0 web");
+    ping(&podman, "client", "site").failure();
+    podman.remove_all(&["testnet"]);
+    site.assert_nothing_is_left(&[]);
+}
+
 #[test]
 fn names_are_back_without_help_after_the_server_was_killed() {
     let site = Site::new();
