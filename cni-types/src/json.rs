@@ -210,16 +210,17 @@ impl<'de> FoldedFields<'de> {
     /// Keys in the spelling of `known`, each once, `null` left out. The exact spelling wins over another one.
     fn of_struct(fields: &'de Map<String, Value>, known: &'static [&'static str]) -> Self {
         let mut folded: Vec<(&'de str, &'de Value)> = Vec::with_capacity(fields.len());
-        for (key, value) in fields {
-            let spelling = known.iter().find(|name| name.eq_ignore_ascii_case(key)).copied();
-            let exact = spelling.is_none_or(|name| name == key);
-            if value.is_null() || (!exact && fields.contains_key(spelling.unwrap_or_default())) {
+        for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+            let Some(spelling) = known.iter().find(|name| name.eq_ignore_ascii_case(key)).copied() else {
+                folded.push((key, value));
+                continue;
+            };
+            if spelling != key && fields.contains_key(spelling) {
                 continue;
             }
-            let key = spelling.unwrap_or(key);
-            match folded.iter_mut().find(|(earlier, _)| *earlier == key) {
+            match folded.iter_mut().find(|(earlier, _)| *earlier == spelling) {
                 Some(earlier) => earlier.1 = value,
-                None => folded.push((key, value)),
+                None => folded.push((spelling, value)),
             }
         }
         Self { fields: folded.into_iter(), current: None }

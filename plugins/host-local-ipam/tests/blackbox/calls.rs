@@ -144,6 +144,14 @@ impl Network {
         self.call(ours(), verb, id)
     }
 
+    /// ADD of ours, which is killed when it has taken so many seconds of a processor, however long that may be.
+    pub(crate) fn add_within(&self, seconds: u32, id: &str) -> Answer {
+        let mut command = Command::new("sh");
+        command.args(["-euc", "ulimit -t \"$1\"; exec \"$0\""]).arg(ours()).arg(seconds.to_string());
+        self.prepare(&mut command, "ADD", id);
+        Answer::of(&command.output().unwrap())
+    }
+
     /// ADD of ours with `CNI_ARGS`.
     pub(crate) fn add_with_args(&self, id: &str, args: &str) -> Answer {
         self.add_with_args_of(ours(), id, args)

@@ -156,3 +156,12 @@ fn check_refuses_the_arguments_that_add_refuses() {
     let output = network.command(ours(), "CHECK", "c1").env("CNI_ARGS", "IP=10.8.0.2").output().unwrap();
     assert!(output.status.success());
 }
+
+#[test]
+fn a_hundred_thousand_unknown_keys_take_no_seconds_of_the_processor() {
+    let mut network = Network::new("10.8.0.0/24");
+    for number in 0..100_000 {
+        network.conf["ipam"][format!("key{number}")] = json!(number);
+    }
+    assert_eq!(network.add_within(5, "c1").address(), "10.8.0.2");
+}
