@@ -31,8 +31,9 @@ const COMMENT: &str = "cni: names on ";
 const PORT_WORD: &str = "port";
 const TABLE: &str = "cni-names-";
 
-/// The chains of such a table: for what comes in by the bridge, and for what the host itself asks.
-const REDIRECT: &str = "redirect";
+/// The chains of such a table: for what comes in by the bridge, and for what the host itself asks. `redirect` is a word
+/// of nft's language, and rules with a chain of that name cannot be loaded as they were listed.
+const REDIRECT_BRIDGE: &str = "redirect-bridge";
 const REDIRECT_OWN: &str = "redirect-own";
 
 const PROTOCOLS: [u8; 2] = [IPPROTO_UDP as u8, IPPROTO_TCP as u8];
@@ -124,7 +125,7 @@ pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Erro
     for chain in nft.chains()? {
         let Some(family) = chain.family else { continue };
         let table = Table { family, name: &chain.table };
-        let is_own = family == Family::Inet && chain.table.starts_with(TABLE) && chain.name == REDIRECT;
+        let is_own = family == Family::Inet && chain.table.starts_with(TABLE) && chain.name == REDIRECT_OWN;
         if !is_own && !filters_input(&chain) {
             continue;
         }
@@ -177,7 +178,7 @@ impl Obstacles {
             let name = table_name(listener);
             let is_there =
                 |chain: &str| chains.iter().any(|other| other.table == name && other.name == chain);
-            if ![REDIRECT, REDIRECT_OWN].into_iter().all(is_there) {
+            if ![REDIRECT_BRIDGE, REDIRECT_OWN].into_iter().all(is_there) {
                 put_redirect(nft, listener, *port, &mut found.lacking)?;
             }
         }
@@ -233,7 +234,7 @@ fn put_redirect(
     batch.create_table(table, &comment);
     let from_bridge = Rule::new().iifname(&listener.bridge);
     for (chain, hook, from) in
-        [(REDIRECT, Hook::Prerouting, from_bridge), (REDIRECT_OWN, Hook::Output, Rule::new())]
+        [(REDIRECT_BRIDGE, Hook::Prerouting, from_bridge), (REDIRECT_OWN, Hook::Output, Rule::new())]
     {
         let base =
             Base { kind: ChainKind::Nat, hook, priority: BEFORE_PUBLISHED_PORTS, policy: Policy::Accept };

@@ -322,6 +322,8 @@ fn taken_port() {
     both_transports(GATEWAY);
     both_transports(GATEWAY_V6);
     both_transports_of_the_host();
+    // What a firewall saves as it is listed can be loaded again.
+    run("nft list ruleset | nft --check --file -");
     // Its own address among the host's name servers is not asked, which would be silence until the client gives up.
     run("mkdir /run/etc && mount --bind /run/etc /etc");
     std::fs::write("/etc/resolv.conf", format!("nameserver {GATEWAY}\nnameserver {GATEWAY_V6}\n")).unwrap();
