@@ -125,7 +125,7 @@ pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Erro
     for chain in nft.chains()? {
         let Some(family) = chain.family else { continue };
         let table = Table { family, name: &chain.table };
-        let is_own = family == Family::Inet && chain.table.starts_with(TABLE) && chain.name == REDIRECT_OWN;
+        let is_own = is_redirect(&chain);
         if !is_own && !filters_input(&chain) {
             continue;
         }
@@ -144,7 +144,7 @@ pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Erro
 /// # Errors
 /// When the rules cannot be read.
 pub(super) fn are_let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
-    Ok(Obstacles::find(&mut Socket::open()?, opened)?.lacking.is_empty())
+    Ok(Obstacles::find(&mut Socket::open()?, opened)?.changes.is_empty())
 }
 
 /// Lets queries to these pass what is in their way; tells whether there is anything.
@@ -153,9 +153,9 @@ pub(super) fn are_let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> 
 /// When the rules cannot be read, or not be changed.
 pub(super) fn let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
     let mut nft = Socket::open()?;
-    let Obstacles { any, lacking } = Obstacles::find(&mut nft, opened)?;
-    if !lacking.is_empty() {
-        nft.commit(lacking)?;
+    let Obstacles { any, changes } = Obstacles::find(&mut nft, opened)?;
+    if !changes.is_empty() {
+        nft.commit(changes)?;
     }
     Ok(any)
 }
@@ -164,22 +164,26 @@ pub(super) fn let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
 struct Obstacles {
     /// Whether there are any, be they passed or not.
     any: bool,
-    /// What has to be added, so that queries from the bridges pass every chain that drops what nobody lets in, and come
-    /// to the ports where the servers are.
-    lacking: Batch,
+    /// What has to be changed, so that queries from the bridges pass every chain that drops what nobody lets in, and
+    /// come to the ports where the servers are.
+    changes: Batch,
 }
 
 impl Obstacles {
     fn find(nft: &mut Socket, opened: &[Opened]) -> Result<Self, nft_netlink::Error> {
-        let mut found = Self { any: false, lacking: Batch::new() };
+        let mut found = Self { any: false, changes: Batch::new() };
         let chains = nft.chains()?;
-        for Opened { listener, port } in opened.iter().filter(|opened| opened.port != PORT) {
-            found.any = true;
-            let name = table_name(listener);
-            let is_there =
-                |chain: &str| chains.iter().any(|other| other.table == name && other.name == chain);
-            if ![REDIRECT_BRIDGE, REDIRECT_OWN].into_iter().all(is_there) {
-                put_redirect(nft, listener, *port, &mut found.lacking)?;
+        let redirects = chains.iter().filter(|chain| is_redirect(chain));
+        for opened in opened {
+            let Opened { listener, port } = opened;
+            if *port != PORT {
+                found.any = true;
+                if !is_redirected(nft, opened)? {
+                    put_redirect(nft, listener, *port, &mut found.changes)?;
+                }
+            } else if let Some(old) = redirects.clone().find(|chain| chain.table == table_name(listener)) {
+                // Of an earlier server, which was killed, and had to leave the port to somebody who is gone as well.
+                found.changes.delete_table(table(&old.table));
             }
         }
         for chain in &chains {
@@ -203,7 +207,7 @@ impl Obstacles {
                 for protocol in PROTOCOLS {
                     let rule =
                         Rule::new().iifname(&listener.bridge).destination_port(protocol, *port).accept();
-                    found.lacking.insert_rule(table, &chain.name, &rule.comment(&comment));
+                    found.changes.insert_rule(table, &chain.name, &rule.comment(&comment));
                 }
             }
         }
@@ -260,6 +264,20 @@ fn table_of<'c>(chain: &'c Chain, listener: &Listener) -> Option<Table<'c>> {
     let own = if listener.gateway.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
     let family = chain.family.filter(|family| *family == Family::Inet || *family == own)?;
     filters_input(chain).then_some(Table { family, name: &chain.table })
+}
+
+/// Whether `chain` is what a redirect is found by.
+fn is_redirect(chain: &Chain) -> bool {
+    chain.family == Some(Family::Inet) && chain.table.starts_with(TABLE) && chain.name == REDIRECT_OWN
+}
+
+/// Whether the redirect to `opened` is there, and leads to that port.
+fn is_redirected(nft: &mut Socket, opened: &Opened) -> Result<bool, nft_netlink::Error> {
+    let rules = nft.rules_at_once(table(&table_name(&opened.listener)))?.unwrap_or_default();
+    let lead_there = |rules: &Vec<FoundRule>| {
+        rules.len() == PROTOCOLS.len() && rules.iter().all(|rule| Opened::by(rule).as_ref() == Some(opened))
+    };
+    Ok([REDIRECT_BRIDGE, REDIRECT_OWN].into_iter().all(|chain| rules.get(chain).is_some_and(lead_there)))
 }
 
 fn filters_input(chain: &Chain) -> bool {

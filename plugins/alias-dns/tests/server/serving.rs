@@ -19,8 +19,8 @@ use crate::dns::{
     receive_datagram, send,
 };
 use crate::world::{
-    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, listens, put, put_record, record,
-    remove, run, signal, state,
+    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, kill_all, listens, put, put_record,
+    record, remove, run, signal, state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -31,9 +31,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("many_queries_on_one_connection_are_answered", pipelining),
     ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
     ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
+    ("a_port_that_is_free_again_is_taken_by_the_next_server_and_its_redirect_goes", freed_port),
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
+    ("an_old_redirect_that_a_firewall_restores_is_put_right_by_the_next_call", redirect_restored),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("a_flood_from_made_up_addresses_leaves_the_others_answered", flood_of_strangers),
     ("strangers_that_cannot_be_reached_use_up_nothing", unreachable_strangers),
@@ -339,6 +341,20 @@ fn taken_port() {
     assert_eq!(ruleset(), "");
 }
 
+fn freed_port() {
+    host();
+    let taken = (UdpSocket::bind("[::]:53").unwrap(), TcpListener::bind("[::]:53").unwrap());
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    drop(taken);
+    kill_all();
+    put("c1", "172.20.0.2", "centos-1");
+    assert_eq!(ruleset(), "");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    both_transports_of_the_host();
+}
+
 fn other_server() {
     host();
     for gateway in [GATEWAY, GATEWAY_V6] {
@@ -408,6 +424,39 @@ fn firewall() {
     both_transports_of_c2();
     remove("c2");
     assert_eq!(ruleset(), before);
+}
+
+/// As when the rules of an earlier server were saved with all others, and are loaded at a restart of the firewall.
+fn redirect_restored() {
+    host();
+    let _udp = UdpSocket::bind("0.0.0.0:53").unwrap();
+    let _tcp = TcpListener::bind("0.0.0.0:53").unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    run("(echo flush ruleset && nft list ruleset) > /run/saved");
+    let saved = ruleset();
+    kill_all();
+    // The kernel chooses the port, and might choose the same once more.
+    let _other = TcpListener::bind((GATEWAY, redirect_port(&saved))).unwrap();
+    put("c1", "172.20.0.2", "centos-1");
+    let calls: [&dyn Fn(); 3] = [
+        &|| put("c1", "172.20.0.2", "centos-1"),
+        &|| assert!(listens(&record("c1", "172.20.0.2", "centos-1"))),
+        &|| in_time("tend", || alias_dns::daemon::tend(&state())),
+    ];
+    for call in calls {
+        run("nft -f /run/saved");
+        assert_eq!(ruleset(), saved);
+        call();
+        both_transports(GATEWAY);
+        both_transports(GATEWAY_V6);
+    }
+}
+
+/// Where the first redirect of `ruleset` leads to.
+fn redirect_port(ruleset: &str) -> u16 {
+    let (_, rest) = ruleset.split_once(&format!("dnat ip to {GATEWAY}:")).expect("a redirect");
+    rest.split_whitespace().next().and_then(|port| port.parse().ok()).expect("its port")
 }
 
 /// As when firewalld is reloaded, with port 53 in somebody else's hands on top.
