@@ -135,6 +135,16 @@ impl Batch {
         self.push_elements(Request::NewElements, EXCLUSIVE, table, set, elements);
     }
 
+    /// Elements of a set, which may be there already; refused where one with that key has another verdict.
+    pub fn add_elements<'a>(
+        &mut self,
+        table: Table<'_>,
+        set: &str,
+        elements: impl IntoIterator<Item = &'a Element>,
+    ) {
+        self.push_elements(Request::NewElements, CREATE, table, set, elements);
+    }
+
     /// Elements of a set go, by their keys; each must be there.
     pub fn delete_elements<'a>(
         &mut self,

@@ -148,13 +148,6 @@ enum Elements {
     Unknown,
 }
 
-/// What becomes of an element that has the key of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Conflict {
-    TheirsStays,
-    OursReplaces,
-}
-
 /// Adds to `batch` what the kernel lacks of `content`.
 fn complete(
     socket: &mut Socket,
@@ -175,18 +168,23 @@ fn complete(
         batch.wake_table(table);
         installed = Installed::Anew;
     }
-    let mut members = Vec::new();
+    let mut entries = Vec::new();
     for chain in &content.chains {
         if socket.chain(table, &chain.name)?.is_none() {
             installed = Installed::Anew;
             content.create_chain(chain, batch);
-            members.extend(chain.entries.iter().map(|entry| (entry, Conflict::TheirsStays)));
+        }
+        // Also of a chain that is there: another network on the link, or another subnet, has other gateways. Whoever has
+        // the key keeps it.
+        for entry in &chain.entries {
+            if elements == Elements::New || socket.element(table, entry.set, &entry.element.key)?.is_none() {
+                entries.push(entry);
+            }
         }
     }
-    members.extend(content.elements.iter().map(|member| (member, Conflict::OursReplaces)));
     let mut missing = Vec::new();
     let mut superseded = Vec::new();
-    for (member, conflict) in members {
+    for member in &content.elements {
         let Member { set, element } = member;
         let found = match elements {
             Elements::New => None,
@@ -194,20 +192,31 @@ fn complete(
         };
         match found {
             None => {}
-            Some(found) if found == *element || conflict == Conflict::TheirsStays => continue,
+            Some(found) if found == *element => continue,
             Some(found) if *set == content.skeleton.records => superseded.push(found),
             Some(found) => batch.delete_elements(table, set, [&found]),
         }
         missing.push(member);
     }
     Doomed::with_records(socket, content, superseded)?.delete(socket, batch)?;
+    for (set, elements) in by_set(entries) {
+        batch.add_elements(table, set, elements.into_values());
+    }
     create_members(table, missing, batch);
     Ok(installed)
 }
 
-/// Creates elements, those of one set together: a message of its own for each costs more than the element. Of two with
-/// one key the later one counts.
 fn create_members<'a>(table: Table<'_>, members: impl IntoIterator<Item = &'a Member>, batch: &mut Batch) {
+    for (set, elements) in by_set(members) {
+        batch.create_elements(table, set, elements.into_values());
+    }
+}
+
+/// Elements, those of one set together: a message of its own for each costs more than the element. Of two with one key
+/// the later one counts.
+fn by_set<'a>(
+    members: impl IntoIterator<Item = &'a Member>,
+) -> Vec<(&'static str, BTreeMap<&'a [u8], &'a Element>)> {
     let mut sets: Vec<(&str, BTreeMap<&[u8], &Element>)> = Vec::new();
     for Member { set, element } in members {
         match sets.iter_mut().find(|(name, _)| name == set) {
@@ -217,9 +226,7 @@ fn create_members<'a>(table: Table<'_>, members: impl IntoIterator<Item = &'a Me
             None => sets.push((set, BTreeMap::from([(element.key.as_slice(), element)]))),
         }
     }
-    for (set, elements) in sets {
-        batch.create_elements(table, set, elements.into_values());
-    }
+    sets
 }
 
 /// What a DEL removes from one table.

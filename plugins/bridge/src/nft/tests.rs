@@ -376,6 +376,28 @@ fn networks_do_not_touch_each_other() {
 }
 
 #[test]
+fn a_gateway_that_is_new_on_a_link_with_a_policy_is_closed_to_others_too() {
+    let v4_only = Sample::new(2, SAME_BRIDGE);
+    let v4_only = Sample { gateways: v4_only.gateways[..1].to_vec(), ..v4_only };
+    let dual = Sample::new(3, SAME_BRIDGE);
+    let other_network = Sample { network: "other".to_owned(), ..Sample::new(4, ISOLATED) };
+    for newcomer in [dual, other_network] {
+        let mut rules = namespace();
+        rules.install(&[v4_only.attached()]).unwrap();
+        match newcomer.network == v4_only.network {
+            true => assert_eq!(rules.join(&[newcomer.attached()]).unwrap(), Installed::Joined),
+            false => assert_eq!(rules.install(&[newcomer.attached()]).unwrap(), Installed::Anew),
+        }
+        assert_eq!(rules.verify(&newcomer.attached()).unwrap(), Vec::<String>::new());
+        assert_eq!(rules.verify(&v4_only.attached()).unwrap(), Vec::<String>::new());
+        rules.remove(&v4_only.owner()).unwrap();
+        assert_eq!(rules.verify(&newcomer.attached()).unwrap(), Vec::<String>::new());
+        rules.remove(&newcomer.owner()).unwrap();
+        assert_eq!(ruleset(), "");
+    }
+}
+
+#[test]
 fn installing_and_removing_again_changes_nothing() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
