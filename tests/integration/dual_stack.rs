@@ -25,6 +25,15 @@ fn both_families_reach_the_other_container_and_the_host() {
     assert!(world.host().reaches("fd00:172:22::2"));
 }
 
+/// While it looks, the host asks for no neighbour there, and nothing that is routed finds a container by IPv6.
+#[test]
+fn a_new_bridge_looks_for_no_duplicate_of_its_own_address() {
+    let world = World::new();
+    two_containers(&world);
+    let looks = world.host().run("sysctl -n net.ipv6.conf.br-dual.accept_dad");
+    assert_eq!(looks.success(), "0\n");
+}
+
 #[test]
 fn both_families_are_masqueraded_to_the_outside() {
     let world = World::new();

@@ -110,7 +110,19 @@ fn make<'a>(
         Err(failure) => return Err(failed(failure)),
     }
     let link = host.link_by_name(name).map_err(failed)?.ok_or_else(|| failed(Failure::NoAnswer))?;
+    if settings.is_gateway() {
+        expect_no_duplicate(name);
+    }
     host.adopt_bridge(link.index, mtu, &bridge_alias(&settings.network)).map_err(failed)
+}
+
+/// Has a link that is being made look for no duplicate of its link-local address, which comes from a random hardware
+/// address. As long as it looks, a second or two, the host asks for no neighbour by it (`ndisc_send_ns`), and nothing
+/// that is routed reaches a container by IPv6. To fail at it only costs that time.
+pub(crate) fn expect_no_duplicate(name: &str) {
+    if let Err(error) = sysctl::set_ipv6(name, &[(Ipv6Switch::AcceptDad, false)]) {
+        log::warn!("{error}");
+    }
 }
 
 /// Refuses a link of the bridge's name that cannot serve as the bridge.

@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::attachment::{bridge_alias, gateway_port};
-use crate::bridge::{believe_no_router, take_back};
+use crate::bridge::{believe_no_router, expect_no_duplicate, take_back};
 use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
@@ -92,6 +92,7 @@ fn ensure_link<'a>(
     let end = NewVethEnd { name, mac: mac()?, group: NO_GROUP };
     match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
         Ok(_) => {
+            expect_no_duplicate(name);
             let port = port_name.clone();
             let bridge = bridge.index;
             undo.push("remove the new gateway interface", move || {
