@@ -342,23 +342,72 @@ fn rules_come_back_after_a_flush_and_check_misses_them_until_then() {
 }
 
 #[test]
-fn the_rules_go_with_the_last_container_also_when_the_key_has_gone_before() {
-    for verb in ["DEL", "GC"] {
-        let story = Story::new(&[&DOCKER, &NFTABLES]);
-        let (accepting, without) = (story.accepting(""), story.network("net", 1, json!({})));
-        let (one, two) = (story.world.container("one"), story.world.container("two"));
-        accepting.attach(&one);
-        without.attach(&two);
-        match verb {
-            "DEL" => without.detach(&one),
-            _ => {
-                std::fs::remove_file(story.world.path("/var/lib/cni/results/net-one-eth0")).unwrap();
-                without.gc(&[&Attachment::of(&two)]).unwrap();
+fn the_rules_go_with_the_key_and_with_the_last_container_that_came_with_it() {
+    for keys in [json!({}), json!({ "ipMasq": false }), json!({ "ingressPolicy": "same-bridge" })] {
+        for verb in ["ADD", "DEL", "GC"] {
+            let story = Story::new(&[&DOCKER, &NFTABLES]);
+            let without = story.network("net", 1, keys.clone());
+            let mut with_key = keys.clone();
+            with_key["acceptForward"] = json!(true);
+            let accepting = story.network("net", 1, with_key);
+            let (one, two) = (story.world.container("one"), story.world.container("two"));
+            accepting.attach(&one);
+            match verb {
+                "ADD" => drop(without.attach(&two)),
+                "DEL" => without.detach(&one),
+                _ => {
+                    std::fs::remove_file(story.world.path("/var/lib/cni/results/net-one-eth0")).unwrap();
+                    without.gc(&[]).unwrap();
+                }
             }
+            story.assert_foreign_is_as_before();
         }
-        story.assert_foreign_is_as_before();
-        without.detach(&two);
-        story.assert_foreign_is_as_before();
+    }
+}
+
+/// They are not in nf_tables, where the record of them is.
+#[test]
+fn the_rules_in_legacy_iptables_go_when_the_key_has_gone_and_when_the_record_was_lost() {
+    if !has_legacy_tables() {
+        return;
+    }
+    for keys in [json!({}), json!({ "ipMasq": false }), json!({ "ingressPolicy": "same-bridge" })] {
+        for verb in ["ADD", "repair", "DEL", "GC"] {
+            let story = Story::new(&[]);
+            let host = story.world.host();
+            for program in ["iptables-legacy", "ip6tables-legacy"] {
+                host.run(&format!("{program} -P FORWARD DROP")).success();
+            }
+            let legacy = || {
+                let listed = |program: &str| host.run(&format!("{program} -S")).success().to_owned();
+                listed("iptables-legacy") + &listed("ip6tables-legacy")
+            };
+            let before = legacy();
+            story.world.write("/run/net.d/net.conflist", list("net", 1, keys.clone()).to_string());
+            let without = story.network("net", 1, keys.clone());
+            let mut with_key = keys.clone();
+            with_key["acceptForward"] = json!(true);
+            let accepting = story.network("net", 1, with_key);
+            let (one, two) = (story.world.container("one"), story.world.container("two"));
+            accepting.attach(&one);
+            assert_ne!(legacy(), before);
+            match verb {
+                "ADD" => drop(without.attach(&two)),
+                "repair" => assert_ne!(story.bridge(&["repair", "net"]).success(), ""),
+                _ => {
+                    host.run("nft flush ruleset").success();
+                    match verb {
+                        "DEL" => accepting.detach(&one),
+                        _ => {
+                            let cached = story.world.path("/var/lib/cni/results/net-one-eth0");
+                            std::fs::remove_file(cached).unwrap();
+                            accepting.gc(&[]).unwrap();
+                        }
+                    }
+                }
+            }
+            assert_eq!(legacy(), before, "{keys} {verb}");
+        }
     }
 }
 

@@ -68,11 +68,22 @@ pub(crate) fn differences(traffic: Traffic<'_>) -> Result<Vec<String>, Error> {
     Ok(words)
 }
 
+/// Whether there is a rule with a comment that `is_sought`. Starts no program.
+///
+/// # Errors
+/// Code 999 when a table cannot be read.
+pub(crate) fn has(is_sought: impl Fn(&str) -> bool) -> Result<bool, Error> {
+    Ok(comments(TABLE)?.iter().any(|comment| is_sought(comment)))
+}
+
 /// Removes the rules of every network that `is_gone`, by the comment of its rules.
 ///
 /// # Errors
-/// As [`accept`].
+/// As [`accept`] and [`has`].
 pub(crate) fn remove(is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
+    if !has(&is_gone)? {
+        return Ok(());
+    }
     for family in [Family::V4, Family::V6] {
         let Some(tool) = tool(family)? else { continue };
         let present = tool.list()?;

@@ -9,8 +9,8 @@ use crate::iptables::{self, Told};
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netns::Netns;
-use crate::nft::{self, Record, Rules};
-use crate::{rules, survey, xtables};
+use crate::nft::{Record, Rules};
+use crate::{rules, survey};
 
 /// Removes them; says what was removed.
 pub(super) fn prune() -> anyhow::Result<String> {
@@ -46,9 +46,6 @@ pub(super) fn prune() -> anyhow::Result<String> {
     rules::remove_unneeded_guard(&mut rules, &alone)?;
     removed += &prune_iptables(&mut rules, &links)?;
     rules::remove_orphans(&mut rules, &mut host)?;
-    let kept: BTreeSet<String> =
-        survey::networks(&links).iter().map(|network| nft::accept_comment(network)).collect();
-    xtables::remove(|comment| nft::is_accept_comment(comment) && !kept.contains(comment))?;
     Ok(removed)
 }
 

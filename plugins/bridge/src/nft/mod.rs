@@ -198,7 +198,7 @@ impl Rules {
     pub(crate) fn join(&mut self, attached: &[Attached<'_>]) -> Result<Installed, Error> {
         let contents = contents(attached);
         let installed = content::install(&mut self.socket, &contents, Newcomer::OnlyJoins)?;
-        if installed == Installed::Joined && self.has_stricter_past(attached, &contents)? {
+        if installed == Installed::Joined && self.has_another_past(attached, &contents)? {
             return Ok(Installed::Anew);
         }
         Ok(installed)
@@ -222,20 +222,24 @@ impl Rules {
         Ok(true)
     }
 
-    /// Whether there is an ingress policy on the link of an attachment that needs nothing itself: the network may have
-    /// had one before. Where an attachment needs something, a change shows in what is new for it.
-    fn has_stricter_past(
+    /// Whether the network of an attachment that needs nothing itself had an ingress policy before, or was let through the
+    /// chains of others. Where an attachment needs something, a change shows in what is new for it.
+    fn has_another_past(
         &mut self,
         attached: &[Attached<'_>],
         contents: &[content::Content],
     ) -> Result<bool, Error> {
         let table = routed::SKELETON.table;
-        if contents.iter().any(|content| content.skeleton.table == table && !content.is_empty()) {
+        let needs_something =
+            contents.iter().any(|content| content.skeleton.table == table && !content.is_empty());
+        if needs_something || self.socket.table(table)?.is_none() {
             return Ok(false);
         }
-        for Attached { gateway_link, .. } in attached {
-            if self.socket.chain(table, &isolation::chain_of(gateway_link))?.is_some() {
-                return Ok(true);
+        for Attached { owner, gateway_link, .. } in attached {
+            for chain in [isolation::chain_of(gateway_link), accept::chain_of(owner.network)] {
+                if self.socket.chain(table, &chain)?.is_some() {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)

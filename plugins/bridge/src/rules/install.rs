@@ -4,7 +4,7 @@ use cni_types::Error;
 
 use super::failed;
 use super::guard::remove_unneeded;
-use super::removal::remove_of_gone;
+use super::removal::{forget_unwished, remove_of_gone};
 use super::repair::{repair_iptables, restore_port};
 use super::subject::{Subject, policy};
 use crate::attachment::Identity;
@@ -136,6 +136,7 @@ impl InstalledRules {
         }
         let all: Vec<Attached<'_>> =
             others.iter().map(Subject::attached).chain([self.subject.attached()]).collect();
+        forget_unwished([&self.subject])?;
         self.rules.repair(&all).map_err(failed)?;
         let identities: Vec<Identity> = others.iter().map(|other| other.identity().clone()).collect();
         if let Err(error) = remove_of_gone(&mut self.rules, host, &identities) {

@@ -1,11 +1,13 @@
 //! The way out: what goes with an attachment, and what nobody is left to need.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::Error;
 
 use super::failed;
 use super::guard::{remove_before_link, remove_unneeded};
+use super::subject::Subject;
 use crate::attachment::Identity;
 use crate::names;
 use crate::netlink::Netlink;
@@ -120,11 +122,22 @@ pub(crate) fn collect(
 
 /// Removes from the chains of others what networks have left there that nobody is attached to.
 pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<(), Error> {
-    if !rules.has_orphans().map_err(failed)? {
+    if !rules.has_orphans().map_err(failed)? && !xtables::has(nft::is_accept_comment)? {
         return Ok(());
     }
-    let links = host.links().map_err(Error::internal)?;
-    rules.remove_orphans(&survey::networks(&links)).map_err(failed)
+    let networks = survey::networks(&host.links().map_err(Error::internal)?);
+    rules.remove_orphans(&networks).map_err(failed)?;
+    let kept: BTreeSet<String> = networks.iter().map(|network| nft::accept_comment(network)).collect();
+    xtables::remove(|comment| nft::is_accept_comment(comment) && !kept.contains(comment))
+}
+
+/// Removes what lets these attachments' networks through the chains that nf_tables does not show, where they ask for it
+/// no more. Before the record goes that a DEL would know it by.
+pub(super) fn forget_unwished<'a>(subjects: impl IntoIterator<Item = &'a Subject>) -> Result<(), Error> {
+    let without = subjects.into_iter().filter(|subject| !subject.policy.accept_forward);
+    let comments: BTreeSet<String> =
+        without.map(|subject| nft::accept_comment(&subject.identity.network())).collect();
+    xtables::remove(|comment| comments.contains(comment))
 }
 
 /// Has the host forget the flows that lead to containers which are gone.

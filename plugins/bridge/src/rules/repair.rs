@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 
 use super::failed;
 use super::guard::remove_unneeded;
-use super::removal::{is_gone, remove_of_gone};
+use super::removal::{forget_unwished, is_gone, remove_of_gone};
 use super::subject::Subject;
 use crate::attachment::Identity;
 use crate::bridge::{believe_no_router, believes_routers};
@@ -28,6 +28,7 @@ pub(crate) fn repair(
     if attached.is_empty() {
         return Ok(Vec::new());
     }
+    forget_unwished(subjects)?;
     let mut wrong = rules.repair(&attached).map_err(failed)?;
     for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
         wrong.extend(xtables::accept(subject.traffic())?);
