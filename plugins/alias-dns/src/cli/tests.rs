@@ -65,6 +65,16 @@ fn query_tells_what_and_why_also_without_a_server() {
         printed("query example.com --as 172.20.0.2 --type A").contains("FORWARD to the host's name servers")
     );
     assert!(printed("query example.com --as 172.20.0.3 --type A").contains("FORWARD to 9.9.9.9:53"));
+    let of_zone = "\n    no container has this name, and it is in a zone of ours\n";
+    for (line, told) in [
+        ("query testnet --type SOA", "testnet. nobody.invalid. 1 3600 1200 604800 0"),
+        ("query DNS.podman --type NS", "DNS.podman."),
+        ("query 20.172.in-addr.arpa --type ns", "20.172.in-addr.arpa."),
+        ("query testnet --type MX", "NODATA"),
+    ] {
+        let printed = printed(line);
+        assert!(printed.ends_with(&format!(" on br0: {told}{of_zone}")), "{line}: {printed}");
+    }
     assert!(printed("query n1 --as 172.20.0.2 --type A --json").contains("\"172.20.0.2\""));
 }
 

@@ -7,9 +7,10 @@ use domain::base::Name;
 use domain::base::iana::Rtype;
 
 use super::control::Explained;
-use crate::answer::{Answer, Asker, Question, Reason, explain as explain_answer};
+use crate::answer::{Answer, Apex, Asker, Question, Reason, explain as explain_answer};
 use crate::serve::listen::PORT;
 use crate::serve::own_address;
+use crate::serve::response::soa_in_words;
 use crate::zone::{Listener, Zones};
 
 /// What `source`, or without one the host itself, is answered on each bridge where it is known.
@@ -43,7 +44,7 @@ pub(crate) fn explain(
                 bridge: listener.bridge.clone(),
                 source: asker.source,
                 rcode: rcode_of(&answer).to_owned(),
-                answer: data_of(&answer),
+                answer: data_of(name, &answer),
                 reason: in_words(zones, reason),
             });
         }
@@ -65,14 +66,15 @@ fn rcode_of(answer: &Answer<'_>) -> &'static str {
     }
 }
 
-fn data_of(answer: &Answer<'_>) -> Vec<String> {
+fn data_of(name: &Name<[u8]>, answer: &Answer<'_>) -> Vec<String> {
+    let zone = |apex: &Apex| name.range_from(apex.0).fmt_with_dot().to_string();
     match answer {
         Answer::Addresses(set) => set.iter().map(|address| address.to_string()).collect(),
         Answer::Pointer(pointer) => vec![format!("{}.{}.", pointer.name, pointer.domain)],
         Answer::Forward(upstreams) => upstreams.iter().map(ToString::to_string).collect(),
-        Answer::Soa(_) | Answer::Ns(_) | Answer::NoData(_) | Answer::NxDomain(_) | Answer::Refused => {
-            Vec::new()
-        }
+        Answer::Soa(apex) => vec![soa_in_words(&zone(apex))],
+        Answer::Ns(apex) => vec![zone(apex)],
+        Answer::NoData(_) | Answer::NxDomain(_) | Answer::Refused => Vec::new(),
     }
 }
 
@@ -86,7 +88,7 @@ fn in_words(zones: &Zones, reason: Reason<'_>) -> String {
             format!("an address of container {} on network {network}", zones.container_id(record))
         }
         Reason::Localhost => "whoever asks, itself".to_owned(),
-        Reason::OurZone => "nothing has this name in a zone of ours".to_owned(),
+        Reason::OurZone => "no container has this name, and it is in a zone of ours".to_owned(),
         Reason::SingleLabel => {
             "no container has this name, and single labels are asked nowhere else".to_owned()
         }

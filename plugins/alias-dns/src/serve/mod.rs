@@ -8,7 +8,7 @@ mod flood;
 pub mod listen;
 pub(crate) mod own_address;
 pub(crate) mod query;
-mod response;
+pub(crate) mod response;
 mod strangers;
 mod tcp;
 mod turns;

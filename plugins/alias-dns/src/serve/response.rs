@@ -15,6 +15,7 @@ use crate::answer::{Answer, Apex, Pointer};
 
 /// The mailbox of a zone that nobody can be written to about, nobody.invalid (RFC 6303, section 3; RFC 2606).
 const MAILBOX: &[u8] = b"\x06nobody\x07invalid\0";
+const MAILBOX_IN_WORDS: &str = "nobody.invalid.";
 
 /// Serial, refresh, retry, expire and minimum of a zone that is its own name server (RFC 6303, section 3). Minimum 0: a
 /// name that is not there may be there the next moment.
@@ -68,6 +69,12 @@ pub(crate) fn error(out: &mut Vec<u8>, query: &Query<'_>, rcode: Rcode, limit: u
 pub(crate) fn fault(out: &mut Vec<u8>, fault: &Fault<'_>, limit: usize) {
     let Fault { header, asked, edns, rcode } = *fault;
     Frame { header, asked, edns, rcode, aa: false, limit }.write(out, |_| ());
+}
+
+/// The data of the SOA of `zone` as they are written in a zone file (RFC 1035, section 5.1).
+pub(crate) fn soa_in_words(zone: &str) -> String {
+    let numbers = SOA_NUMBERS.map(|number| u32::from_be_bytes(number).to_string()).join(" ");
+    format!("{zone} {MAILBOX_IN_WORDS} {numbers}")
 }
 
 /// What stands around the records.
