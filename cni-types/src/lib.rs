@@ -22,6 +22,7 @@ pub mod logging;
 mod result;
 pub mod signals;
 pub mod skel;
+mod stdio;
 mod version;
 
 pub use arena::Arena;

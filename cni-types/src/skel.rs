@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::command::Command;
 use crate::conf::{NetConf, VersionAnswer};
 use crate::env::{Attachment, Environment, Variables};
+use crate::stdio::{Stdin, Stdout};
 use crate::{CniResult, Error, ErrorCode, SpecVersion, json, logging, signals};
 
 /// Most bytes of a configuration that are read: room for a hundred times the valid attachments of a full node. A caller
@@ -133,23 +134,8 @@ impl DelCall {
 pub fn main<P: Plugin>(plugin: &P) -> ExitCode {
     logging::init(P::NAME, log::LevelFilter::Warn);
     signals::settle();
-    let mut stdin = std::io::stdin().lock();
     let mut stderr = std::io::stderr();
-    ExitCode::from(run(plugin, Environment::of_process(), &mut stdin, &mut WholeAnswer, &mut stderr))
-}
-
-/// The process's stdout without a buffer. The library's own ends a write at the last line's end, so that an answer, which
-/// ends without one, would wake the runtime twice.
-struct WholeAnswer;
-
-impl Write for WholeAnswer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        Ok(nix::unistd::write(std::io::stdout(), bytes)?)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+    ExitCode::from(run(plugin, Environment::of_process(), &mut Stdin, &mut Stdout, &mut stderr))
 }
 
 /// Serves one call, and returns the exit status: 0, or 1 with an error document on `stdout`.

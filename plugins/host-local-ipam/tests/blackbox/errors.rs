@@ -1,5 +1,10 @@
 //! Bad input: our message carries the key's path, the reference's text and the value given, and nothing is left behind.
 
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::ioctl_fionread;
 use serde_json::{Value, json};
 
 use crate::calls::{Network, ours, reference};
@@ -164,4 +169,35 @@ fn a_hundred_thousand_unknown_keys_take_no_seconds_of_the_processor() {
         network.conf["ipam"][format!("key{number}")] = json!(number);
     }
     assert_eq!(network.add_within(5, "c1").address(), "10.8.0.2");
+}
+
+/// The configuration comes piece by piece, and the answer is longer than a pipe holds.
+#[test]
+fn pipes_that_do_not_block_are_waited_for() {
+    let routes: Vec<Value> =
+        (0..3000).map(|n| json!({"dst": format!("10.{}.{}.0/24", n / 250, n % 250)})).collect();
+    let network = Network::with(json!({"subnet": "10.8.0.0/24", "routes": routes}));
+    let (stdin, mut to_stdin) = std::io::pipe().unwrap();
+    let (mut from_stdout, stdout) = std::io::pipe().unwrap();
+    for end in [stdin.as_fd(), stdout.as_fd()] {
+        fcntl_setfl(end, OFlags::NONBLOCK).unwrap();
+    }
+    let mut command = network.command(ours(), "ADD", "c1");
+    let mut child = command.stdin(stdin.try_clone().unwrap()).stdout(stdout).spawn().unwrap();
+    drop(command);
+    'pieces: for piece in network.conf.to_string().as_bytes().chunks(10_000) {
+        to_stdin.write_all(piece).unwrap();
+        while ioctl_fionread(&stdin).unwrap() > 0 {
+            if child.try_wait().unwrap().is_some() {
+                break 'pieces;
+            }
+            std::thread::yield_now();
+        }
+    }
+    drop(to_stdin);
+    let mut answer = String::new();
+    from_stdout.read_to_string(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(answer["routes"].as_array().map(Vec::len), Some(3000), "{answer}");
+    assert!(child.wait().unwrap().success());
 }
