@@ -188,8 +188,9 @@ pub(super) fn repair(
             words.extend(differences.iter().map(ToString::to_string));
             let unneeded = superseded.iter().filter(|found| content.record(&found.key).is_none());
             words.extend(unneeded.map(|found| not_needed(content, found)));
-            Doomed::with_records(socket, content, superseded)?.delete(socket, batch)?;
-            mend(content, &differences, batch);
+            let doomed = Doomed::with_records(socket, content, superseded)?;
+            doomed.delete(socket, batch)?;
+            mend(&differences, &doomed, batch);
         }
         Ok(words)
     })
@@ -206,8 +207,8 @@ pub(super) fn not_needed(content: &Content, record: &Element) -> String {
     )
 }
 
-/// Objects first, then the rules and elements that refer to them.
-fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
+/// Objects first, then the rules and elements that refer to them, when what is doomed is gone.
+fn mend(differences: &[Difference<'_>], doomed: &Doomed, batch: &mut Batch) {
     for Difference { table, what } in differences {
         match what {
             What::NoTable(content) => content.create(batch),
@@ -232,8 +233,7 @@ fn mend(content: &Content, differences: &[Difference<'_>], batch: &mut Batch) {
             }
             What::NoEntryRule(entry_chain, _, rule) => batch.add_rule(*table, entry_chain, rule),
             What::OtherElement(member) => {
-                // A record went with what belonged to it.
-                if member.set != content.skeleton.records {
+                if !doomed.has(member) {
                     batch.delete_elements(*table, member.set, [&member.element]);
                 }
                 batch.create_elements(*table, member.set, [&member.element]);

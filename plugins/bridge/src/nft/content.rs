@@ -168,18 +168,10 @@ fn complete(
         batch.wake_table(table);
         installed = Installed::Anew;
     }
-    let mut entries = Vec::new();
     for chain in &content.chains {
         if socket.chain(table, &chain.name)?.is_none() {
             installed = Installed::Anew;
             content.create_chain(chain, batch);
-        }
-        // Also of a chain that is there: another network on the link, or another subnet, has other gateways. Whoever has
-        // the key keeps it.
-        for entry in &chain.entries {
-            if elements == Elements::New || socket.element(table, entry.set, &entry.element.key)?.is_none() {
-                entries.push(entry);
-            }
         }
     }
     let mut missing = Vec::new();
@@ -198,7 +190,17 @@ fn complete(
         }
         missing.push(member);
     }
-    Doomed::with_records(socket, content, superseded)?.delete(socket, batch)?;
+    let doomed = Doomed::with_records(socket, content, superseded)?;
+    doomed.delete(socket, batch)?;
+    // Also those of a chain that is there: another network on the link, or another subnet, has other gateways. Whoever
+    // has the key keeps it.
+    let mut entries = Vec::new();
+    for entry in content.chains.iter().flat_map(|chain| &chain.entries) {
+        let is_free = elements == Elements::New
+            || doomed.has(entry)
+            || socket.element(table, entry.set, &entry.element.key)?.is_none();
+        entries.extend(is_free.then_some(entry));
+    }
     for (set, elements) in by_set(entries) {
         batch.add_elements(table, set, elements.into_values());
     }
@@ -316,6 +318,12 @@ impl Doomed {
     fn records(&self) -> impl Iterator<Item = &Element> {
         let of_records = |member: &&Member| member.set == self.skeleton.records;
         self.members.iter().filter(of_records).map(|member| &member.element)
+    }
+
+    /// Whether the element with the key of `member` goes.
+    pub(super) fn has(&self, member: &Member) -> bool {
+        let Member { set, element } = member;
+        self.members.iter().any(|doomed| doomed.set == *set && doomed.element.key == element.key)
     }
 
     /// The chains of networks that go.

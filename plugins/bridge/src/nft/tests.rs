@@ -398,6 +398,24 @@ fn a_gateway_that_is_new_on_a_link_with_a_policy_is_closed_to_others_too() {
 }
 
 #[test]
+fn a_network_that_moves_to_another_link_takes_its_gateway_along() {
+    let old = || Sample::new(2, Policy { mac_spoof_check: false, ..ALL });
+    let new = || Sample { gateway_link: "br-new".to_owned(), ..old() };
+    for by in ["install", "repair"] {
+        let mut rules = namespace();
+        rules.install(&[old().attached()]).unwrap();
+        match by {
+            "install" => drop(rules.install(&[new().attached()]).unwrap()),
+            _ => drop(rules.repair(&[new().attached()]).unwrap()),
+        }
+        assert_eq!(rules.verify(&new().attached()).unwrap(), Vec::<String>::new(), "{by}");
+        assert!(!ruleset().contains("br-test"), "{by}: {}", ruleset());
+        rules.remove(&new().owner()).unwrap();
+        assert_eq!(ruleset(), "");
+    }
+}
+
+#[test]
 fn installing_and_removing_again_changes_nothing() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
