@@ -130,7 +130,7 @@ fn after_the_last_container_nothing_is_left() {
         wait_until("port 53 is taken", || (host.run("ss -lnuH sport = 53").stdout.len() > 1).then_some(()));
         let (one, two) = (story.container("one"), story.container("two"));
         assert_eq!(two.resolve("one").len(), 1);
-        assert!(story.rules().contains("cni-names-br-testnet-4"), "{}", story.rules());
+        assert!(story.rules().contains("cni-names-br-testnet-172.20.0.1"), "{}", story.rules());
         story.testnet.detach_as(&one, &named(&one));
         if server_is_killed {
             story.kill_all();

@@ -349,8 +349,9 @@ fn comment(listener: &Listener, port: u16) -> String {
     format!("{COMMENT}{} {} {PORT_WORD} {port}", listener.bridge, listener.gateway)
 }
 
-fn table_name(listener: &Listener) -> String {
-    format!("{TABLE}{}-{}", listener.bridge, if listener.gateway.is_ipv4() { 4 } else { 6 })
+/// One for each gateway: a bridge may have several. In nft's language a name has no colon.
+fn table_name(Listener { bridge, gateway }: &Listener) -> String {
+    format!("{TABLE}{bridge}-{}", gateway.to_string().replace(':', "_"))
 }
 
 fn table(name: &str) -> Table<'_> {

@@ -658,7 +658,9 @@ fn last_del_without_server() {
     for unfinished in [false, true] {
         put("c1", "172.20.0.2", "centos-1");
         put("c2", "172.20.0.3", "centos-2");
-        assert!(ruleset().contains("cni-names-br0-4") && ruleset().matches("cni: names").count() > 6);
+        assert!(
+            ruleset().contains("cni-names-br0-172.20.0.1") && ruleset().matches("cni: names").count() > 6
+        );
         kill_all();
         remove("c1");
         // One that is about to become another part still goes by the name of the first.

@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_idle_client_is_cut_off_and_one_with_many_connections_stops_nobody_else", greedy_client),
     ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
     ("a_port_that_is_free_again_is_taken_by_the_next_server_and_its_redirect_goes", freed_port),
+    ("each_gateway_of_a_bridge_is_redirected_where_somebody_else_has_the_port", several_gateways),
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
@@ -353,6 +354,27 @@ fn freed_port() {
     both_transports(GATEWAY);
     both_transports(GATEWAY_V6);
     both_transports_of_the_host();
+}
+
+fn several_gateways() {
+    host();
+    let _udp = UdpSocket::bind("[::]:53").unwrap();
+    let _tcp = TcpListener::bind("[::]:53").unwrap();
+    let second = "172.30.0.1";
+    run(&format!("ip addr add {second}/16 dev br0"));
+    let mut c1 = record("c1", "172.20.0.2", "centos-1");
+    c1.gateways.push(format!("{second}/16").parse().unwrap());
+    put_record(&c1);
+    put("c2", "172.20.0.3", "centos-2");
+    let all = || [GATEWAY, second, GATEWAY_V6].into_iter().for_each(both_transports);
+    all();
+    assert!(listens(&c1));
+    all();
+    // With the second gateway its own redirect goes, and no other one.
+    remove("c1");
+    both_transports_of_c2();
+    remove("c2");
+    assert_eq!(ruleset(), "");
 }
 
 fn other_server() {
