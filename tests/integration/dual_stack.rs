@@ -74,11 +74,11 @@ fn a_host_without_ipv6_has_it_on_the_network_that_asks_for_it() {
 }
 
 #[test]
-fn an_add_that_fails_leaves_ipv6_off_on_the_bridge_as_it_was() {
+fn an_add_that_fails_leaves_ipv6_on_the_bridge_as_it_was() {
     let world = World::new();
     let host = world.host();
     host.run("ip link add br0 up type bridge").success();
-    host.run("sysctl -w net.ipv6.conf.br0.disable_ipv6=1").success();
+    host.run("sysctl -w net.ipv6.conf.br0.disable_ipv6=1 net.ipv6.conf.br0.accept_ra=2").success();
     let ranges = json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "fd00:1::/64" }]]);
     let mut config = json!({
         "cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
@@ -91,10 +91,14 @@ fn an_add_that_fails_leaves_ipv6_off_on_the_bridge_as_it_was() {
         let call = world.plugin("bridge").verb("ADD").container(&container);
         call.env("CNI_PATH", &path).config(config).run()
     };
-    let is_off = || host.run("sysctl -n net.ipv6.conf.br0.disable_ipv6").success() == "1\n";
+    let switches = || {
+        let words = "sysctl -n net.ipv6.conf.br0.disable_ipv6 net.ipv6.conf.br0.accept_ra";
+        host.run(words).success().to_owned()
+    };
     let refused = add(&config);
-    assert!(refused.status != 0 && is_off(), "{refused}");
+    assert_ne!(refused.status, 0, "{refused}");
+    assert_eq!(switches(), "1\n2\n");
     config["ipam"]["routes"] = json!([]);
     add(&config).success();
-    assert!(!is_off());
+    assert_eq!(switches(), "0\n0\n");
 }

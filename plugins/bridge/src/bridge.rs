@@ -191,6 +191,12 @@ fn complete<'a>(
     }
     if is_others || !link.up {
         believe_no_router(link);
+        let (name, before) = (link.name.clone(), link.accept_ra);
+        if is_others && before != 0 {
+            undo.push("have the bridge believe routers", move || {
+                take_back(home, index, |_| sysctl::set_accept_ra(&name, before))
+            });
+        }
     }
     // No rule sees these frames, and one of them is enough to get what is sent to another container.
     if settings.mac_spoof_check && link.learns_unforwarded {
@@ -214,13 +220,13 @@ fn complete<'a>(
 
 /// Whether a link believes router advertisements although ADD has had a way to have it ignore them.
 pub(crate) fn believes_routers(link: &Link) -> bool {
-    link.accepts_ra && sysctl::can_set_ipv6()
+    link.accept_ra != 0 && sysctl::can_set_ipv6()
 }
 
 /// Has a link of the host's ignore router advertisements: they are for hosts, and whoever sent them here would be a
 /// container. To fail at it is no reason to refuse one.
 pub(crate) fn believe_no_router(link: &Link) {
-    if link.accepts_ra
+    if link.accept_ra != 0
         && let Err(error) = sysctl::set_ipv6(&link.name, &[(Ipv6Switch::AcceptRa, false)])
     {
         log::warn!("{error}");

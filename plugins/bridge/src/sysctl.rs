@@ -108,6 +108,14 @@ pub(crate) fn set_ipv6(ifname: &str, switches: &[(Ipv6Switch, bool)]) -> Result<
     Ipv6Switches::open(ifname)?.set(switches)
 }
 
+/// Has the link called `ifname` believe router advertisements as [`Link::accept_ra`](crate::netlink::link::Link) says.
+///
+/// # Errors
+/// Code 5 with the file.
+pub(crate) fn set_accept_ra(ifname: &str, value: i32) -> Result<(), Error> {
+    write(&format!("{}/accept_ra", ipv6_directory(ifname)), &value.to_string())
+}
+
 /// Whether switches can be set at all: in containers `/proc/sys` is often read-only, or not there.
 pub(crate) fn can_set_ipv6() -> bool {
     access("/proc/sys/net/ipv6/conf/all/accept_ra", AccessFlags::W_OK).is_ok()

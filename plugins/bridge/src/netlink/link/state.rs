@@ -65,8 +65,8 @@ pub(crate) struct Link {
     pub(crate) alias: String,
     /// The number of the group that it was put in; 0 is the one of all others.
     pub(crate) group: u32,
-    /// Whether it believes router advertisements, be it only while the host does not forward (`accept_ra`).
-    pub(crate) accepts_ra: bool,
+    /// Whether it believes router advertisements (`accept_ra`): 0 never, 1 while the host does not forward, 2 always.
+    pub(crate) accept_ra: i32,
     /// How it behaves as a bridge port.
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
@@ -129,7 +129,7 @@ pub(super) fn read(octets: &[u8]) -> Option<Link> {
         peer_netns: None,
         alias: String::new(),
         group: 0,
-        accepts_ra: false,
+        accept_ra: 0,
         port: None,
         vlan_filtering: false,
         spanning_tree: false,
@@ -148,7 +148,7 @@ pub(super) fn read(octets: &[u8]) -> Option<Link> {
             IFLA_IFALIAS => link.alias = text(value),
             IFLA_GROUP => link.group = parse_u32(value).unwrap_or_default(),
             IFLA_LINKINFO => read_info(value, &mut link),
-            IFLA_AF_SPEC => link.accepts_ra = accepts_ra(value),
+            IFLA_AF_SPEC => link.accept_ra = accept_ra(value).unwrap_or_default(),
             _ => {}
         }
     }
@@ -192,15 +192,11 @@ fn read_info(octets: &[u8], link: &mut Link) {
 }
 
 /// Reads it in the settings of a link's families.
-fn accepts_ra(families: &[u8]) -> bool {
-    let ipv6 = each(families).find(|family| family.kind() == libc::AF_INET6 as u16);
-    ipv6.is_some_and(|family| {
-        let settings = each(family.value()).find(|settings| settings.kind() == IFLA_INET6_CONF);
-        settings.is_some_and(|settings| {
-            let value = settings.value().chunks_exact(4).nth(DEVCONF_ACCEPT_RA);
-            value.is_some_and(|value| value != [0; 4])
-        })
-    })
+fn accept_ra(families: &[u8]) -> Option<i32> {
+    let ipv6 = each(families).find(|family| family.kind() == libc::AF_INET6 as u16)?;
+    let settings = each(ipv6.value()).find(|settings| settings.kind() == IFLA_INET6_CONF)?;
+    let value = settings.value().chunks_exact(4).nth(DEVCONF_ACCEPT_RA)?;
+    Some(i32::from_ne_bytes(value.try_into().ok()?))
 }
 
 fn read_port(octets: &[u8]) -> PortState {
