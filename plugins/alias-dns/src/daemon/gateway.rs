@@ -154,10 +154,8 @@ pub(super) fn are_let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> 
 pub(super) fn let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
     let mut nft = Socket::open()?;
     let Obstacles { any, changes } = Obstacles::find(&mut nft, opened)?;
-    if !changes.is_empty() {
-        nft.commit(changes)?;
-    }
-    Ok(any)
+    let failed = changes.into_iter().filter_map(|change| nft.commit(change).err()).last();
+    failed.map_or(Ok(any), Err)
 }
 
 /// What in the host's rules keeps queries away.
@@ -165,13 +163,15 @@ struct Obstacles {
     /// Whether there are any, be they passed or not.
     any: bool,
     /// What has to be changed, so that queries from the bridges pass every chain that drops what nobody lets in, and
-    /// come to the ports where the servers are.
-    changes: Batch,
+    /// come to the ports where the servers are. A change that somebody does not allow, whose table it is (`flags owner`),
+    /// keeps no other one from being made.
+    changes: Vec<Batch>,
 }
 
 impl Obstacles {
     fn find(nft: &mut Socket, opened: &[Opened]) -> Result<Self, nft_netlink::Error> {
-        let mut found = Self { any: false, changes: Batch::new() };
+        let mut found = Self { any: false, changes: Vec::new() };
+        let mut redirection = Batch::new();
         let chains = nft.chains()?;
         let redirects = chains.iter().filter(|chain| is_redirect(chain));
         for opened in opened {
@@ -179,13 +179,14 @@ impl Obstacles {
             if *port != PORT {
                 found.any = true;
                 if !is_redirected(nft, opened)? {
-                    put_redirect(nft, listener, *port, &mut found.changes)?;
+                    put_redirect(nft, listener, *port, &mut redirection)?;
                 }
             } else if let Some(old) = redirects.clone().find(|chain| chain.table == table_name(listener)) {
                 // Of an earlier server, which was killed, and had to leave the port to somebody who is gone as well.
-                found.changes.delete_table(table(&old.table));
+                redirection.delete_table(table(&old.table));
             }
         }
+        found.changes.push(redirection);
         for chain in &chains {
             let concerned: Vec<(Table<'_>, &Opened)> = opened
                 .iter()
@@ -197,6 +198,7 @@ impl Obstacles {
                 continue;
             }
             found.any = true;
+            let mut accept = Batch::new();
             let rules = nft.rules(*table, &chain.name)?;
             let let_in: HashSet<&str> = rules.iter().filter_map(FoundRule::comment).collect();
             for (table, Opened { listener, port }) in concerned {
@@ -207,10 +209,12 @@ impl Obstacles {
                 for protocol in PROTOCOLS {
                     let rule =
                         Rule::new().iifname(&listener.bridge).destination_port(protocol, *port).accept();
-                    found.changes.insert_rule(table, &chain.name, &rule.comment(&comment));
+                    accept.insert_rule(table, &chain.name, &rule.comment(&comment));
                 }
             }
+            found.changes.push(accept);
         }
+        found.changes.retain(|change| !change.is_empty());
         Ok(found)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -36,6 +37,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
+    (
+        "a_firewall_that_nobody_else_may_change_keeps_no_other_one_from_letting_queries_through",
+        owned_firewall,
+    ),
     ("an_old_redirect_that_a_firewall_restores_is_put_right_by_the_next_call", redirect_restored),
     ("a_flood_from_one_container_leaves_the_others_answered", flood),
     ("a_flood_from_made_up_addresses_leaves_the_others_answered", flood_of_strangers),
@@ -446,6 +451,29 @@ fn firewall() {
     both_transports_of_c2();
     remove("c2");
     assert_eq!(ruleset(), before);
+}
+
+/// As firewalld's table may be, with the bridge in a zone that lets it in.
+fn owned_firewall() {
+    host();
+    firewalled();
+    let mut owner = Command::new("nft").arg("--interactive").stdin(Stdio::piped()).spawn().unwrap();
+    let mut asked = owner.stdin.take().unwrap();
+    for line in [
+        "add table inet owned { flags owner; }",
+        "add chain inet owned in { type filter hook input priority -10; policy drop; }",
+        "add rule inet owned in iifname { br0, lo } accept",
+    ] {
+        writeln!(asked, "{line}").unwrap();
+    }
+    // Its table is gone when it ends.
+    eventually("its rule is there", || ruleset().contains("iifname { \"lo\", \"br0\" } accept"));
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    drop(asked);
+    owner.wait().unwrap();
 }
 
 /// As when the rules of an earlier server were saved with all others, and are loaded at a restart of the firewall.
