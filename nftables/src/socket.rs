@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::wire::{self, Request};
+use crate::wire::{self, Request, Role};
 use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table, Undecided, follow};
 
 /// The kernel's dumps fill at most 32 KiB at a time.
@@ -18,6 +18,10 @@ const RECEIVE_BYTES: usize = 32 * 1024;
 
 /// What a socket can send without asking for more (`net.core.wmem_default` is at least this).
 const DEFAULT_SEND_BYTES: usize = 128 * 1024;
+
+/// Addresses whose flows are forgotten by one send: what answers it waits in the socket's receive buffer, which has room
+/// for some 270 answers (`net.core.rmem_default` of 208 KiB).
+const ADDRESSES_AT_ONCE: usize = 64;
 
 /// Dumps that the ruleset changed under are taken again; a writer that commits faster than this is another fault.
 const DUMP_ATTEMPTS: usize = 100;
@@ -136,24 +140,28 @@ impl Socket {
         self.order(&bytes, last)
     }
 
-    /// Has the kernel's connection tracking forget the flows that one of `addresses` answers: as itself, or as what the
-    /// address that was asked is translated to. It goes through all flows of the host for each. A kernel without netlink
-    /// for its packet filters tells of none.
+    /// Has the kernel's connection tracking forget the flows that one of `addresses` opened or answers, as itself or as
+    /// what another address is translated to. It goes through all flows of the host twice for each. A kernel without
+    /// netlink for its packet filters tells of none.
     ///
     /// # Errors
     /// The first refusal; kernels before 6.11 do not search by address and refuse it as invalid.
     pub fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let mut bytes = Vec::new();
-        for address in addresses {
-            let start = bytes.len();
-            wire::put_forget_flows(&mut bytes, *address);
-            self.sequence = self.sequence.wrapping_add(1);
-            wire::address(&mut bytes[start..], self.sequence, 0);
+        if self.socket.is_none() {
+            return Ok(());
         }
-        match bytes.is_empty() || self.socket.is_none() {
-            true => Ok(()),
-            false => self.order(&bytes, self.sequence),
+        for addresses in addresses.chunks(ADDRESSES_AT_ONCE) {
+            let mut bytes = Vec::new();
+            for (address, role) in addresses.iter().flat_map(|ip| [(*ip, Role::Opens), (*ip, Role::Answers)])
+            {
+                let start = bytes.len();
+                wire::put_forget_flows(&mut bytes, address, role);
+                self.sequence = self.sequence.wrapping_add(1);
+                wire::address(&mut bytes[start..], self.sequence, 0);
+            }
+            self.order(&bytes, self.sequence)?;
         }
+        Ok(())
     }
 
     /// Sends orders, and waits for the answer to the one with the sequence number `last`.

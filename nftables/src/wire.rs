@@ -73,11 +73,13 @@ const BATCH_GENID: u16 = 1;
 
 // Of include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const CT_DELETE: u16 = 2;
+const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_FILTER: u16 = 25;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V6_SRC: u16 = 3;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const CTA_FILTER_F_IP_SRC: u32 = 1;
 
@@ -167,20 +169,33 @@ fn put_message(
     buffer[start..start + 4].copy_from_slice(&len.to_ne_bytes());
 }
 
-/// Appends the order to forget all tracked flows that `address` answers, be it for another one that was translated.
-pub(crate) fn put_forget_flows(buffer: &mut Vec<u8>, address: IpAddr) {
+/// What an address is to a tracked flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It sent the first packet, be it by another address that it is translated to.
+    Opens,
+    /// It answers, be it for another one that was asked and is translated to it.
+    Answers,
+}
+
+/// Appends the order to forget all tracked flows that `address` is `role` of.
+pub(crate) fn put_forget_flows(buffer: &mut Vec<u8>, address: IpAddr, role: Role) {
     let (family, source, octets) = match address {
         IpAddr::V4(v4) => (libc::NFPROTO_IPV4, CTA_IP_V4_SRC, v4.octets().to_vec()),
         IpAddr::V6(v6) => (libc::NFPROTO_IPV6, CTA_IP_V6_SRC, v6.octets().to_vec()),
     };
+    let (tuple, tuple_flags) = match role {
+        Role::Opens => (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
+        Role::Answers => (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
+    };
     let kind = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | CT_DELETE;
     put_message(buffer, kind, libc::NLM_F_ACK as u16, [family as u8, 0, 0, 0], |buffer| {
-        nest(buffer, CTA_TUPLE_REPLY, |buffer| {
+        nest(buffer, tuple, |buffer| {
             nest(buffer, CTA_TUPLE_IP, |buffer| put(buffer, source, &octets));
         });
         // The one attribute that the kernel wants to be marked as nested.
         nest(buffer, CTA_FILTER | libc::NLA_F_NESTED as u16, |buffer| {
-            put(buffer, CTA_FILTER_REPLY_FLAGS, &CTA_FILTER_F_IP_SRC.to_ne_bytes());
+            put(buffer, tuple_flags, &CTA_FILTER_F_IP_SRC.to_ne_bytes());
         });
     });
 }

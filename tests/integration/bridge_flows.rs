@@ -133,17 +133,21 @@ fn collecting(network: &Network) -> Value {
     config
 }
 
-fn changes_hands(version: &str, leave: impl Fn(&World, &Network, &Container, &Attachment)) {
-    let world = World::new();
-    let outside = world.outside();
-    let network = Network::new(
-        &world,
+fn masqueraded(world: &World, version: &str) -> Network {
+    Network::new(
+        world,
         json!({ "cniVersion": version, "name": "net", "plugins": [{
             "type": "bridge", "bridge": "br-1", "isDefaultGateway": true, "ipMasq": true,
             "ingressPolicy": "same-bridge",
             "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
         }] }),
-    );
+    )
+}
+
+fn changes_hands(version: &str, leave: impl Fn(&World, &Network, &Container, &Attachment)) {
+    let world = World::new();
+    let outside = world.outside();
+    let network = masqueraded(&world, version);
     let published = (Outside::HOST, "8080");
     let (first, of_first) = attached(&world, &network, "first");
     publish(&world);
@@ -168,4 +172,36 @@ fn changes_hands(version: &str, leave: impl Fn(&World, &Network, &Container, &At
     say(outside.space(), published, "5557", "goes on");
     assert_hears(inside, "goes on");
     network.detach_as(&second, &of_second);
+}
+
+#[test]
+fn nor_what_answers_to_its_last_holder() {
+    let world = World::new();
+    let outside = world.outside();
+    let network = masqueraded(&world, "1.0.0");
+    let (first, of_first) = attached(&world, &network, "first");
+    let asked = hear(outside.space(), "7000");
+    say(&first, (Outside::ADDRESS, "7000"), "6000", "opens a flow");
+    assert_hears(asked, "opens a flow");
+    network.detach_as(&first, &of_first);
+
+    let (second, of_second) = attached(&world, &network, "second");
+    let inside = hear(&second, "6000");
+    say(outside.space(), (Outside::HOST, "6000"), "7000", "to the last holder");
+    say(&world.host(), (ADDRESS, "6000"), "5556", "to the new one");
+    assert_hears(inside, if kernel_can(&world) { "to the new one" } else { "to the last holder" });
+    network.detach_as(&second, &of_second);
+}
+
+/// The kernel answers for each, and all answers wait in one buffer.
+#[test]
+fn hundreds_of_addresses_are_forgotten_at_once() {
+    let world = World::new();
+    let network = masqueraded(&world, "1.1.0");
+    let (container, _) = attached(&world, &network, "first");
+    let add: String =
+        (0..400).map(|n| format!("address add 10.2.{}.{}/32 dev eth0\n", n / 200, n % 200)).collect();
+    container.command(["ip", "-batch", "-"]).stdin(add).run().success();
+    network.plugin_call("GC", 0, None, None).config(&collecting(&network)).run().success();
+    assert!(world.host().run("ip -br link show master br-1").success().is_empty());
 }

@@ -61,7 +61,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
 }
 
 /// Removes the veth pairs of the network that are not to be kept, and those on its bridge that an ADD was killed over
-/// before it had marked them, and has the host forget the flows that lead to their containers.
+/// before it had marked them, and has the host forget the flows of their containers.
 fn remove_links(
     host: &mut Netlink,
     network: &str,

@@ -285,7 +285,7 @@ impl Rules {
         Ok(Removed::Nothing)
     }
 
-    /// Has the host forget the flows that lead to one of `addresses`. Kernels before 6.11 are not able to.
+    /// Has the host forget the flows from and to `addresses`. Kernels before 6.11 are not able to.
     pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         match self.socket.forget_flows(addresses) {
             Err(error) if error.is_invalid() => {

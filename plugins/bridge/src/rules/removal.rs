@@ -9,6 +9,7 @@ use super::failed;
 use super::guard::{remove_before_link, remove_unneeded};
 use super::subject::Subject;
 use crate::attachment::Identity;
+use crate::failures::Failures;
 use crate::names;
 use crate::netlink::Netlink;
 use crate::nft::{self, Departed, Owner, Record, Removed, Rules};
@@ -47,8 +48,8 @@ impl Removal<'_> {
         &self.departed.addresses
     }
 
-    /// Has the host forget the flows that lead to the attachment, which had these addresses: they would go on to whoever
-    /// is given one next.
+    /// Has the host forget the flows of the attachment, which had these addresses: they would go on to whoever is given
+    /// one next.
     pub(crate) fn forget_flows(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         forget_flows_by(&mut self.rules, addresses)
     }
@@ -108,16 +109,19 @@ pub(crate) fn collect(
     keep: impl Fn(&mut Netlink, &Record) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let mut rules = Rules::open().map_err(failed)?;
+    let mut failures = Failures::default();
     for record in rules.records().map_err(failed)? {
         if record.network != names::network(network) || keep(host, &record)? {
             continue;
         }
         let Departed { removed, addresses } = rules.remove_recorded(&record).map_err(failed)?;
         forget_accepted(removed, network)?;
-        forget_flows_by(&mut rules, &addresses)?;
+        // The record is gone, so no later GC would come this way for the others.
+        failures.note(forget_flows_by(&mut rules, &addresses));
     }
     remove_unneeded(&mut rules)?;
-    remove_orphans(&mut rules, host)
+    remove_orphans(&mut rules, host)?;
+    failures.into_result()
 }
 
 /// Removes from the chains of others what networks have left there that nobody is attached to.
@@ -140,7 +144,7 @@ pub(super) fn forget_unwished<'a>(subjects: impl IntoIterator<Item = &'a Subject
     xtables::remove(|comment| comments.contains(comment))
 }
 
-/// Has the host forget the flows that lead to containers which are gone.
+/// Has the host forget the flows of containers which are gone, by their addresses.
 pub(crate) fn forget_flows(addresses: &[IpAddr]) -> Result<(), Error> {
     match addresses {
         [] => Ok(()),
