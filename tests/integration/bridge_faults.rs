@@ -289,6 +289,41 @@ fn a_bridge_and_its_address_are_taken_back_with_the_first_attachment() {
 }
 
 #[test]
+fn addresses_that_made_room_for_a_gateway_come_back_as_they_were() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let container = world.container("c1");
+    for line in [
+        "ip link add br0 type bridge",
+        "ip link set br0 up",
+        "ip address add 10.9.0.5/24 broadcast 10.9.0.255 label br0:old noprefixroute metric 7 dev br0",
+        // It depends on the one before: without that it goes.
+        "ip address add 10.9.0.6/24 broadcast 10.9.0.99 dev br0",
+        "ip address add fd00:1::5/64 nodad noprefixroute dev br0",
+    ] {
+        world.host().run(line).success();
+    }
+    let addresses = || world.host().run("ip -o address show dev br0 scope global").success().to_owned();
+    let before = addresses();
+    let mut config = config();
+    config["forceAddress"] = json!(true);
+    let call = |verb: &str, config: &Value| {
+        let call = world.plugin("bridge").verb(verb).container(&container).env("CNI_PATH", &path);
+        call.config(config).run()
+    };
+    let mut faulty = config.clone();
+    faulty["ipam"]["routes"] = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
+    call("ADD", &faulty).error(7);
+    assert_eq!(addresses(), before);
+
+    call("ADD", &config).success();
+    let after = addresses();
+    let tells = |address: &str| after.contains(address);
+    assert!(tells("10.1.2.1/24") && tells("fd00:1::1/64"), "{after}");
+    assert!(!tells("10.9.0.") && !tells("fd00:1::5"), "{after}");
+}
+
+#[test]
 fn a_signal_ends_the_wait_for_an_allocator_that_never_answers() {
     let story = Story::new();
     let script = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"

@@ -146,29 +146,16 @@ impl Gateway {
         undo: &mut Undo<'a>,
     ) -> Result<(), Error> {
         let GatewayRole::Gateway { conflict, .. } = settings.gateway else { return Ok(()) };
-        let Self { link, bridge, addresses: present, .. } = self;
+        let made_room = self.make_room(host, conflict, &plan.gateways, undo)?;
+        let Self { link, bridge, .. } = self;
         let (index, bridge) = (link.index, *bridge);
         for gateway in &plan.gateways {
-            if present.iter().any(|address| address.network == *gateway) {
+            let is_present = self.has(gateway);
+            // With an address the kernel takes the later ones of its subnet.
+            if is_present && !made_room {
                 continue;
             }
-            let failed = |failure: Failure| {
-                Error::internal(failure).context(format_args!("set address {gateway} of \"{}\"", link.name))
-            };
-            for other in present.iter().filter(|other| conflicts(other, gateway, &plan.gateways)) {
-                if conflict == AddressConflict::Refuse {
-                    return Err(Error::invalid_config(
-                        "bridge",
-                        format_args!("\"{}\" already has an IP address different from {gateway}", link.name),
-                    ));
-                }
-                let other = other.network;
-                host.delete_address(index, other).map_err(failed)?;
-                undo.push("restore the bridge's address", move || {
-                    let mut host = Netlink::open().map_err(Error::internal)?;
-                    host.add_address(index, other, Dad::Skip).map(drop).map_err(Error::internal)
-                });
-            }
+            let failed = |failure| self.failed(failure, gateway);
             let added = match host.add_address(index, *gateway, Dad::Skip) {
                 // IPv6 is off on the link, as some hosts set for all; who gives it such a gateway wants it there.
                 Err(failure) if gateway.is_ipv6() && failure.is(Errno::EACCES) => {
@@ -181,7 +168,7 @@ impl Gateway {
                 }
                 other => other,
             };
-            if added.map_err(failed)? {
+            if added.map_err(failed)? && !is_present {
                 let gateway = *gateway;
                 undo.push("remove the bridge's address", move || {
                     take_back(home, bridge, |host| host.delete_address(index, gateway))
@@ -189,6 +176,50 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Takes the addresses from the link that keep it from having one of `gateways`; says whether there were any.
+    fn make_room(
+        &self,
+        host: &mut Netlink,
+        conflict: AddressConflict,
+        gateways: &[IpNetwork],
+        undo: &mut Undo<'_>,
+    ) -> Result<bool, Error> {
+        let conflicting = |other: &Address| {
+            gateways
+                .iter()
+                .find(|gateway| !self.has(gateway) && conflicts(other, gateway, gateways))
+                .map(|gateway| (other.network, gateway))
+        };
+        let mut made_room = false;
+        // The last first, so that the first of a subnet comes back first and is again the one that the others depend on.
+        for (other, gateway) in self.addresses.iter().rev().filter_map(conflicting) {
+            if conflict == AddressConflict::Refuse {
+                return Err(Error::invalid_config(
+                    "bridge",
+                    format_args!("\"{}\" already has an IP address different from {gateway}", self.link.name),
+                ));
+            }
+            let taken =
+                host.take_address(self.link.index, other).map_err(|failure| self.failed(failure, gateway))?;
+            if let Some(taken) = taken {
+                undo.push("restore the bridge's address", move || {
+                    let mut host = Netlink::open().map_err(Error::internal)?;
+                    host.restore_address(taken).map_err(Error::internal)
+                });
+            }
+            made_room = true;
+        }
+        Ok(made_room)
+    }
+
+    fn has(&self, gateway: &IpNetwork) -> bool {
+        self.addresses.iter().any(|address| address.network == *gateway)
+    }
+
+    fn failed(&self, failure: Failure, gateway: &IpNetwork) -> Error {
+        Error::internal(failure).context(format_args!("set address {gateway} of \"{}\"", self.link.name))
     }
 
     /// Lets the host forward the plan's packets that come in by the link.

@@ -32,6 +32,10 @@ pub(crate) struct Address {
     pub(crate) state: AddressState,
 }
 
+/// An address as it was on its link, with all that goes with it: broadcast address, label, lifetimes, flags.
+#[derive(Debug)]
+pub(crate) struct TakenAddress(AddressMessage);
+
 /// Whether an address can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressState {
@@ -66,6 +70,34 @@ impl Netlink {
         }
     }
 
+    /// Takes `address` from the link for as long as somebody may want it back; `None` if it has it no more.
+    pub(crate) fn take_address(
+        &mut self,
+        index: u32,
+        address: IpNetwork,
+    ) -> Result<Option<TakenAddress>, Failure> {
+        let messages = self.dump_messages(index, AddressMessage::default())?;
+        let is_it = |message: &AddressMessage| read(message).is_some_and(|told| told.network == address);
+        self.delete_address(index, address)?;
+        Ok(messages.into_iter().find(is_it).map(TakenAddress))
+    }
+
+    /// Gives the link back what was taken from it, to be used at once.
+    pub(crate) fn restore_address(&mut self, TakenAddress(mut message): TakenAddress) -> Result<(), Failure> {
+        if message.header.family == AddressFamily::Inet6 {
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            for attribute in &mut message.attributes {
+                if let AddressAttribute::Flags(flags) = attribute {
+                    *flags |= AddressFlags::Nodad;
+                }
+            }
+        }
+        match self.create(RouteNetlinkMessage::NewAddress(message)) {
+            Err(failure) if !failure.is(Errno::EEXIST) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
     /// The addresses of the link.
     pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<Address>, Failure> {
         self.dump_addresses(index, AddressMessage::default())
@@ -78,10 +110,23 @@ impl Netlink {
         self.dump_addresses(index, request)
     }
 
-    fn dump_addresses(&mut self, index: u32, mut request: AddressMessage) -> Result<Vec<Address>, Failure> {
+    fn dump_addresses(&mut self, index: u32, request: AddressMessage) -> Result<Vec<Address>, Failure> {
+        Ok(self.dump_messages(index, request)?.iter().filter_map(read).collect())
+    }
+
+    fn dump_messages(
+        &mut self,
+        index: u32,
+        mut request: AddressMessage,
+    ) -> Result<Vec<AddressMessage>, Failure> {
         request.header.index = index;
         let answers = self.dump(&RouteNetlinkMessage::GetAddress(request))?;
-        Ok(answers.into_iter().filter_map(|answer| read(answer, index)).collect())
+        let of_link = |answer| match answer {
+            // Kernels before 4.20 tell of all links.
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(of_link).collect())
     }
 }
 
@@ -96,21 +141,18 @@ fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     }
 }
 
-fn read(answer: RouteNetlinkMessage, index: u32) -> Option<Address> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-    if message.header.index != index
-        || !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6)
-    {
+fn read(message: &AddressMessage) -> Option<Address> {
+    if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
     let mut local = None;
     let mut remote = None;
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
-    for attribute in message.attributes {
+    for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(ip) => local = Some(ip),
-            AddressAttribute::Address(ip) => remote = Some(ip),
-            AddressAttribute::Flags(all) => flags = all,
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => remote = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
     }
