@@ -176,6 +176,19 @@ fn status_tells_which_right_an_attachment_lacks() {
     }
 }
 
+#[test]
+fn status_tells_that_the_bridges_name_is_taken() {
+    let story = Story::new();
+    let status = |config: &Value| {
+        story.world.plugin("bridge").verb("STATUS").env("CNI_PATH", &story.path).config(config).run()
+    };
+    story.world.host().run("ip link add other0 type veth peer name other1").success();
+    let msg = status(&with("/bridge", json!("other0"))).error(50);
+    assert!(msg.contains("\"other0\" already exists but is not a bridge"), "{msg}");
+    status(&with("/bridge", json!("none-yet"))).success();
+    status(&config()).success();
+}
+
 /// As in a container that runs containers. What has to be set there is set already.
 #[test]
 fn read_only_parameters_of_the_kernel_keep_nobody_from_ipv4() {

@@ -126,7 +126,10 @@ pub(crate) fn expect_no_duplicate(name: &str) {
 }
 
 /// Refuses a link of the bridge's name that cannot serve as the bridge.
-fn require_bridge(link: &Link) -> Result<(), Error> {
+///
+/// # Errors
+/// Code 7, with the key `bridge` and the name.
+pub(crate) fn require_bridge(link: &Link) -> Result<(), Error> {
     if link.kind != Kind::Bridge {
         let reason = format!("\"{}\" already exists but is not a bridge", link.name);
         return Err(Error::invalid_config("bridge", reason));

@@ -2,6 +2,7 @@
 
 use cni_types::{Delegate, Error, ErrorCode, NetworkCall};
 
+use crate::bridge::require_bridge;
 use crate::config::Settings;
 use crate::netlink::Netlink;
 use crate::netns::Netns;
@@ -11,9 +12,10 @@ use crate::rules;
 pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     let find = |name: &str| Delegate::find(name, &call.env().plugin_path()).map_err(unavailable);
     let settings = Settings::new(call.conf(), &cni_types::CniArgs::default(), find)?;
-    Netlink::open()
-        .and_then(|mut host| host.may_change_links())
+    let present = Netlink::open()
+        .and_then(|mut host| host.may_change_links().and_then(|()| host.link_by_name(&settings.bridge)))
         .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
+    present.as_ref().map_or(Ok(()), require_bridge).map_err(unavailable)?;
     log::debug!("links can be changed");
     // As a container's has to be, which takes the same right.
     let home = Netns::own().map_err(unavailable)?;
