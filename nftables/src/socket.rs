@@ -16,6 +16,9 @@ use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table, Undecid
 /// The kernel's dumps fill at most 32 KiB at a time.
 const RECEIVE_BYTES: usize = 32 * 1024;
 
+/// A refusal carries the whole message back that it refuses, unless it is told not to; so long it can be received.
+const LONGEST_TO_COME_BACK: usize = RECEIVE_BYTES - 64;
+
 /// What a socket can send without asking for more (`net.core.wmem_default` is at least this).
 const DEFAULT_SEND_BYTES: usize = 128 * 1024;
 
@@ -132,10 +135,11 @@ impl Socket {
         let (bytes, last) = batch.into_bytes(self.sequence.wrapping_add(1));
         // The closing mark has a number as well.
         self.sequence = last + 1;
+        if bytes.len() > LONGEST_TO_COME_BACK {
+            connected(&self.socket).and_then(|socket| socket.set_cap_ack(true)).map_err(Error::Socket)?;
+        }
         if bytes.len() > DEFAULT_SEND_BYTES {
             self.grow_send_buffer(bytes.len())?;
-            // A refusal would carry the whole message back, and many would not fit.
-            connected(&self.socket).and_then(|socket| socket.set_cap_ack(true)).map_err(Error::Socket)?;
         }
         self.order(&bytes, last)
     }
@@ -168,11 +172,19 @@ impl Socket {
     fn order(&mut self, bytes: &[u8], last: u32) -> Result<(), Error> {
         self.send(bytes)?;
         let mut refusal = None;
+        let mut overrun = None;
         loop {
             let len = match self.receive() {
                 Ok(len) => len,
+                // There were more refusals than the socket has room for; the first of them can be read.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    overrun = Some(error);
+                    continue;
+                }
                 // A batch that is refused as a whole is answered once, for its opening mark.
-                Err(error) => return Err(refusal.unwrap_or(Error::Socket(error))),
+                Err(error) => {
+                    return Err(refusal.unwrap_or_else(|| Error::Socket(overrun.unwrap_or(error))));
+                }
             };
             for message in wire::messages(&self.received[..len]) {
                 let (header, body) = message.ok_or(Error::Unreadable)?;

@@ -466,8 +466,11 @@ pub(crate) fn decode_error(body: &[u8]) -> Option<i32> {
 
 /// What a request was about, in `nft`'s words, for an error's text.
 pub(crate) fn describe(header: MessageHeader, body: &[u8]) -> String {
-    if i32::from(header.kind >> 8) == libc::NFNL_SUBSYS_CTNETLINK {
-        return "forget tracked flows".to_owned();
+    match i32::from(header.kind >> 8) {
+        libc::NFNL_SUBSYS_NFTABLES => {}
+        libc::NFNL_SUBSYS_CTNETLINK => return "forget tracked flows".to_owned(),
+        // A mark stands for its batch, and has a number that is a request's as well.
+        _ => return "transaction".to_owned(),
     }
     let (family, attributes) = split_family(body);
     let names = |kinds: &[u16]| -> String {

@@ -218,3 +218,42 @@ fn nobody_changes_what_he_has_not_seen() {
     let wished: Vec<String> = (0..WRITERS * ROUNDS).map(|number| number.to_string()).collect();
     assert_eq!(found, wished);
 }
+
+#[test]
+fn a_refusal_is_told_however_long_the_message_that_it_refuses() {
+    let mut socket = namespace();
+    socket.commit(everything()).unwrap();
+    let chain = "c".repeat(200);
+    let mut batch = Batch::new();
+    batch.create_chain(TABLE, &chain, "gone to");
+    socket.commit(batch).unwrap();
+    let elements: Vec<Element> = (0..100)
+        .map(|last| Element::new(address(&format!("10.1.1.{last}"))))
+        .map(|element| {
+            element.with_verdict(Verdict::Goto(chain.clone())).with_comment(&"x".repeat(MAX_COMMENT))
+        })
+        .collect();
+    let all = || {
+        let mut batch = Batch::new();
+        batch.create_elements(TABLE, ADDRESSES.name, &elements);
+        batch
+    };
+    socket.commit(all()).unwrap();
+    let refusal = socket.commit(all()).unwrap_err();
+    assert!(refusal.exists(), "{refusal}");
+}
+
+#[test]
+fn a_refusal_is_told_however_many_there_are_and_none_is_left_for_the_next_batch() {
+    let mut socket = namespace();
+    socket.commit(everything()).unwrap();
+    let mut batch = Batch::new();
+    for number in 0..5000 {
+        batch.delete_chain(TABLE, &format!("absent-{number}"));
+    }
+    let refusal = socket.commit(batch).unwrap_err();
+    assert!(refusal.is_absent(), "{refusal}");
+    let mut batch = Batch::new();
+    batch.create_chain(TABLE, "next", "is wanted");
+    socket.commit(batch).unwrap();
+}

@@ -206,6 +206,13 @@ fn a_refusal_names_the_object() {
 }
 
 #[test]
+fn a_refusal_of_the_whole_names_the_transaction() {
+    let (bytes, _) = Batch::since(Generation(1)).into_bytes(1);
+    let (header, body) = messages(&bytes).flatten().next().unwrap();
+    assert_eq!(describe(header, body), "transaction");
+}
+
+#[test]
 fn a_long_comment_is_cut_at_a_whole_character() {
     let element = Element::new(vec![1]).with_comment(&"ä".repeat(200));
     let comment = round_trip(&[element])[0].comment.clone().unwrap();
