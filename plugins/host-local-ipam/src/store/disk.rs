@@ -128,12 +128,11 @@ impl DiskStore {
         if count == 0 {
             self.remove_unfinished();
         }
-        for entry in entries {
-            match (entry.location, entry.address) {
-                (Location::ByAddress, Some(address)) => self.release_at(&self.path_of(address), address)?,
-                _ => self.release_elsewhere(entry.holder)?,
-            }
-        }
+        let released = entries.into_iter().map(|entry| match (entry.location, entry.address) {
+            (Location::ByAddress, Some(address)) => self.release_at(&self.path_of(address), address),
+            _ => self.release_elsewhere(entry.holder),
+        });
+        each_of(released)?;
         Ok(count)
     }
 
@@ -265,8 +264,9 @@ impl DiskStore {
             }
             Ok(())
         })?;
-        theirs.iter().try_for_each(|path| remove_file(path))?;
-        self.rebuild(&self.known(), Reading::Changed)
+        let removed = each_of(theirs.iter().map(|path| remove_file(path)));
+        self.rebuild(&self.known(), Reading::Changed)?;
+        removed
     }
 
     /// Whether the holder of `address` can still be alive.
@@ -361,7 +361,10 @@ impl Store for DiskStore {
             .filter(|entry| entry.location == Location::ByAddress && is_reclaimable(entry, within))
             .collect();
         for address in dead.iter().filter_map(|entry| entry.address) {
-            self.release_at(&self.path_of(address), address)?;
+            // Another one may do.
+            if let Err(error) = self.release_at(&self.path_of(address), address) {
+                log::warn!("{error}");
+            }
         }
         Ok(looked_again || !dead.is_empty())
     }
@@ -394,6 +397,14 @@ impl Store for DiskStore {
         file.and_then(|file| file.write(&address.to_string()))
             .map_err(|source| StoreError::new("write", &path, source))
     }
+}
+
+/// Does all of these, also when one fails. The first failure is told in the end, the others in the log.
+fn each_of(steps: impl Iterator<Item = Result<(), StoreError>>) -> Result<(), StoreError> {
+    let mut failures = steps.filter_map(Result::err);
+    let first = failures.next();
+    failures.for_each(|error| log::error!("{error}"));
+    first.map_or(Ok(()), Err)
 }
 
 fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {

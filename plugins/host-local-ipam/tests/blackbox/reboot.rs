@@ -1,8 +1,10 @@
 //! Leases of an earlier boot. The kernel's boot id is covered by another one, in a mount namespace.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
-use crate::calls::{Network, in_mount_namespace, ours, reference};
+use crate::calls::{Network, content, in_mount_namespace, ours, reference};
 
 const BOOTS: [&str; 3] = [
     "11111111-1111-1111-1111-111111111111",
@@ -10,10 +12,16 @@ const BOOTS: [&str; 3] = [
     "33333333-3333-3333-3333-333333333333",
 ];
 
-/// A call of ours in another boot.
-fn ask_in(boot: usize, network: &Network, verb: &str, id: &str) -> crate::calls::Answer {
+/// A file that covers the kernel's boot id.
+fn boot_id(boot: usize, network: &Network) -> PathBuf {
     let covering = network.data_dir().with_file_name("boot_id");
     std::fs::write(&covering, format!("{}\n", BOOTS[boot])).unwrap();
+    covering
+}
+
+/// A call of ours in another boot.
+fn ask_in(boot: usize, network: &Network, verb: &str, id: &str) -> crate::calls::Answer {
+    let covering = boot_id(boot, network);
     let mut command =
         in_mount_namespace(r#"mount --bind "$1" /proc/sys/kernel/random/boot_id; shift; exec "$@""#);
     network.prepare(&mut command, verb, id);
@@ -44,6 +52,19 @@ fn a_full_range_is_had_again_after_a_reboot() {
     ask_in(1, &network, "ADD", "new3").exhausted();
     assert_eq!(ask_in(1, &network, "STATUS", "").error().0, 50);
     assert_eq!(network.leases().len(), 2);
+}
+
+#[test]
+fn a_lease_that_cannot_be_removed_keeps_no_other_from_being_had_again() {
+    let network = full();
+    let pinned = network.leases_dir().join("10.8.0.2");
+    let script = r#"mount --bind "$1" /proc/sys/kernel/random/boot_id; mount --bind "$2" "$2"; exec "$3""#;
+    let mut command = in_mount_namespace(script);
+    network.prepare(&mut command, "ADD", "new");
+    let covering = boot_id(1, &network);
+    let output = command.arg(&covering).arg(&pinned).arg(ours()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(network.leases()["10.8.0.3"], content("new"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::calls::{Answer, Network, content, ours, reference};
+use crate::calls::{Answer, Network, content, in_mount_namespace, ours, reference};
 
 /// A call that is ended after a minute: one that waits for the other end of a FIFO never ends by itself.
 fn ask_bounded(network: &Network, verb: &str, id: &str) -> Answer {
@@ -223,4 +223,30 @@ fn the_reason_of_a_failure_is_told_once() {
     let said = String::from_utf8(network.type_words(&["list"]).stderr).unwrap();
     let lock = network.leases_dir().join("lock");
     assert_eq!(said, format!("host-local-ipam: lock {}: Is a directory (os error 21)\n", lock.display()));
+}
+
+/// A call during which the lease of `address` cannot be removed, since something is mounted on it.
+fn ask_pinned(network: &Network, address: &str, verb: &str, id: &str) -> Answer {
+    let mut command = in_mount_namespace(r#"mount --bind "$1" "$1"; shift; exec "$@""#);
+    network.prepare(&mut command, verb, id);
+    let output = command.arg(network.leases_dir().join(address)).arg(ours()).output().unwrap();
+    Answer { success: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap() }
+}
+
+#[test]
+fn a_lease_that_cannot_be_removed_keeps_no_other() {
+    let mut network =
+        Network::with(json!({"ranges": [[{"subnet": "10.8.0.0/24"}], [{"subnet": "fd00:8::/64"}]]}));
+    for id in ["c1", "c2", "c3"] {
+        network.ask("ADD", id).ok();
+    }
+    let (code, msg) = ask_pinned(&network, "10.8.0.2", "DEL", "c1").error();
+    assert!(code == 5 && msg.contains("10.8.0.2"), "{code} {msg}");
+    let left = |network: &Network| network.leases().into_keys().collect::<Vec<_>>();
+    assert_eq!(left(&network), ["10.8.0.2", "10.8.0.3", "10.8.0.4", "fd00:8::3", "fd00:8::4"]);
+    network.conf["cni.dev/valid-attachments"] = json!([{"containerID": "c3", "ifname": "eth0"}]);
+    assert_eq!(ask_pinned(&network, "10.8.0.2", "GC", "").error(), (code, msg));
+    assert_eq!(left(&network), ["10.8.0.2", "10.8.0.4", "fd00:8::4"]);
+    network.ask("DEL", "c1").ok();
+    assert_eq!(left(&network), ["10.8.0.4", "fd00:8::4"]);
 }

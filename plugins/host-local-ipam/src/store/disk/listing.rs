@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::DiskStore;
 use super::upkeep::{Changes, Reading};
+use super::{DiskStore, each_of};
 use crate::span::Point;
 use crate::store::files::remove_file;
 use crate::store::hash::hash;
@@ -76,10 +76,10 @@ impl DiskStore {
         leases: impl IntoIterator<Item = &'a LeaseFile>,
     ) -> Result<(), StoreError> {
         let mut removed = false;
-        let outcome = leases.into_iter().try_for_each(|lease| {
+        let outcome = each_of(leases.into_iter().map(|lease| {
             removed = true;
             remove_file(&lease.path)
-        });
+        }));
         if removed {
             self.rebuild(&self.known(), Reading::Changed)?;
             self.changes = Changes::Kept;
