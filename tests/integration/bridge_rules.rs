@@ -4,7 +4,7 @@
 //! tested both ways.
 
 use integration_tests::{Attachment, Container, Network, Outside, Space, World};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A network `name` on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
 fn network(world: &World, name: &str, number: u8, policy: &str) -> Network {
@@ -246,6 +246,23 @@ fn rules_of_a_network_go_with_its_last_container() {
     assert_eq!(rules(), before);
     other.detach(&resident);
     assert_eq!(rules(), "");
+}
+
+#[test]
+fn rules_of_a_network_go_however_many_subnets_it_has() {
+    let world = World::new();
+    let subnets: Vec<Value> = (0..80).map(|n| json!([{ "subnet": format!("fd00:{n:x}::/64") }])).collect();
+    let bridge = json!({
+        "type": "bridge", "bridge": "br-1", "isGateway": true, "ipMasq": true, "ingressPolicy": "same-bridge",
+        "ipam": { "type": "host-local-ipam", "ranges": subnets },
+    });
+    let network = Network::new(&world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }));
+    let one = member(&world, &network, "one");
+    let two = member(&world, &network, "two");
+    network.detach(&one);
+    network.check(&Attachment::of(&two)).unwrap();
+    network.detach(&two);
+    assert_eq!(world.host().run("nft list tables inet").success(), "");
 }
 
 /// Config `net` with a policy and what else is changed of it.

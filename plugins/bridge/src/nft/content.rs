@@ -17,9 +17,6 @@ use super::skeleton::{Member, Skeleton};
 /// Each failed attempt is another call's success, so a storm of any real size ends long before.
 const ATTEMPTS: usize = 1000;
 
-/// Chains with more references than this are in use; fewer are worth a closer look.
-const FEW_USES: u32 = 64;
-
 /// What some attachments need in one table, which may be nothing.
 #[derive(Debug)]
 pub(super) struct Content {
@@ -271,6 +268,7 @@ impl Doomed {
         }
         let is_kept = |name: &String| content.chains.iter().any(|chain| chain.name == *name);
         let mut lost: HashMap<String, u32> = HashMap::new();
+        let mut ways = None;
         let mut open: Vec<String> =
             doomed.members.iter().filter_map(|member| target(&member.element)).collect();
         while let Some(name) = open.pop() {
@@ -279,7 +277,7 @@ impl Doomed {
             }
             let lost = lost.entry(name.clone()).or_default();
             *lost += 1;
-            open.extend(doomed.chain_without(socket, name, *lost)?);
+            open.extend(doomed.chain_without(socket, &mut ways, name, *lost)?);
         }
         let left =
             socket.table(skeleton.table)?.map(|found| found.uses.saturating_sub(doomed.chains.len() as u32));
@@ -333,38 +331,37 @@ impl Doomed {
 
     /// Dooms a chain of a network that has lost `lost` references, when it has no others; returns the chains that it
     /// refers to. A chain of the skeleton is never doomed.
-    fn chain_without(&mut self, socket: &mut Socket, name: String, lost: u32) -> Result<Vec<String>, Error> {
+    fn chain_without(
+        &mut self,
+        socket: &mut Socket,
+        ways: &mut Option<HashMap<String, Ways>>,
+        name: String,
+        lost: u32,
+    ) -> Result<Vec<String>, Error> {
         let table = self.skeleton.table;
-        let is_of_network = !(self.skeleton.chains)().iter().any(|chain| chain.name == name);
-        let Some(chain) = socket
-            .chain(table, &name)?
-            .filter(|chain| is_of_network && chain.uses.saturating_sub(lost) <= FEW_USES)
-        else {
+        if (self.skeleton.chains)().iter().any(|chain| chain.name == name) {
             return Ok(Vec::new());
-        };
-        let leads_here = |verdict: Option<&Verdict>| verdict.and_then(chain_of) == Some(name.as_str());
+        }
+        let Some(chain) = socket.chain(table, &name)? else { return Ok(Vec::new()) };
         let rules = socket.rules(table, &name)?;
-        let mut entries = Vec::new();
-        for set in self.skeleton.entry_maps {
-            let found = socket.elements(table, set)?.into_iter();
-            entries.extend(
-                found
-                    .filter(|element| leads_here(element.verdict.as_ref()))
-                    .map(|element| Member { set, element }),
-            );
+        // The kernel counts a chain's own rules, too.
+        let others = (chain.uses as usize).saturating_sub(rules.len() + lost as usize);
+        if others > 0 {
+            // All who use what it lists; nothing else leads there, and there may be thousands of ways.
+            if self.records().any(|record| target(record).as_deref() == Some(&name)) {
+                return Ok(Vec::new());
+            }
+            let ways = match ways {
+                Some(ways) => ways,
+                None => ways.insert(find_ways(socket, self.skeleton)?),
+            };
+            let Ways { entries, rules } = ways.entry(name.clone()).or_default();
+            if others > entries.len() + rules.len() {
+                return Ok(Vec::new());
+            }
+            self.members.append(entries);
+            self.entry_rules.append(rules);
         }
-        let mut entry_rules = Vec::new();
-        if let Some(entry_chain) = self.skeleton.entry_chain {
-            let found = socket.rules(table, entry_chain)?.into_iter();
-            entry_rules.extend(
-                found.filter(|rule| rule.targets().any(|target| target == name)).map(|rule| rule.handle),
-            );
-        }
-        if chain.uses as usize > rules.len() + entries.len() + entry_rules.len() + lost as usize {
-            return Ok(Vec::new());
-        }
-        self.members.extend(entries);
-        self.entry_rules.extend(entry_rules);
         self.chains.push(name);
         Ok(rules.iter().flat_map(|rule| rule.targets()).collect())
     }
@@ -389,6 +386,35 @@ impl Doomed {
         }
         Ok(())
     }
+}
+
+/// What sends packets to a chain of a network.
+#[derive(Debug, Default)]
+struct Ways {
+    /// Elements of the skeleton's maps.
+    entries: Vec<Member>,
+    /// Rules of its entry chain.
+    rules: Vec<u64>,
+}
+
+/// The ways to each chain of a network.
+fn find_ways(socket: &mut Socket, skeleton: &Skeleton) -> Result<HashMap<String, Ways>, Error> {
+    let mut ways: HashMap<String, Ways> = HashMap::new();
+    for set in skeleton.entry_maps {
+        for element in socket.elements(skeleton.table, set)? {
+            if let Some(chain) = target(&element) {
+                ways.entry(chain).or_default().entries.push(Member { set, element });
+            }
+        }
+    }
+    if let Some(entry_chain) = skeleton.entry_chain {
+        for rule in socket.rules(skeleton.table, entry_chain)? {
+            for chain in rule.targets() {
+                ways.entry(chain).or_default().rules.push(rule.handle);
+            }
+        }
+    }
+    Ok(ways)
 }
 
 /// Makes, in one transaction, the changes that `look` puts into the batch; looks again when the ruleset has changed
