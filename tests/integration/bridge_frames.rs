@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::bridge_rules::{check, member, network_with};
 
 /// Sends a router advertisement to all nodes. The kernel fills in the checksum and the link-local source.
-fn advertise_as_router(container: &Container) {
+pub(crate) fn advertise_as_router(container: &Space) {
     const SCRIPT: &str = r#"
         use Socket qw(:DEFAULT inet_pton);
         my $index = shift;

@@ -1,7 +1,9 @@
 //! A network with IPv4 and IPv6: both work the moment ADD has returned.
 
-use integration_tests::{Attachment, Container, Network, Outside, World};
+use integration_tests::{Attachment, Container, Network, Outside, World, wait_until};
 use serde_json::{Value, json};
+
+use crate::bridge_frames::advertise_as_router;
 
 fn two_containers(world: &World) -> (Container, Container) {
     let network = Network::example(world, "dual-stack");
@@ -44,6 +46,30 @@ fn both_families_are_masqueraded_to_the_outside() {
     assert_eq!(answer, format!("{} called by {}", Outside::ADDRESS, Outside::HOST));
     let answer = c1.fetch(&format!("http://[{}]/", Outside::ADDRESS6));
     assert_eq!(answer, format!("[{}] called by {}", Outside::ADDRESS6, Outside::HOST6));
+}
+
+/// The kernel forgets the routes that it has from routers, and hears no router any more, when a host begins to forward.
+#[test]
+fn a_host_that_begins_to_forward_keeps_its_router() {
+    let world = World::new();
+    let (host, outside) = (world.host(), world.outside());
+    let route = || host.run("ip -6 route show default proto ra").success().to_owned();
+    host.run("ip -6 route flush default").success();
+    host.run("ip link add quiet0 up type veth peer name quiet1").success();
+    let advertised = |what: &str| {
+        wait_until(what, || {
+            advertise_as_router(outside.space());
+            route().contains("dev up0").then_some(())
+        });
+    };
+    advertised("the host has a router");
+    two_containers(&world);
+    assert_eq!(host.run("sysctl -n net.ipv6.conf.all.forwarding").success(), "1\n");
+    assert!(route().contains("dev up0"), "{}", route());
+    host.run("ip -6 route flush default").success();
+    advertised("the host hears its router again");
+    let believes = host.run("sysctl -n net.ipv6.conf.up0.accept_ra net.ipv6.conf.quiet0.accept_ra");
+    assert_eq!(believes.success(), "2\n1\n", "a link without a router is left alone");
 }
 
 #[test]

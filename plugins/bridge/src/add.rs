@@ -73,7 +73,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     };
     signals.heed()?;
     if let Some(gateway) = &gateway {
-        gateway.enable_forwarding(&plan)?;
+        gateway.enable_forwarding(&mut host, &plan)?;
         log::debug!("the host forwards");
     }
     if company == Some(Company::Others) && !plan.addresses.is_empty() {

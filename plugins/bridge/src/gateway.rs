@@ -1,5 +1,6 @@
 //! The host's half of a gateway: the network's addresses on the bridge, and forwarding.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cni_types::Error;
@@ -225,12 +226,13 @@ impl Gateway {
     /// Lets the host forward the plan's packets that come in by the link.
     ///
     /// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
-    pub(crate) fn enable_forwarding(&self, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn enable_forwarding(&self, host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
         let Forwarding { v4, v4_from_link, v6 } = self.forwards;
         if plan.forwards(Family::V4) && !v4 {
             sysctl::enable_forwarding(Family::V4)?;
         }
         if plan.forwards(Family::V6) && !v6 {
+            go_on_believing_routers(host);
             sysctl::enable_forwarding(Family::V6)?;
         }
         // With IPv4, it is the link's own switch that counts; somebody may have chosen another for new links.
@@ -238,6 +240,26 @@ impl Gateway {
             sysctl::enable_forwarding_from(&self.link.name)?;
         }
         Ok(())
+    }
+}
+
+/// Has the host's links that have a route from a router go on listening to it: as soon as the host forwards, the kernel
+/// drops such routes, the default one among them, and ignores advertisements, but by links with `accept_ra` 2. To fail at
+/// it is no reason to refuse a container.
+fn go_on_believing_routers(host: &mut Netlink) {
+    let links = host.routes(Family::V6).and_then(|routes| {
+        let learned: BTreeSet<u32> =
+            routes.iter().filter(|route| route.advertised).filter_map(|route| route.link).collect();
+        learned.into_iter().filter_map(|index| host.link_by_index(index).transpose()).collect()
+    });
+    let links: Vec<Link> = links.unwrap_or_else(|failure: Failure| {
+        log::warn!("list links with routes from routers: {failure}");
+        Vec::new()
+    });
+    for link in links.iter().filter(|link| link.accept_ra == 1) {
+        if let Err(error) = sysctl::set_accept_ra(&link.name, 2) {
+            log::warn!("{error}");
+        }
     }
 }
 

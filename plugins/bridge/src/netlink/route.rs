@@ -34,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) mtu: u32,
     /// Advertised segment size in bytes; 0 when not set.
     pub(crate) advmss: u32,
+    /// Whether the kernel learned it from a router's advertisement.
+    pub(crate) advertised: bool,
 }
 
 impl Netlink {
@@ -129,6 +131,7 @@ fn read(answer: RouteNetlinkMessage) -> Vec<Route> {
         scope: header.scope.into(),
         mtu: 0,
         advmss: 0,
+        advertised: header.protocol == RouteProtocol::Ra,
     };
     let mut hops = Vec::new();
     for attribute in message.attributes {
