@@ -411,7 +411,7 @@ fn a_bridge_without_filtering_that_others_use_is_refused_untouched() {
 }
 
 #[test]
-fn an_add_that_fails_leaves_neither_gateway_nor_bridge() {
+fn an_add_that_fails_leaves_neither_gateway_nor_bridge_nor_rules() {
     let story = Story::new();
     let container = story.world.container("c1");
     let mut config = routed(&json!({ "vlan": 100 }));
@@ -419,6 +419,7 @@ fn an_add_that_fails_leaves_neither_gateway_nor_bridge() {
     config["ipam"]["routes"] = json!([{ "dst": "10.9.0.0/16", "gw": "192.0.2.1" }]);
     story.call("ADD", &container, &config).run().failure();
     assert_eq!(story.host("ip -o link").lines().count(), 1, "{}", story.host("ip -o link"));
+    assert_eq!(story.host("nft list ruleset"), "");
 }
 
 #[test]

@@ -21,7 +21,8 @@ use crate::xtables;
 /// Has the undo remove the rules of an attachment whose link is still to be made: so they go after the link, and nobody
 /// brings them back for its sake. A link that stays is somebody else's, and so are the rules.
 pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity, undo: &mut Undo<'a>) {
-    if policy(settings).needs_rules() {
+    // A gateway interface has rules of its own, whatever the policy.
+    if policy(settings).needs_rules() || settings.is_gateway() {
         undo.push("remove the rules", move || {
             let mut host = Netlink::open().map_err(Error::internal)?;
             remove_of_gone(&mut Rules::open().map_err(failed)?, &mut host, std::slice::from_ref(identity))
