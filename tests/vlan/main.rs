@@ -44,6 +44,11 @@ impl Story {
         Self { world, suite, path }
     }
 
+    /// The same host, after an upgrade to our plugins.
+    fn as_ours(&self) -> Self {
+        Self { suite: Suite::Ours, path: self.path.clone(), world: self.world.clone() }
+    }
+
     fn call(&self, verb: &str, container: &Container, config: &Value) -> PluginCall {
         let call = self.world.plugin_of(self.suite, "bridge").verb(verb).container(container);
         call.env("CNI_PATH", &self.path).config(config)
@@ -319,7 +324,15 @@ fn two_vlans_of_a_bridge_have_a_gateway_each() {
 /// The host receives by the gateway interfaces, not by the bridge.
 #[test]
 fn a_container_of_two_vlans_is_answered_in_both_under_a_strict_reverse_path_filter_of_the_host() {
-    let story = Story::new();
+    for maker in [Suite::Ours, Suite::Reference] {
+        two_vlans_are_answered(maker);
+    }
+}
+
+/// In networks whose gateways `maker` has made.
+fn two_vlans_are_answered(maker: Suite) {
+    let before = Story::of(maker);
+    let story = before.as_ours();
     story.host("sysctl -q -w net.ipv4.conf.default.rp_filter=1");
     let config = |id: u8| {
         // The kernel chooses between two default routes as it likes.
@@ -329,16 +342,19 @@ fn a_container_of_two_vlans_is_answered_in_both_under_a_strict_reverse_path_filt
         config["ipam"]["ranges"] = json!([[{ "subnet": format!("10.1.{id}.0/24") }]]);
         config
     };
+    for id in [50, 100, 200] {
+        before.attach(&format!("first{id}"), &config(id));
+    }
     let (asker, _) = story.attach("asker", &config(50));
     let (both, result) = story.attach("both", &config(100));
     story.call("ADD", &both, &config(200)).env("CNI_IFNAME", "eth1").run().success();
     // What the second one is asked leaves by the first.
-    for target in ["10.1.100.2", "10.1.200.2"] {
-        assert!(asker.reaches(target), "{target}");
+    for target in ["10.1.100.3", "10.1.200.3"] {
+        assert!(asker.reaches(target), "{maker:?}: {target}");
     }
     assert_eq!(story.found(&both, &config(100), &result), "");
     story.host("sysctl -q -w net.ipv4.conf.br0/100.rp_filter=1");
-    assert!(asker.is_cut_off_from("10.1.200.2"));
+    assert!(asker.is_cut_off_from("10.1.200.3"));
     let found = story.found(&both, &config(100), &result);
     assert!(found.contains("\"br0.100\" filters reverse paths strictly"), "{found}");
 }
@@ -365,6 +381,7 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         "bridge vlan add vid 100 dev PORT",
         "bridge vlan add vid 300 dev PORT",
         "ip link set PORT down",
+        "ip link set PORT nomaster",
     ] {
         let story = Story::new();
         let (first, _) = story.attach("c1", &config);
@@ -375,6 +392,94 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         assert_eq!(story.found(&second, &config, &result), "", "after `{damage}`");
         assert!(first.reaches("10.1.2.1") && second.reaches("10.1.2.1"), "after `{damage}`");
     }
+}
+
+/// Both ends of its pair are in the host's namespace, so it stays when the bridge goes.
+#[test]
+fn a_gateway_whose_bridge_was_removed_is_put_on_the_next_one() {
+    let config = routed(&json!({ "vlan": 100 }));
+    for maker in [Suite::Ours, Suite::Reference] {
+        let before = Story::of(maker);
+        before.attach("c1", &config);
+        let story = before.as_ours();
+        story.host("ip link delete br0");
+        let (second, result) = story.attach("c2", &config);
+        assert!(second.reaches("10.1.2.1"), "{maker:?}");
+        assert_eq!(story.found(&second, &config, &result), "", "{maker:?}");
+    }
+}
+
+#[test]
+fn a_gateway_interface_of_the_reference_that_is_down_is_brought_up() {
+    let config = routed(&json!({ "vlan": 100 }));
+    let reference = Story::of(Suite::Reference);
+    reference.attach("c1", &config);
+    let story = reference.as_ours();
+    story.host("ip link set br0.100 down");
+    let (second, result) = story.attach("c2", &config);
+    assert!(second.reaches("10.1.2.1"));
+    assert_eq!(story.found(&second, &config, &result), "");
+}
+
+/// The reference takes any link of that name as well.
+#[test]
+fn a_gateway_interface_that_a_person_made_on_top_of_the_bridge_serves() {
+    for keys in [
+        json!({}),
+        json!({ "ingressPolicy": "same-bridge", "ipMasq": true }),
+        json!({ "acceptForward": true }),
+    ] {
+        let story = Story::new();
+        for line in [
+            "ip link add br0 type bridge vlan_filtering 1",
+            "ip link set br0 up",
+            "bridge vlan add vid 100 dev br0 self",
+            "ip link add link br0 name br0.100 type vlan id 100",
+            "ip link set br0.100 up",
+        ] {
+            story.host(line);
+        }
+        let mut config = routed(&json!({ "vlan": 100 }));
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let (first, result) = story.attach("c1", &config);
+        assert!(first.reaches("10.1.2.1"), "{keys}");
+        assert_eq!(story.found(&first, &config, &result), "", "{keys}");
+        story.host("ip link set br0.100 down");
+        assert!(story.found(&first, &config, &result).contains("\"br0.100\" is down"), "{keys}");
+    }
+}
+
+#[test]
+fn a_switch_of_a_vlan_has_no_gateway_interface_whatever_is_asked() {
+    let [ours, theirs] = [Suite::Ours, Suite::Reference].map(|suite| {
+        let story = Story::of(suite);
+        let mut config = routed(&json!({ "vlan": 100, "bridge": "br4567890123" }));
+        config.as_object_mut().unwrap().remove("ipam");
+        let (container, result) = story.attach("c1", &config);
+        if suite == Suite::Ours {
+            assert_eq!(story.found(&container, &config, &result), "");
+        }
+        (shape(&result), story.host("ip -o link").lines().count())
+    });
+    assert_eq!(ours, theirs, "ours and the reference's");
+}
+
+#[test]
+fn prune_removes_a_bridge_with_the_gateways_of_several_vlans() {
+    let story = Story::new();
+    let program = story.suite.binary("bridge").display().to_string();
+    let prune = || story.world.host().command([program.as_str(), "prune"]).run().success().to_owned();
+    let attachments = [100, 200].map(|id| {
+        let mut config = routed(&json!({ "name": format!("n{id}"), "vlan": id }));
+        config["ipam"]["ranges"] = json!([[{ "subnet": format!("10.1.{id}.0/24") }]]);
+        (story.attach(&format!("c{id}"), &config).0, config)
+    });
+    for (container, config) in &attachments {
+        assert_eq!(prune(), "");
+        story.call("DEL", container, config).run().success();
+    }
+    assert_eq!(prune(), "removed bridge br0\n");
+    assert_eq!(story.host("ip -o link").lines().count(), 1, "{}", story.host("ip -o link"));
 }
 
 #[test]
@@ -456,8 +561,7 @@ fn check_accepts_what_the_reference_wired() {
     let reference = Story::of(Suite::Reference);
     let config = routed(&json!({ "vlan": 100, "vlanTrunk": [{ "id": 101 }] }));
     let (container, result) = reference.attach("c1", &config);
-    let ours = Story { suite: Suite::Ours, path: reference.path.clone(), world: reference.world.clone() };
-    assert_eq!(ours.found(&container, &config, &result), "");
+    assert_eq!(reference.as_ours().found(&container, &config, &result), "");
 }
 
 #[test]

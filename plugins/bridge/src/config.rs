@@ -222,6 +222,7 @@ impl Settings {
         let vlans = vlans(&document)?;
         let gateway = gateway_role(&document);
         if let (GatewayRole::Gateway { .. }, Some(link)) = (gateway, vlan_gateway(&bridge, vlans.as_ref()))
+            && has_ipam
             && link.len() > MAX_IFNAME_LEN
         {
             let reason = format_args!(
@@ -267,9 +268,11 @@ impl Settings {
         self.vlans.as_ref().is_some_and(Vlans::need_filtering)
     }
 
-    /// The link that carries the network's gateway addresses: the bridge, or the one for its VLAN.
+    /// The link that carries the network's gateway addresses: the bridge, or the one for its VLAN. A network that has no
+    /// addresses needs none.
     pub(crate) fn gateway_link(&self) -> String {
-        vlan_gateway(&self.bridge, self.vlans.as_ref()).unwrap_or_else(|| self.bridge.clone())
+        let vlans = self.vlans.as_ref().filter(|_| self.ipam.is_some());
+        vlan_gateway(&self.bridge, vlans).unwrap_or_else(|| self.bridge.clone())
     }
 }
 

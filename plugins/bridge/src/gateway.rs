@@ -14,7 +14,7 @@ use crate::family::Family;
 use crate::mac::Mac;
 use crate::maker::NO_GROUP;
 use crate::netlink::addr::{Address, Dad};
-use crate::netlink::link::{Link, NewVethEnd, PortSetup};
+use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::Plan;
@@ -69,7 +69,7 @@ pub(crate) fn ensure<'a>(
     Ok(Some(Gateway { link, bridge: bridge.index, addresses, forwards }))
 }
 
-/// The gateway interface of a VLAN.
+/// The gateway interface of a VLAN, made if it is missing, and complete.
 fn ensure_link<'a>(
     host: &mut Netlink,
     bridge: &Link,
@@ -81,58 +81,77 @@ fn ensure_link<'a>(
     let failed = |failure: Failure| {
         Error::internal(failure).context(format_args!("create gateway interface \"{name}\""))
     };
-    let found = host.link_by_name(name).map_err(failed)?;
-    if let Some(link) = found.filter(|link| link.up) {
-        believe_no_router(&link);
-        mend_port(host, bridge, settings, &link).map_err(failed)?;
-        return Ok(link);
-    }
-    let port_name = gateway_port(name);
-    let mac = || Mac::random().map_err(Error::internal);
-    let port = NewVethEnd { name: &port_name, mac: mac()?, group: NO_GROUP };
-    let end = NewVethEnd { name, mac: mac()?, group: NO_GROUP };
-    match host.create_local_veth(port, end, bridge.index, bridge.mtu) {
-        Ok(_) => {
-            expect_no_duplicate(name);
-            let port = port_name.clone();
-            let bridge = bridge.index;
-            undo.push("remove the new gateway interface", move || {
-                take_back(home, bridge, |host| match host.link_by_name(&port)? {
-                    Some(link) => host.delete_link(link.index),
-                    None => Ok(()),
-                })
-            });
-        }
-        // Another attachment made it, or is about to complete it as we are.
-        Err(failure) if failure.is(Errno::EEXIST) => {}
-        Err(failure) => return Err(failed(failure)),
-    }
-    let absent = || failed(Failure::NoAnswer);
-    let port = host.link_by_name(&port_name).map_err(failed)?.ok_or_else(absent)?;
-    let end = host.link_by_name(name).map_err(failed)?.ok_or_else(absent)?;
-    believe_no_router(&end);
-    if let Some(vlans) = &settings.vlans {
-        vlans::join(host, &vlans.of_gateway(), port.index).map_err(failed)?;
-    }
-    let setup = PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
-    host.set_up_port(port.index, setup).map_err(failed)?;
-    host.set_up(end.index).map_err(failed)?;
-    Ok(end)
+    let link = match host.link_by_name(name).map_err(failed)? {
+        Some(link) => link,
+        None => make_link(host, bridge, name, home, undo).map_err(failed)?,
+    };
+    believe_no_router(&link);
+    complete(host, bridge, settings, &link).map_err(failed)?;
+    Ok(link)
 }
 
-/// Puts the port that leads to the gateway interface `link` back into its VLAN, and up.
-fn mend_port(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link) -> Result<(), Failure> {
-    let port = link.peer.map(|index| host.link_by_index(index)).transpose()?.flatten();
-    // One that leads elsewhere is somebody else's.
-    let Some(port) = port.filter(|port| port.controller == Some(bridge.index)) else { return Ok(()) };
-    if let Some(vlans) = settings.vlans.as_ref().map(Vlans::of_gateway)
-        && !vlans::differences(host, &vlans, &port)?.is_empty()
-    {
-        vlans::join(host, &vlans, port.index)?;
+/// Makes the pair whose ends are the gateway interface and its port, unless another attachment has made it.
+fn make_link<'a>(
+    host: &mut Netlink,
+    bridge: &Link,
+    name: &str,
+    home: &'a Netns,
+    undo: &mut Undo<'a>,
+) -> Result<Link, Failure> {
+    let port_name = gateway_port(name);
+    let mac = || Mac::random().map_err(std::io::Error::other);
+    let port = NewVethEnd { name: &port_name, mac: mac()?, group: NO_GROUP };
+    let end = NewVethEnd { name, mac: mac()?, group: NO_GROUP };
+    let made = host.create_local_veth(port, end, bridge.index, bridge.mtu);
+    if made.is_ok() {
+        expect_no_duplicate(name);
+        let port = port_name.clone();
+        let bridge = bridge.index;
+        undo.push("remove the new gateway interface", move || {
+            take_back(home, bridge, |host| match host.link_by_name(&port)? {
+                Some(link) => host.delete_link(link.index),
+                None => Ok(()),
+            })
+        });
     }
-    match port.up {
+    match (host.link_by_name(name)?, made) {
+        (Some(link), _) => Ok(link),
+        (None, made) => Err(made.err().unwrap_or(Failure::NoAnswer)),
+    }
+}
+
+/// Brings the gateway interface `link` up, and the port behind it, on the bridge and in its VLAN. A call that was killed
+/// leaves them half made, and whoever removes a bridge leaves the port of its gateway without one.
+fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link) -> Result<(), Failure> {
+    // One on another bridge is somebody else's.
+    let port = port_of(host, link)?.filter(|port| port.controller.is_none_or(|index| index == bridge.index));
+    if let Some(port) = port {
+        if port.controller.is_none() {
+            host.set_controller(port.index, bridge.index)?;
+        }
+        if let Some(vlans) = settings.vlans.as_ref().map(Vlans::of_gateway)
+            && !vlans::differences(host, &vlans, &port)?.is_empty()
+        {
+            vlans::join(host, &vlans, port.index)?;
+        }
+        if !port.up {
+            let setup =
+                PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
+            host.set_up_port(port.index, setup)?;
+        }
+    }
+    match link.up {
         true => Ok(()),
-        false => host.set_up(port.index),
+        false => host.set_up(link.index),
+    }
+}
+
+/// The other end of a gateway interface, if it is one end of a pair: somebody may have made it otherwise, such as on
+/// top of the bridge (`ip link add link br0 name br0.100 type vlan id 100`).
+pub(crate) fn port_of(host: &mut Netlink, link: &Link) -> Result<Option<Link>, Failure> {
+    match link.peer {
+        Some(index) if link.kind == Kind::Veth && link.peer_netns.is_none() => host.link_by_index(index),
+        _ => Ok(None),
     }
 }
 

@@ -6,7 +6,8 @@
 
 use cni_types::Error;
 
-use crate::attachment::{is_attachment, is_gateway_port};
+use crate::attachment::is_attachment;
+use crate::gateway;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
@@ -57,8 +58,11 @@ fn receivers(host: &mut Netlink, port: &Link) -> Result<Vec<Link>, Failure> {
     let bridge = port.controller.map(|index| host.link_by_index(index)).transpose()?.flatten();
     let mut receivers = Vec::new();
     if let Some(bridge) = bridge.as_ref().filter(|bridge| bridge.vlan_filtering) {
-        for port in host.ports(bridge.index)?.iter().filter(|port| is_gateway_port(&port.alias)) {
-            receivers.extend(port.peer.map(|index| host.link_by_index(index)).transpose()?.flatten());
+        let gateways = format!("{}.", bridge.name);
+        for port in host.ports(bridge.index)? {
+            // By its name: the reference plugin marks none.
+            let end = gateway::port_of(host, &port)?;
+            receivers.extend(end.filter(|end| end.name.starts_with(&gateways)));
         }
     }
     receivers.extend(bridge);

@@ -5,7 +5,7 @@ use cni_types::Error;
 use super::Comparison;
 use crate::bridge::believes_routers;
 use crate::family::Family;
-use crate::netlink::link::Link;
+use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::{gateway, reverse_path, sysctl, vlans};
 
@@ -46,16 +46,17 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// The gateway interface of a VLAN: up, and its other end a port of the bridge in that VLAN.
+    /// The gateway interface of a VLAN: up, and if it is one end of a pair, the other a port of the bridge in that VLAN.
     fn vlan_gateway(&mut self, host: &mut Netlink, bridge: &Link, link: &Link) -> Result<(), Failure> {
         let name = &link.name;
         if !link.up {
             self.differs(format_args!("gateway interface \"{name}\" is down"));
         }
-        let port = match link.peer {
-            Some(index) => host.link_by_index(index)?,
-            None => None,
-        };
+        // One that somebody has made otherwise leads to the bridge in a way of its own.
+        if link.kind != Kind::Veth {
+            return Ok(());
+        }
+        let port = gateway::port_of(host, link)?;
         let Some(port) = port.filter(|port| port.controller == Some(bridge.index)) else {
             let bridge = &bridge.name;
             self.differs(format_args!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 
-use crate::attachment::{Identity, is_marked};
+use crate::attachment::{Identity, is_gateway_port, is_marked};
 use crate::iptables::{self, Told};
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
@@ -23,8 +23,8 @@ pub(super) fn prune() -> anyhow::Result<String> {
     for bridge in links.iter().filter(|link| link.kind == Kind::Bridge && is_marked(&link.alias)) {
         let is_used = links
             .iter()
-            // Its own gateway interface is no use of it.
-            .any(|link| link.controller == Some(bridge.index) && link.alias != bridge.alias);
+            // The gateway interfaces of its VLANs are no use of it.
+            .any(|link| link.controller == Some(bridge.index) && !is_gateway_port(&link.alias));
         if is_used {
             continue;
         }

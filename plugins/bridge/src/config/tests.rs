@@ -197,6 +197,8 @@ fn a_gateway_on_a_vlan_has_a_link_of_its_own() {
         json!({"bridge": "bridge-of-mine", "vlan": 100, "isGateway": true}),
         "vlan: the gateway interface \"bridge-of-mine.100\" would have a name of more than 15 bytes",
     );
+    let switch = json!({"bridge": "bridge-of-mine", "vlan": 100, "isGateway": true, "ipam": {}});
+    assert_eq!(self::settings(switch).unwrap().gateway_link(), "bridge-of-mine");
 }
 
 #[test]

@@ -204,6 +204,11 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).address(mac.octets().to_vec()).link_group(group))
     }
 
+    /// Makes a link a port of the bridge.
+    pub(crate) fn set_controller(&mut self, index: u32, bridge: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).controller(bridge))
+    }
+
     /// Puts a link in a group.
     pub(crate) fn set_group(&mut self, index: u32, group: u32) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_index(index).link_group(group))

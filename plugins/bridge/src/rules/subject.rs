@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
+use crate::gateway;
 use crate::mac::Mac;
 use crate::netlink::{Failure, Netlink};
 use crate::nft::{Attached, Policy, VlanGateway};
@@ -58,8 +59,7 @@ impl FoundGateway {
             Error::internal(failure).context(format_args!("look for gateway interface \"{name}\""))
         };
         let Some(link) = host.link_by_name(&name).map_err(failed)? else { return Ok(None) };
-        let Some(index) = link.peer else { return Ok(None) };
-        let port = host.link_by_index(index).map_err(failed)?;
+        let port = gateway::port_of(host, &link).map_err(failed)?;
         let bridge = settings.bridge.clone();
         Ok(port.zip(link.mac).map(|(port, mac)| Self { bridge, port: port.name, mac }))
     }
