@@ -23,6 +23,7 @@ mod result;
 pub mod signals;
 pub mod skel;
 mod stdio;
+pub mod table;
 mod version;
 
 pub use arena::Arena;

@@ -6,7 +6,6 @@ mod hosts;
 mod list;
 mod query;
 mod status;
-mod table;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

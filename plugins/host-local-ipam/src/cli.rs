@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use cni_types::is_identifier;
+use cni_types::{is_identifier, table};
 use serde::Serialize;
 
 use crate::config::DEFAULT_DATA_DIR;
@@ -226,9 +226,9 @@ fn row(network: &str, lease: &LeaseFile, now: SystemTime) -> Option<Row> {
 
 fn write_table(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
     let none = || "-".to_owned();
-    let header = ["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "AGE", "STATE"].map(str::to_owned);
-    let lines: Vec<[String; 6]> = std::iter::once(header)
-        .chain(rows.iter().map(|row| {
+    let lines: Vec<[String; 6]> = rows
+        .iter()
+        .map(|row| {
             [
                 row.network.clone(),
                 row.address.clone(),
@@ -237,16 +237,10 @@ fn write_table(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
                 row.age_seconds.map_or_else(none, |seconds| age(Duration::from_secs(seconds))),
                 row.state.as_str().to_owned(),
             ]
-        }))
+        })
         .collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
-    for line in &lines {
-        let padded: Vec<String> =
-            line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", padded.join("  ").trim_end())?;
-    }
-    Ok(())
+    let head = ["NETWORK", "ADDRESS", "CONTAINER", "INTERFACE", "AGE", "STATE"];
+    out.write_all(table::columns(head, &lines).as_bytes())
 }
 
 /// The two largest units: `3d4h`, `12m5s`, `7s`.

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use super::{Format, print_json, table};
+use cni_types::table;
+
+use super::{Format, print_json};
 use crate::names::SHORT_ID;
 use crate::records::{Link, Record};
 
@@ -11,7 +13,8 @@ pub(super) fn print(records: Vec<Record>, format: Format, out: &mut dyn Write) -
         Format::Json => print_json(&records, out),
         Format::Text => {
             let rows: Vec<_> = records.iter().map(row).collect();
-            Ok(table::print(["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "NAMES", "LINKS"], &rows, out)?)
+            let head = ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "NAMES", "LINKS"];
+            Ok(out.write_all(table::columns(head, &rows).as_bytes())?)
         }
     }
 }

@@ -1,29 +1,25 @@
 //! Answers for a person's eyes, and for Graphviz. Pure.
 
+use cni_types::table;
+
 use super::view::{AttachmentView, NetworkView, PolicyView, View};
 
 /// One line for each network.
 pub(super) fn list(view: &View) -> String {
-    let mut rows = vec![["NETWORK", "BRIDGE", "ADDRESSES", "ATTACHMENTS"].map(str::to_owned)];
-    rows.extend(view.networks.iter().map(|network| {
-        let bridge = network.bridge.as_ref();
-        [
-            network.name.clone(),
-            bridge.map_or("-", |bridge| bridge.name.as_str()).to_owned(),
-            bridge.map_or_else(String::new, |bridge| bridge.addresses.join(",")),
-            network.attachments.len().to_string(),
-        ]
-    }));
-    let widths: Vec<usize> =
-        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    let rows: Vec<[String; 4]> = view
+        .networks
+        .iter()
+        .map(|network| {
+            let bridge = network.bridge.as_ref();
+            [
+                network.name.clone(),
+                bridge.map_or("-", |bridge| bridge.name.as_str()).to_owned(),
+                bridge.map_or_else(String::new, |bridge| bridge.addresses.join(",")),
+                network.attachments.len().to_string(),
+            ]
+        })
+        .collect();
+    table::columns(["NETWORK", "BRIDGE", "ADDRESSES", "ATTACHMENTS"], &rows)
 }
 
 /// A network as a tree.
