@@ -336,6 +336,47 @@ fn addresses_that_made_room_for_a_gateway_come_back_as_they_were() {
     assert!(!tells("10.9.0.") && !tells("fd00:1::5"), "{after}");
 }
 
+/// What the network has made on the bridge goes, as nobody of the others has come to rely on it.
+#[test]
+fn an_add_that_fails_beside_another_network_leaves_the_bridge_as_it_was() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let add = |name: &str, config: &Value| {
+        let container = world.container(name);
+        world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path).config(config).run()
+    };
+    let network = |name: &str, subnet: &str| {
+        json!({
+            "cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": "br0", "isGateway": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]] },
+        })
+    };
+    add("first", &network("first", "10.7.1.0/24")).success();
+    let state = || {
+        let addresses = world.host().run("ip -o address show dev br0 scope global").success().to_owned();
+        let link = world.host().run("ip -json -d link show dev br0").json();
+        let learns = link[0]["linkinfo"]["info_data"]["no_linklocal_learn"].clone();
+        (addresses, link[0]["flags"].clone(), learns)
+    };
+    for (number, (subnet, keys)) in [
+        ("fd00:2::/64", json!({ "promiscMode": true })),
+        ("fd00:2::/64", json!({ "macspoofchk": true })),
+        ("10.7.2.0/24", json!({ "forceAddress": true })),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config = network("second", subnet);
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let (dst, via) =
+            if subnet.contains(':') { ("fd00:9::/64", "fd77::1") } else { ("10.9.0.0/16", "192.0.2.1") };
+        config["ipam"]["routes"] = json!([{ "dst": dst, "gw": via }]);
+        let before = state();
+        add(&format!("c{number}"), &config).error(7);
+        assert_eq!(state(), before, "{keys}");
+    }
+}
+
 #[test]
 fn a_signal_ends_the_wait_for_an_allocator_that_never_answers() {
     let story = Story::new();

@@ -528,6 +528,34 @@ fn an_add_that_fails_leaves_neither_gateway_nor_bridge_nor_rules() {
 }
 
 #[test]
+fn an_add_that_fails_beside_another_network_leaves_the_bridge_as_it_was() {
+    for of_other in [json!({}), json!({ "vlan": 200 })] {
+        let story = Story::new();
+        let mut other = routed(&json!({ "name": "other" }));
+        other.as_object_mut().unwrap().extend(of_other.as_object().unwrap().clone());
+        other["ipam"]["ranges"] = json!([[{ "subnet": "10.1.3.0/24" }]]);
+        story.attach("other", &other);
+        let container = story.world.container("c1");
+        let mut config = routed(&json!({ "vlan": 100 }));
+        config["ipam"]["routes"] = json!([{ "dst": "10.9.0.0/16", "gw": "192.0.2.1" }]);
+        let state = || {
+            let links = story.host("ip -o link").lines().count();
+            (links, story.filters("br0"), story.host("bridge vlan"), story.host("nft list ruleset"))
+        };
+        let before = state();
+        story.call("ADD", &container, &config).run().failure();
+        assert_eq!(state(), before, "{of_other}");
+
+        // A container of the VLAN needs its gateway.
+        let mut second = routed(&json!({ "name": "second", "vlan": 100, "isGateway": false }));
+        second["ipam"]["ranges"] = json!([[{ "subnet": "10.1.4.0/24" }]]);
+        story.attach("second", &second);
+        story.call("ADD", &container, &config).run().failure();
+        assert!(story.filters("br0") && story.host("ip -o link").contains("br0.100"), "{of_other}");
+    }
+}
+
+#[test]
 fn check_names_what_somebody_changed_about_the_vlans() {
     let keys = json!({ "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 203 }] });
     let config = routed(&keys);

@@ -163,8 +163,9 @@ fn filter_by_vlan<'a>(
         true => no_vlan_filtering(name),
         false => failed(failure),
     })?;
+    let relies = came_since(&ports);
     undo.push("have the bridge filter by VLAN no more", move || {
-        take_back(home, index, |host| host.set_vlan_filtering(index, false))
+        take_back(home, index, relies, |host| host.set_vlan_filtering(index, false))
     });
     match host.link_by_index(index).map_err(failed)? {
         Some(link) if !link.vlan_filtering => Err(no_vlan_filtering(name)),
@@ -197,26 +198,30 @@ fn complete<'a>(
         let (name, before) = (link.name.clone(), link.accept_ra);
         if is_others && before != 0 {
             undo.push("have the bridge believe routers", move || {
-                take_back(home, index, |_| sysctl::set_accept_ra(&name, before))
+                take_back(home, index, anybody, |_| sysctl::set_accept_ra(&name, before))
             });
         }
     }
     // No rule sees these frames, and one of them is enough to get what is sent to another container.
     if settings.mac_spoof_check && link.learns_unforwarded {
+        let relies = came_since(&host.ports(index)?);
         host.set_learns_unforwarded(index, false)?;
         undo.push("have the bridge learn from every frame", move || {
-            take_back(home, index, |host| host.set_learns_unforwarded(index, true))
+            take_back(home, index, relies, |host| host.set_learns_unforwarded(index, true))
         });
     }
     if settings.promiscuous && !link.promiscuous {
+        let relies = came_since(&host.ports(index)?);
         host.set_promiscuous(index, true)?;
         undo.push("take the bridge out of promiscuous mode", move || {
-            take_back(home, index, |host| host.set_promiscuous(index, false))
+            take_back(home, index, relies, |host| host.set_promiscuous(index, false))
         });
     }
     if !link.up {
         host.set_up(index)?;
-        undo.push("take the bridge down", move || take_back(home, index, |host| host.set_down(index)));
+        undo.push("take the bridge down", move || {
+            take_back(home, index, anybody, |host| host.set_down(index))
+        });
     }
     Ok(())
 }
@@ -236,18 +241,33 @@ pub(crate) fn believe_no_router(link: &Link) {
     }
 }
 
-/// Takes back something of the network's, unless an attachment to the bridge has come to rely on it.
+/// Takes back something of the network's, unless an attachment to the bridge, of whatever network, `relies` on it by
+/// now.
 pub(crate) fn take_back<E: Display>(
     home: &Netns,
     bridge: u32,
+    relies: impl Fn(&mut Netlink, &Link) -> Result<bool, Failure>,
     back: impl FnOnce(&mut Netlink) -> Result<(), E>,
 ) -> Result<(), Error> {
     let _alone = home.exclude()?;
     let mut host = Netlink::open().map_err(Error::internal)?;
-    match has_attachments(&mut host, bridge).map_err(Error::internal)? {
-        true => Ok(()),
-        false => back(&mut host).map_err(Error::internal),
+    for port in host.ports(bridge).map_err(Error::internal)? {
+        if is_attachment(&port.alias) && relies(&mut host, &port).map_err(Error::internal)? {
+            return Ok(());
+        }
     }
+    back(&mut host).map_err(Error::internal)
+}
+
+/// Whoever is attached relies on it.
+fn anybody(_: &mut Netlink, _: &Link) -> Result<bool, Failure> {
+    Ok(true)
+}
+
+/// Whoever is not among `before` may rely on it: an ADD sees to the bridge before it puts a port on it.
+fn came_since(before: &[Link]) -> impl Fn(&mut Netlink, &Link) -> Result<bool, Failure> + use<> {
+    let before: Vec<u32> = before.iter().map(|port| port.index).collect();
+    move |_, port| Ok(!before.contains(&port.index))
 }
 
 /// MTU of the device that the host's default route leaves by.
@@ -267,11 +287,6 @@ fn remove_unused(home: &Netns, name: &str) -> Result<(), Error> {
         host.delete_link(link.index).map_err(failed)?;
     }
     Ok(())
-}
-
-/// Whether a container is attached to the bridge, by whatever network.
-fn has_attachments(host: &mut Netlink, bridge: u32) -> Result<bool, Failure> {
-    Ok(host.ports(bridge)?.iter().any(|port| is_attachment(&port.alias)))
 }
 
 fn no_vlan_filtering(bridge: &str) -> Error {

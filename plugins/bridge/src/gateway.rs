@@ -18,6 +18,7 @@ use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::Plan;
+use crate::survey;
 use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
 use crate::vlans;
@@ -83,7 +84,7 @@ fn ensure_link<'a>(
     };
     let link = match host.link_by_name(name).map_err(failed)? {
         Some(link) => link,
-        None => make_link(host, bridge, name, home, undo).map_err(failed)?,
+        None => make_link(host, bridge, settings, name, home, undo).map_err(failed)?,
     };
     believe_no_router(&link);
     complete(host, bridge, settings, &link).map_err(failed)?;
@@ -94,6 +95,7 @@ fn ensure_link<'a>(
 fn make_link<'a>(
     host: &mut Netlink,
     bridge: &Link,
+    settings: &Settings,
     name: &str,
     home: &'a Netns,
     undo: &mut Undo<'a>,
@@ -107,8 +109,13 @@ fn make_link<'a>(
         expect_no_duplicate(name);
         let port = port_name.clone();
         let bridge = bridge.index;
+        let vlan = settings.vlans.as_ref().and_then(|vlans| vlans.untagged);
         undo.push("remove the new gateway interface", move || {
-            take_back(home, bridge, |host| match host.link_by_name(&port)? {
+            let is_in_vlan = |host: &mut Netlink, port: &Link| {
+                let vlans = host.vlans(port.index)?;
+                Ok(vlan.is_some_and(|id| vlans.contains_key(&id)))
+            };
+            take_back(home, bridge, is_in_vlan, |host| match host.link_by_name(&port)? {
                 Some(link) => host.delete_link(link.index),
                 None => Ok(()),
             })
@@ -180,9 +187,11 @@ impl Gateway {
                 // IPv6 is off on the link, as some hosts set for all; who gives it such a gateway wants it there.
                 Err(failure) if gateway.is_ipv6() && failure.is(Errno::EACCES) => {
                     sysctl::set_ipv6(&link.name, &[(Ipv6Switch::Disable, false)])?;
-                    let name = link.name.clone();
+                    let (name, relies) = (link.name.clone(), uses(*gateway));
                     undo.push("switch IPv6 off", move || {
-                        take_back(home, bridge, |_| sysctl::set_ipv6(&name, &[(Ipv6Switch::Disable, true)]))
+                        take_back(home, bridge, relies, |_| {
+                            sysctl::set_ipv6(&name, &[(Ipv6Switch::Disable, true)])
+                        })
                     });
                     host.add_address(index, *gateway, Dad::Skip)
                 }
@@ -191,7 +200,7 @@ impl Gateway {
             if added.map_err(failed)? && !is_present {
                 let gateway = *gateway;
                 undo.push("remove the bridge's address", move || {
-                    take_back(home, bridge, |host| host.delete_address(index, gateway))
+                    take_back(home, bridge, uses(gateway), |host| host.delete_address(index, gateway))
                 });
             }
         }
@@ -279,6 +288,16 @@ fn go_on_believing_routers(host: &mut Netlink) {
         if let Err(error) = sysctl::set_accept_ra(&link.name, 2) {
             log::warn!("{error}");
         }
+    }
+}
+
+/// Whether the container behind a port may have `gateway` for its gateway: it has an address in that subnet, or perhaps
+/// none yet.
+fn uses(gateway: IpNetwork) -> impl Fn(&mut Netlink, &Link) -> Result<bool, Failure> {
+    move |host, port| {
+        let end = survey::container_end(host, port)?;
+        Ok(end
+            .is_none_or(|end| !end.up || end.addresses.iter().any(|address| gateway.contains(address.ip()))))
     }
 }
 

@@ -83,7 +83,8 @@ pub(crate) fn addresses(host: &mut Netlink, links: &[Link]) -> Result<Vec<IpAddr
     Ok(addresses)
 }
 
-fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Failure> {
+/// The other end of the pair whose host end `link` is; `None` if it cannot be asked about.
+pub(crate) fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<FoundEnd>, Failure> {
     let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(None) };
     let asked = host.link_there(netns, index).and_then(|end| Ok((end, host.addresses_there(netns, index)?)));
     match asked {
