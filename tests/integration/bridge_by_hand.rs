@@ -82,7 +82,12 @@ fn the_graph_has_every_attachment_once() {
     for container in &story.containers {
         assert_eq!(graph.matches(&format!("label=\"{}\"", container.name())).count(), 1, "{graph}");
     }
-    assert_eq!(graph.matches("bridge -- ").count(), 2, "{graph}");
+    assert_eq!(graph.matches("\"br-net\" -- ").count(), 2, "{graph}");
+    // It is the only network, so all are the same.
+    let all = |format: &str| story.bridge(&["show", format]).success().to_owned();
+    assert_eq!(all("--dot"), graph);
+    assert_eq!(story.bridge(&["show"]).success(), story.bridge(&["show", "net"]).success());
+    assert_eq!(all("--json"), story.bridge(&["list", "--json"]).success());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 complete -c cni-bridge -f
 complete -c cni-bridge -n __fish_use_subcommand -a list -d 'List the networks of this host'
-complete -c cni-bridge -n __fish_use_subcommand -a show -d 'Show one network'
+complete -c cni-bridge -n __fish_use_subcommand -a show -d 'Show a network, or all'
 complete -c cni-bridge -n __fish_use_subcommand -a repair -d 'Give the attachments their rules back'
 complete -c cni-bridge -n __fish_use_subcommand -a prune -d 'Remove bridges and rules that nobody uses'
 complete -c cni-bridge -s h -l help -d 'Print the usage'

@@ -23,7 +23,7 @@ const USAGE: &str = "\
 bridge: networks of containers on Linux bridges.
 
 bridge list                 the networks of this host and their attachments
-bridge show NETWORK         one network: bridge, addresses, attachments, and what keeps them from working
+bridge show [NETWORK]       a network, or all: bridge, addresses, attachments, and what keeps them from working
 bridge repair [NETWORK]     gives the attachments their rules back, after somebody flushed them
 bridge prune                removes bridges that nobody is attached to, and rules of attachments that are gone
 
@@ -43,7 +43,7 @@ const WRONG_USAGE: u8 = 2;
 enum CommandLine {
     Help,
     List(Format),
-    Show(String, Format),
+    Show(Option<String>, Format),
     Repair(Option<String>),
     Prune,
 }
@@ -99,7 +99,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match (words.as_slice(), format) {
         (["list"], Format::Text | Format::Json) => Ok(CommandLine::List(format)),
-        (["show", network], _) => Ok(CommandLine::Show((*network).to_owned(), format)),
+        (["show"], _) => Ok(CommandLine::Show(None, format)),
+        (["show", network], _) => Ok(CommandLine::Show(Some((*network).to_owned()), format)),
         (["repair"], Format::Text) => Ok(CommandLine::Repair(None)),
         (["repair", network], Format::Text) => Ok(CommandLine::Repair(Some((*network).to_owned()))),
         (["prune"], Format::Text) => Ok(CommandLine::Prune),
@@ -114,12 +115,20 @@ fn answer(command: CommandLine) -> anyhow::Result<String> {
         CommandLine::Help => USAGE.to_owned(),
         CommandLine::List(Format::Json) => json(&View::of_host()?)?,
         CommandLine::List(_) => text::list(&View::of_host()?),
-        CommandLine::Show(network, format) => {
+        CommandLine::Show(Some(network), format) => {
             let network = View::of_host()?.network(&network)?;
             match format {
                 Format::Text => text::show(&network),
                 Format::Json => json(&network)?,
-                Format::Dot => text::dot(&network),
+                Format::Dot => text::dot(std::slice::from_ref(&network)),
+            }
+        }
+        CommandLine::Show(None, format) => {
+            let view = View::of_host()?;
+            match format {
+                Format::Text => view.networks.iter().map(text::show).collect::<Vec<_>>().join("\n"),
+                Format::Json => json(&view)?,
+                Format::Dot => text::dot(&view.networks),
             }
         }
         CommandLine::Repair(network) => repair::repair(network.as_deref())?,
@@ -144,8 +153,9 @@ mod tests {
         for (words, command) in [
             ("list", CommandLine::List(Format::Text)),
             ("list --json", CommandLine::List(Format::Json)),
-            ("--json show net", CommandLine::Show("net".into(), Format::Json)),
-            ("show net --dot", CommandLine::Show("net".into(), Format::Dot)),
+            ("--json show net", CommandLine::Show(Some("net".into()), Format::Json)),
+            ("show net --dot", CommandLine::Show(Some("net".into()), Format::Dot)),
+            ("show --dot", CommandLine::Show(None, Format::Dot)),
             ("repair", CommandLine::Repair(None)),
             ("repair net", CommandLine::Repair(Some("net".into()))),
             ("prune", CommandLine::Prune),

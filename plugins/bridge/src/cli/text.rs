@@ -1,5 +1,7 @@
 //! Answers for a person's eyes, and for Graphviz. Pure.
 
+use std::collections::BTreeMap;
+
 use cni_types::table;
 
 use super::view::{AttachmentView, NetworkView, PolicyView, View};
@@ -81,26 +83,39 @@ fn rules(policy: PolicyView) -> String {
     words.join(", ")
 }
 
-/// A network as a graph in the DOT language.
-pub(super) fn dot(network: &NetworkView) -> String {
-    let bridge = network.bridge.as_ref();
-    let bridge_name = bridge.map_or("-", |bridge| bridge.name.as_str());
-    let bridge_label = lines(bridge_name, bridge.map_or(&[], |bridge| bridge.addresses.as_slice()));
-    let mut text = format!("graph {} {{\n  node [shape=box];\n", quoted(&network.name));
+/// Networks as a graph in the DOT language. Those on one bridge meet there, and those of one container in it.
+pub(super) fn dot(networks: &[NetworkView]) -> String {
+    let name = match networks {
+        [network] => &network.name,
+        _ => "networks",
+    };
+    let mut text = format!("graph {} {{\n  node [shape=box];\n", quoted(name));
     text += "  subgraph cluster_host {\n    label=host;\n";
-    text += &format!("    bridge [label={}];\n", quoted(&bridge_label));
-    for attachment in &network.attachments {
-        text += &format!("    {0} [label={0}];\n", quoted(&attachment.host_veth));
+    let mut wires = String::new();
+    let mut containers: BTreeMap<&str, String> = BTreeMap::new();
+    for network in networks {
+        let bridge = network.bridge.as_ref().map(|bridge| (quoted(&bridge.name), bridge));
+        if let Some((node, bridge)) = &bridge {
+            text += &format!("    {node} [label={}];\n", quoted(&lines(&bridge.name, &bridge.addresses)));
+        }
+        for attachment in &network.attachments {
+            let host_veth = quoted(&attachment.host_veth);
+            let end = quoted(&format!("{} {}", attachment.container_id, attachment.ifname));
+            text += &format!("    {host_veth} [label={host_veth}];\n");
+            let label = lines(&attachment.ifname, &[&attachment.addresses[..], &attachment.names].concat());
+            let ends = containers.entry(&attachment.container_id).or_default();
+            *ends += &format!("    {end} [label={}];\n", quoted(&label));
+            if let Some((node, _)) = &bridge {
+                wires += &format!("  {node} -- {host_veth};\n");
+            }
+            wires += &format!("  {host_veth} -- {end};\n");
+        }
     }
     text += "  }\n";
-    for (index, attachment) in network.attachments.iter().enumerate() {
-        let label = lines(&attachment.ifname, &[&attachment.addresses[..], &attachment.names].concat());
-        text += &format!("  subgraph cluster_{index} {{\n    label={};\n", quoted(&attachment.container_id));
-        text += &format!("    container{index} [label={}];\n  }}\n", quoted(&label));
-        text += &format!("  bridge -- {};\n", quoted(&attachment.host_veth));
-        text += &format!("  {} -- container{index};\n", quoted(&attachment.host_veth));
+    for (index, (container_id, ends)) in containers.into_iter().enumerate() {
+        text += &format!("  subgraph cluster_{index} {{\n    label={};\n{ends}  }}\n", quoted(container_id));
     }
-    text + "}\n"
+    text + &wires + "}\n"
 }
 
 fn lines(first: &str, rest: &[String]) -> String {
@@ -181,10 +196,25 @@ mod tests {
 
     #[test]
     fn a_graph_names_bridge_ports_and_containers() {
-        let text = dot(&network());
-        assert!(text.contains("bridge [label=\"br0\\n172.20.0.1/16\"];"), "{text}");
-        assert!(text.contains("\"veth0123456789a\" -- container0;"), "{text}");
-        assert!(text.contains("container0 [label=\"eth0\\n172.20.0.2/16\\ncentos-1\\nweb\"];"), "{text}");
+        let text = dot(&[network()]);
+        assert!(text.contains("\"br0\" [label=\"br0\\n172.20.0.1/16\"];"), "{text}");
+        assert!(text.contains("\"br0\" -- \"veth0123456789a\";"), "{text}");
+        assert!(text.contains("\"veth0123456789a\" -- \"c1 eth0\";"), "{text}");
+        assert!(text.contains("\"c1 eth0\" [label=\"eth0\\n172.20.0.2/16\\ncentos-1\\nweb\"];"), "{text}");
         assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
+
+    #[test]
+    fn a_container_on_two_networks_is_drawn_once() {
+        let mut other = network();
+        other.name = "other".into();
+        other.attachments[0].ifname = "eth1".into();
+        other.attachments[0].host_veth = "vethfedcba98765".into();
+        let text = dot(&[network(), other]);
+        assert!(text.starts_with("graph \"networks\" {"), "{text}");
+        assert_eq!(text.matches("label=\"c1\";").count(), 1, "{text}");
+        for end in ["\"veth0123456789a\" -- \"c1 eth0\";", "\"vethfedcba98765\" -- \"c1 eth1\";"] {
+            assert_eq!(text.matches(end).count(), 1, "{text}");
+        }
     }
 }
