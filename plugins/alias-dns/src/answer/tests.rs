@@ -377,6 +377,19 @@ fn the_host_sees_the_network_that_it_asks_by_whatever_gateway_address_it_asks() 
 }
 
 #[test]
+fn of_networks_with_the_same_gateway_the_host_sees_the_first_by_name_whichever_came_first() {
+    let on_bridge = |network, address: &str| Record {
+        bridge: "br-testnet".into(),
+        gateways: vec!["172.20.0.1/16".parse().unwrap()],
+        ..record(network, network, address, &["web"])
+    };
+    let (first, second) = (on_bridge("a", "172.20.0.2"), on_bridge("b", "172.20.0.3"));
+    for records in [vec![first.clone(), second.clone()], vec![second, first]] {
+        check(records, FROM_HOST, &[("A web", "A 172.20.0.2")]);
+    }
+}
+
+#[test]
 fn localhost_is_whoever_asks_and_never_asked_for_elsewhere() {
     check(
         docker(),
@@ -407,6 +420,14 @@ fn a_stranger_is_refused_whatever_it_asks() {
     ] {
         check(docker(), stranger, &[("A centos-1", "REFUSED"), ("A example.com", "REFUSED")]);
     }
+    // A gateway address that the network has only on the bridge that it has moved to.
+    let moved = Record {
+        bridge: "br-new".into(),
+        gateways: vec!["172.21.0.1/16".parse().unwrap()],
+        ..record("testnet", X1, "172.21.0.2", &["x1"])
+    };
+    let stranger = Asker { source: [172, 21, 0, 1].into(), ..FROM_HOST };
+    check([docker(), vec![moved]].concat(), stranger, &[("A centos-1", "REFUSED")]);
 }
 
 #[test]
@@ -425,6 +446,29 @@ fn a_zone_is_described_at_its_apex() {
             ("PTR 0.20.172.in-addr.arpa", "NODATA 20.172.in-addr.arpa."),
             ("A _gateway.testnet", "A 172.20.0.1"),
             ("AAAA _gateway.testnet", "NODATA testnet."),
+            ("A _gateway", "NXDOMAIN ."),
+        ],
+    );
+}
+
+#[test]
+fn of_domains_within_each_other_the_innermost_is_the_zone() {
+    let of_domain = |network, address, domain| Record {
+        domain: DomainName::new(domain).unwrap(),
+        ..record(network, N1, address, &["c1"])
+    };
+    let records = || {
+        vec![
+            of_domain("testnet", "172.20.0.2", "eu.corp.example"),
+            of_domain("testnet2", "172.18.0.2", "corp.example"),
+        ]
+    };
+    check(
+        records(),
+        FROM_N1,
+        &[
+            ("A nosuch.eu.corp.example", "NXDOMAIN eu.corp.example."),
+            ("A nosuch.us.corp.example", "NXDOMAIN corp.example."),
         ],
     );
 }
@@ -496,6 +540,7 @@ fn an_address_outside_of_its_gateways_subnet_is_reversed_as_well() {
         &[
             ("PTR 5.1.1.10.in-addr.arpa", "PTR n1.testnet."),
             ("TXT 5.1.1.10.in-addr.arpa", "NODATA 5.1.1.10.in-addr.arpa."),
+            ("SOA 5.1.1.10.in-addr.arpa", "SOA 5.1.1.10.in-addr.arpa."),
             ("PTR 1.1.1.10.in-addr.arpa", "PTR _gateway.testnet."),
             ("PTR 6.1.1.10.in-addr.arpa", "FORWARD []"),
         ],
@@ -567,7 +612,8 @@ fn an_address_belongs_to_the_newest_record_that_has_it() {
         );
     }
     let mut zones = Zones::load([old.clone()]);
-    assert_eq!(zones.apply(new.clone()).displaced, [old.key]);
+    assert_eq!(zones.apply(new.clone()).displaced, std::slice::from_ref(&old.key));
+    assert_eq!(zones.apply(old).displaced, []);
     zones.remove(&new.key);
     assert_eq!(asked(&zones, FROM_N1, "A old"), "A 172.20.0.2");
 }
@@ -620,18 +666,21 @@ fn the_reason_tells_how_a_name_was_found() {
 /// Records that get in each other's way as often as possible.
 fn arbitrary_record() -> impl Strategy<Value = Record> {
     let network = prop::sample::select(vec!["testnet", "testnet2", "other"]);
-    let container = prop::sample::select(vec!["c1", "c2", "c3"]);
+    let container =
+        prop::sample::select(vec![("c1", "eth0"), ("c1", "eth1"), ("c2", "eth0"), ("c3", "eth0")]);
     let name = || prop::sample::select(vec!["a", "b", "A", "c.d", "testnet", "_gateway"]);
     let names = prop::collection::vec(name(), 0..4);
     let links = prop::collection::vec((name(), name()), 0..2);
     (network, container, names, links, 0..3_u8, 1..4_u64).prop_map(
-        |(network, container, names, links, host, joined)| {
+        |(network, (container, ifname), names, links, host, joined)| {
             let addresses = match network {
                 "testnet" => format!("172.20.0.{}", host + 2),
                 "testnet2" => format!("172.18.0.{} 172.18.1.1", host + 2),
                 _ => format!("10.89.0.{host}"),
             };
+            let attachment = Attachment::new(container, ifname).unwrap();
             Record {
+                key: RecordKey::new(network, attachment).unwrap(),
                 links: links.into_iter().map(|(target, alias)| link(target, alias)).collect(),
                 joined,
                 forward: joined > 1,
@@ -702,6 +751,10 @@ proptest! {
         let fresh = Zones::load(left.values().cloned());
         prop_assert_eq!(zones.len(), left.len());
         prop_assert_eq!(zones.listeners(), fresh.listeners());
+        let networks = |zones: &Zones| -> std::collections::BTreeMap<String, usize> {
+            zones.networks().map(|(network, records)| (network.to_owned(), records)).collect()
+        };
+        prop_assert_eq!(networks(&zones), networks(&fresh));
         prop_assert_eq!(zones.keys().collect::<std::collections::BTreeSet<_>>(), left.keys().cloned().collect());
         for asker in [FROM_N1, FROM_N2, FROM_HOST, asker("br-testnet2", [172, 18, 1, 1]), asker("br-other", [10, 89, 0, 1])] {
             for question in [

@@ -111,6 +111,21 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_again_is_as_young_as_it_came_last() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        for key in [b"a", b"b", b"a"] {
+            cache.put(key, &reply(30, 1000), now);
+        }
+        for number in 0..2000_u32 {
+            if cache.get(b"b", now).is_none() {
+                break;
+            }
+            cache.put(&number.to_be_bytes(), &reply(30, 1000), now);
+        }
+        assert!(cache.get(b"a", now).is_some() && cache.get(b"b", now).is_none());
+    }
+
+    #[test]
     fn it_is_bounded_and_the_oldest_go_first() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         for number in 0..2000_u32 {
@@ -123,6 +138,8 @@ mod tests {
             cache.put(b"again", &reply(30, 4), now);
         }
         assert!(cache.order.len() < 3 * cache.len() + 32);
+        let held: usize = cache.entries.iter().map(|(key, entry)| cost(key, &entry.reply)).sum();
+        assert_eq!(cache.size, held);
         cache.clear();
         assert_eq!((cache.len(), cache.size), (0, 0));
     }

@@ -313,6 +313,11 @@ mod tests {
         };
         assert_eq!(Reply::read(&notify, 0x1234, QUESTION), Err(Rejected::Foreign));
         assert_eq!(Reply::read(&message(0, 2, [&[], &[], &[]]), 0x1234, QUESTION), Err(Rejected::Truncated));
+        for questions in [0, 2] {
+            let mut other = good.clone();
+            other[5] = questions;
+            assert_eq!(Reply::read(&other, 0x1234, QUESTION), Err(Rejected::Foreign));
+        }
     }
 
     #[test]
@@ -361,6 +366,28 @@ mod tests {
         assert_eq!((out.len(), out[2] & 2, out[7]), (HEADER_LEN + QUESTION.len(), 2, 0));
         reply.compose(&mut out, &client(65_535, None), 0);
         assert_eq!((out[2] & 2, out[7]), (0, 40));
+        let edns = Edns { payload: 1232, version: 0, dnssec_ok: false };
+        for (limit, truncated) in [(out.len() + OPT_LEN, 0), (out.len() + OPT_LEN - 1, 2)] {
+            let mut with_opt = Vec::new();
+            reply.compose(&mut with_opt, &client(limit, Some(edns)), 0);
+            assert_eq!((with_opt.len() <= limit, with_opt[2] & 2), (true, truncated), "{limit}");
+        }
+    }
+
+    #[test]
+    fn an_error_in_the_opt_record_is_one_and_what_is_authentic_is_told_to_who_asks_for_it() {
+        let mut extended = OPT.to_vec();
+        extended[5] = 1;
+        let reply = Reply::read(&message(0, 0, [&[], &[], &[&extended]]), 0x1234, QUESTION).unwrap();
+        assert!(reply.is_failure());
+        // AD is set in all of these messages.
+        let reply = Reply::read(&message(0, 0, [&[], &[], &[OPT]]), 0x1234, QUESTION).unwrap();
+        assert!(!reply.is_failure());
+        for (dnssec_ok, ad) in [(true, 0x20), (false, 0)] {
+            let mut out = Vec::new();
+            reply.compose(&mut out, &client(512, Some(Edns { payload: 1232, version: 0, dnssec_ok })), 0);
+            assert_eq!(out[3] & 0x20, ad);
+        }
     }
 
     #[test]

@@ -529,10 +529,11 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
         Store::new(&host.0.state).write(&record).unwrap();
     };
     type Change<'a> = (&'a dyn Fn(&mut Record), &'a str);
-    let changes: [Change<'_>; 12] = [
+    let changes: [Change<'_>; 13] = [
         (&|record| drop(record.names.remove(2)), "the record lacks the name WEB"),
         (&|record| record.links.clear(), "the record lacks the link n2:db"),
         (&|record| record.links[0].target = record.domain.clone(), "the record lacks the link n2:db"),
+        (&|record| record.links[0].alias = record.domain.clone(), "the record lacks the link n2:db"),
         (
             &|record| record.other_domains.clear(),
             "domains: the record has cni.local, the configuration has cni.local, tnet",
@@ -585,18 +586,26 @@ fn gc_keeps_the_listed_attachments_of_its_network() {
     }
     let torn = host.0.state.records().join("tnet/torn:eth0");
     std::fs::write(&torn, "{").unwrap();
-    std::fs::write(torn.with_file_name(".new-killed:eth0"), "{").unwrap();
+    let unfinished = torn.with_file_name(".new-killed:eth0");
+    std::fs::write(&unfinished, "{").unwrap();
     for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
         call("GC").with(key, json!([{"containerID": "two", "ifname": "eth0"}])).succeed(&host);
         let ids = |network: &str| -> Vec<String> {
             Store::new(&host.0.state).keys(network).iter().map(|key| key.container_id().to_owned()).collect()
         };
         assert_eq!((ids("tnet"), ids("other")), (vec!["two".into()], vec!["one".into(), "two".into()]));
+        assert!(!unfinished.exists());
         call("ADD").of("one").succeed(&host);
     }
     call("GC").with("cni.dev/valid-attachments", json!([])).succeed(&host);
     assert_eq!(Store::new(&host.0.state).keys("tnet"), []);
     assert_eq!(host.0.served.borrow().len(), 2);
+
+    call("ADD").of("one").succeed(&host);
+    let stuck = torn.with_file_name("a:eth0");
+    std::fs::create_dir_all(stuck.join("somebody's")).unwrap();
+    call("GC").with("cni.dev/valid-attachments", json!([])).fail(&host, ErrorCode::IO_FAILURE, "a:eth0");
+    assert_eq!(Store::new(&host.0.state).load_network("tnet").records, []);
 }
 
 #[test]
