@@ -337,6 +337,15 @@ fn the_subnet_outside_of_the_range_can_be_asked_for_only_where_that_is_allowed()
     );
 }
 
+#[test]
+fn an_address_of_a_subnet_that_sets_share_belongs_to_the_range_that_has_it_or_to_the_first_set() {
+    let mut scene = Scene::new("10.0.0.0/24=10.0.0.10-10.0.0.19|10.0.0.0/24=10.0.0.20-10.0.0.29", "", "");
+    scene.requestable_from = RequestableFrom::Subnet;
+    assert_eq!(scene.add("c", "10.0.0.25"), "10.0.0.10/24 10.0.0.25/24");
+    scene.preferred = vec![point("10.0.0.100"), point("10.0.0.101")];
+    assert_eq!(scene.add("d", ""), "10.0.0.100/24 10.0.0.26/24");
+}
+
 proptest! {
     /// Adds and releases in any order: nobody shares an address, and a container is refused only when none is left.
     #[test]

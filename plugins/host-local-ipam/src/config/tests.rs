@@ -140,9 +140,11 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
 
 #[test]
 fn old_versions_have_room_for_one_address_a_family() {
-    let two = json!({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]});
     let msg = "ipam.ranges[0]: CNI version 0.2.0 does not support more than 1 address per family";
-    check_refused(&with(document(two), "cniVersion", json!("0.2.0")), msg);
+    for [one, other] in [["10.0.0.0/24", "10.1.0.0/24"], ["fd00::/64", "fd01::/64"]] {
+        let two = json!({"ranges": [[{"subnet": one}], [{"subnet": other}]]});
+        check_refused(&with(document(two), "cniVersion", json!("0.2.0")), msg);
+    }
     let dual = json!({"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]});
     assert_eq!(settings(&with(document(dual), "cniVersion", json!("0.2.0"))).sets.len(), 2);
 }
@@ -193,6 +195,7 @@ fn unknown_args_are_refused_as_by_the_reference() {
 #[test]
 fn the_name_that_an_address_stays_with_is_the_containers() {
     let sticky = |document: &Value, text: &str| settings(document).wishes(&args(text)).unwrap().sticky_name;
+    assert_eq!(sticky(&document(json!({"subnet": "10.0.0.0/24"})), "CONTAINER_NAME=web"), None);
     let plain = document(json!({"subnet": "10.0.0.0/24", "stickyByName": true}));
     assert_eq!(sticky(&plain, ""), None);
     assert_eq!(sticky(&plain, "CONTAINER_NAME=web"), Some(StickyName::new("web")));

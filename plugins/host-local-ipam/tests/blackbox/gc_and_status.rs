@@ -35,6 +35,23 @@ fn gc_without_a_list_removes_only_what_names_nobody() {
 }
 
 #[test]
+fn gc_leaves_what_is_no_lease_file() {
+    let network = Network::new("10.8.0.0/24");
+    network.ask("ADD", "c1").ok();
+    network.write("notes", "who has what");
+    network.write("holder", "c1");
+    std::fs::create_dir(network.leases_dir().join("10.8.0.9")).unwrap();
+    std::os::unix::fs::symlink("nowhere", network.leases_dir().join("10.8.0.10")).unwrap();
+    network.gc(&[]).ok();
+    let mut left: Vec<_> = std::fs::read_dir(network.leases_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort_unstable();
+    assert_eq!(left, ["10.8.0.10", "10.8.0.9", "holder", "last_reserved_ip.0", "lock", "notes"]);
+}
+
+#[test]
 fn gc_reports_a_malformed_list() {
     let network = Network::new("10.8.0.0/24");
     network.ask("ADD", "c1").ok();

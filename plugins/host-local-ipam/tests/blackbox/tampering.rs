@@ -250,3 +250,28 @@ fn a_lease_that_cannot_be_removed_keeps_no_other() {
     network.ask("DEL", "c1").ok();
     assert_eq!(left(&network), ["10.8.0.4", "fd00:8::4"]);
 }
+
+#[test]
+fn what_was_written_over_a_lease_counts_though_the_directory_is_as_it_was() {
+    let network =
+        Network::with(json!({"subnet": "10.8.0.0/29", "rangeStart": "10.8.0.2", "rangeEnd": "10.8.0.3"}));
+    for id in ["c1", "c2"] {
+        network.ask("ADD", id).ok();
+    }
+    network.write("10.8.0.2", "other\r\neth0");
+    network.ask("DEL", "other").ok();
+    assert_eq!(network.leases().into_keys().collect::<Vec<_>>(), ["10.8.0.3"]);
+    network.ask("ADD", "c3").ok();
+    network.write("10.8.0.3", "");
+    assert_eq!(network.ask("ADD", "c4").address(), "10.8.0.3");
+}
+
+#[test]
+fn a_lease_further_down_is_free_again_when_it_was_released() {
+    let network = Network::with(json!({"subnet": "10.8.0.0/24", "allocation": "lowest"}));
+    std::fs::create_dir_all(network.leases_dir().join("below")).unwrap();
+    network.write("below/10.8.0.2", "c1\r\neth0");
+    assert_eq!(network.ask("ADD", "c2").address(), "10.8.0.3");
+    network.ask("DEL", "c1").ok();
+    assert_eq!(network.ask("ADD", "c3").address(), "10.8.0.2");
+}

@@ -6,6 +6,20 @@ fn attachment(id: &str) -> Attachment {
     Attachment::new(id, "eth0").unwrap()
 }
 
+#[test]
+fn an_index_that_could_not_follow_is_not_saved() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place::new(directory.path(), "net");
+    let address = Point::from("10.0.0.2".parse::<IpAddr>().unwrap());
+    for (changes, saved) in [(Changes::Lost, false), (Changes::Kept, true)] {
+        let mut store = DiskStore::open(&place).unwrap();
+        store.reserve(address, &attachment("c1")).unwrap();
+        store.changes = changes;
+        store.finish();
+        assert_eq!(place.own_file("index").exists(), saved);
+    }
+}
+
 /// As where times are whole seconds and numbers of inodes come back at once: within a second, the lease of the first
 /// holder is released and its address is leased to the second, who gets a file of the same number and time.
 #[test]

@@ -51,6 +51,21 @@ fn what_is_saved_is_found_again() {
 }
 
 #[test]
+fn a_header_with_any_other_byte_is_no_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut index = Index::empty(Some(BootId::from_bytes([b'0'; BootId::LEN])), Room::default());
+    save(&mut index, &directory);
+    let path = directory.path().join("index");
+    let whole = std::fs::read(&path).unwrap();
+    for place in 0..BLOCK {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        assert!(load(&directory).is_none(), "byte {place}");
+    }
+}
+
+#[test]
 fn an_index_grows_and_keeps_everything() {
     let directory = tempfile::tempdir().unwrap();
     let mut index = Index::empty(None, Room::default());
