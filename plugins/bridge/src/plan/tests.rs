@@ -56,6 +56,20 @@ fn dual() -> Value {
 }
 
 #[test]
+fn of_a_chains_addresses_those_are_the_attachments_that_its_interface_has_or_nobody() {
+    let result = leases(json!({
+        "interfaces": [{"name": "eth0"}, {"name": "eth0", "sandbox": "/n"}, {"name": "eth1", "sandbox": "/n"}],
+        "ips": [
+            {"address": "10.0.0.1/24", "interface": 0}, {"address": "10.0.0.2/24", "interface": 1},
+            {"address": "10.0.0.3/24", "interface": 2}, {"address": "10.0.0.4/24"},
+            {"address": "10.0.0.5/24", "interface": 9},
+        ],
+    }));
+    let addresses: Vec<IpNetwork> = addresses_of(&result, "eth0").map(|ip| ip.address).collect();
+    assert_eq!(addresses, [net("10.0.0.2/24"), net("10.0.0.4/24"), net("10.0.0.5/24")]);
+}
+
+#[test]
 fn a_default_gateway_gives_each_family_one_default_route() {
     let plan = plan(json!({"isDefaultGateway": true}), dual());
     assert_eq!(routes(&plan), ["0.0.0.0/0 via 172.17.0.1", "::/0 via fd00:17::1"]);
@@ -217,10 +231,10 @@ fn what_cannot_be_wired_is_refused() {
     let refused =
         |conf: Value, result: Value| Plan::new(&settings(conf).unwrap(), leases(result)).unwrap_err();
     assert_eq!(refused(json!({}), json!({})), PlanError::NoAddress);
-    assert_eq!(
-        refused(json!({"isGateway": true}), json!({"ips": [{"address": "255.255.255.255/32"}]})),
-        PlanError::NoRoomForGateway(net("255.255.255.255/32"))
-    );
+    for alone in ["255.255.255.255/32", "10.0.0.5/32", "fd00::5/128"] {
+        let error = PlanError::NoRoomForGateway(net(alone));
+        assert_eq!(refused(json!({"isGateway": true}), json!({"ips": [{"address": alone}]})), error);
+    }
     let two_subnets = json!({"ips": [
         {"address": "fd00::2/64", "gateway": "fd00::1"}, {"address": "fd00::3/80", "gateway": "fd00::1"},
     ]});
@@ -228,7 +242,8 @@ fn what_cannot_be_wired_is_refused() {
         refused(json!({"isGateway": true}), two_subnets),
         PlanError::SameGatewayTwice(net("fd00::1/64"), 80)
     );
-    assert_eq!(refused(json!({"mtu": 1000}), dual()), PlanError::MtuBelowIpv6(1000));
+    assert_eq!(refused(json!({"mtu": 1279}), dual()), PlanError::MtuBelowIpv6(1279));
+    plan(json!({"mtu": 1280}), dual());
     for gw in ["172.17.0.1", "0.0.0.0"] {
         let mut result = dual();
         result["routes"] = json!([{"dst": "fd09::/64", "gw": gw}]);
