@@ -23,14 +23,30 @@ pub(crate) fn group() -> u32 {
     UNFINISHED | (std::process::id() & PROCESS)
 }
 
-/// Whether an interface with this group was being made by a process that is no more. One that has ended and was not
-/// waited for still counts, and so does one whose number somebody else has by now.
-pub(crate) fn is_abandoned(group: u32) -> bool {
+/// How far the making of an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A process is at work on it. One that has ended and was not waited for still counts, and so does one whose number
+    /// somebody else has by now.
+    UnderWay,
+    /// The process that made it is no more.
+    Abandoned,
+    /// It has got all that it is to have, or was made by others.
+    Finished,
+}
+
+/// How far the making of an interface with this group is.
+pub(crate) fn progress(group: u32) -> Progress {
     if group & !PROCESS != UNFINISHED {
-        return false;
+        return Progress::Finished;
     }
-    let Ok(process) = i32::try_from(group & PROCESS) else { return false };
-    process > 0 && signal::kill(Pid::from_raw(process), None) == Err(Errno::ESRCH)
+    match i32::try_from(group & PROCESS) {
+        Ok(process) if process > 0 => match signal::kill(Pid::from_raw(process), None) {
+            Err(Errno::ESRCH) => Progress::Abandoned,
+            _ => Progress::UnderWay,
+        },
+        _ => Progress::Finished,
+    }
 }
 
 #[cfg(test)]
@@ -41,23 +57,23 @@ mod tests {
 
     #[test]
     fn a_process_that_runs_has_not_abandoned_its_work() {
-        assert!(!is_abandoned(group()));
+        assert_eq!(progress(group()), Progress::UnderWay);
     }
 
     #[test]
     fn a_process_that_has_ended_has() {
         let mut child = Command::new("true").spawn().unwrap();
         let group = UNFINISHED | child.id();
-        assert!(!is_abandoned(group), "a process that was not waited for");
+        assert_eq!(progress(group), Progress::UnderWay, "a process that was not waited for");
         child.wait().unwrap();
-        assert!(is_abandoned(group));
+        assert_eq!(progress(group), Progress::Abandoned);
     }
 
     #[test]
     fn a_group_that_somebody_has_numbered_says_nothing() {
         // No process has the number 0, by which kill(2) means many.
         for group in [NO_GROUP, 1, PROCESS, i32::MAX.unsigned_abs(), u32::MAX, UNFINISHED] {
-            assert!(!is_abandoned(group), "{group:#x}");
+            assert_eq!(progress(group), Progress::Finished, "{group:#x}");
         }
     }
 }

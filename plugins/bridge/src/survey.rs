@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::{self, Identity};
 use crate::mac::Mac;
-use crate::maker;
+use crate::maker::{self, Progress};
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::nft::Record;
@@ -32,8 +32,8 @@ pub(crate) struct FoundEnd {
     pub(crate) mac: Option<Mac>,
     /// Whether it is up.
     pub(crate) up: bool,
-    /// Whether the ADD that made it was killed.
-    pub(crate) abandoned: bool,
+    /// How far its ADD has come.
+    pub(crate) progress: Progress,
     /// Its addresses that reach beyond the link.
     pub(crate) addresses: Vec<IpNetwork>,
 }
@@ -91,7 +91,7 @@ pub(crate) fn container_end(host: &mut Netlink, link: &Link) -> Result<Option<Fo
         Ok((Some(end), addresses)) => Ok(Some(FoundEnd {
             mac: end.mac,
             up: end.up,
-            abandoned: maker::is_abandoned(end.group),
+            progress: maker::progress(end.group),
             addresses: addresses
                 .into_iter()
                 .filter(|address| address.global)

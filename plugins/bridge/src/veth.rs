@@ -10,7 +10,7 @@ use crate::attachment::Identity;
 use crate::bridge::believe_no_router;
 use crate::config::Settings;
 use crate::mac::Mac;
-use crate::maker;
+use crate::maker::{self, Progress};
 use crate::names;
 use crate::netlink::events::Events;
 use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
@@ -56,7 +56,7 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
         ));
     }
     match container.link_by_name(ifname) {
-        Ok(Some(link)) if !maker::is_abandoned(link.group) => Err(taken(identity)),
+        Ok(Some(link)) if maker::progress(link.group) != Progress::Abandoned => Err(taken(identity)),
         Ok(_) => Ok(()),
         Err(failure) => {
             Err(Error::internal(failure).context(format_args!("look for \"{ifname}\" in the container")))
@@ -115,7 +115,7 @@ fn has_container_end(host: &mut Netlink, identity: &Identity) -> Result<bool, Er
     };
     let (Some(netns), Some(index)) = (link.peer_netns, link.peer) else { return Ok(true) };
     match host.link_there(netns, index) {
-        Ok(end) => Ok(end.is_some_and(|end| !maker::is_abandoned(end.group))),
+        Ok(end) => Ok(end.is_some_and(|end| maker::progress(end.group) != Progress::Abandoned)),
         Err(failure) if failure.is_gone_there() => Ok(false),
         Err(failure) => Err(failed(failure)),
     }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use crate::iptables::Told;
+use crate::maker::Progress;
 use crate::netlink::Netlink;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::vlan::Tagging;
@@ -209,7 +210,7 @@ fn attachment_view(
     let (host, end) = (&found.host, found.container.as_ref());
     let state = match end {
         None => "the container end cannot be asked about",
-        Some(end) if end.abandoned => "its ADD was killed",
+        Some(end) if end.progress == Progress::Abandoned => "its ADD was killed",
         Some(_) if host.controller.is_none() => "not on a bridge",
         Some(_) if !host.up => "the host veth is down",
         Some(end) if !end.up => "the container's interface is down",

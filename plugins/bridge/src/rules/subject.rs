@@ -9,6 +9,7 @@ use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::gateway;
 use crate::mac::Mac;
+use crate::maker::Progress;
 use crate::netlink::{Failure, Netlink};
 use crate::nft::{Attached, Policy, VlanGateway};
 use crate::plan::Plan;
@@ -99,7 +100,7 @@ impl Subject {
         gateways: &[IpAddr],
         found: Found,
     ) -> Option<Self> {
-        let end = found.container.filter(|end| is_ready(end, settings))?;
+        let end = found.container.filter(|end| is_ready(end, settings.leave_container_down))?;
         // The mark may have been cut. iptables has to be given the whole names.
         let whole = Identity::new(&settings.network, found.identity.attachment());
         let is_whole = whole.host_veth() == found.identity.host_veth();
@@ -150,7 +151,38 @@ pub(super) fn in_order(mut addresses: Vec<IpNetwork>) -> Vec<IpNetwork> {
     addresses
 }
 
-/// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up.
-fn is_ready(end: &FoundEnd, settings: &Settings) -> bool {
-    settings.leave_container_down || end.up || !end.addresses.is_empty()
+/// Whether a container end has got what it is to have: an ADD gives it addresses and then brings it up. One that is down
+/// was taken down since, unless its ADD has not come to its end: then it may have one address, and not the next.
+fn is_ready(end: &FoundEnd, stays_down: bool) -> bool {
+    let may_lack_addresses = end.progress != Progress::Finished || end.addresses.is_empty();
+    stays_down || end.up || !may_lack_addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_may_still_get_addresses_is_not_ready() {
+        let end = |progress, up, addresses: &[&str]| FoundEnd {
+            mac: None,
+            up,
+            progress,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let (one, none) = (["10.1.0.2/24"].as_slice(), [].as_slice());
+        for (end, stays_down, ready) in [
+            (end(Progress::UnderWay, false, none), false, false),
+            (end(Progress::UnderWay, false, one), false, false),
+            (end(Progress::UnderWay, true, one), false, true),
+            (end(Progress::UnderWay, false, none), true, true),
+            (end(Progress::Finished, false, none), false, false),
+            (end(Progress::Finished, false, one), false, true),
+            (end(Progress::Finished, true, none), false, true),
+            (end(Progress::Abandoned, false, one), false, false),
+            (end(Progress::Abandoned, true, one), false, true),
+        ] {
+            assert_eq!(is_ready(&end, stays_down), ready, "{end:?}, stays down: {stays_down}");
+        }
+    }
 }
