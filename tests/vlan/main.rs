@@ -286,6 +286,8 @@ fn the_gateway_of_a_vlan_is_what_the_reference_makes() {
             let vlans = (story.vlans(&port), story.vlans(host_veth(&result)));
             if suite == Suite::Ours {
                 assert_eq!(story.found(&first, &config, &result), "", "{keys}");
+                let list = format!("{} list", suite.binary("bridge").display());
+                assert!(story.host(&list).contains(" br0     10.1.2.1/24 "), "{keys}: {}", story.host(&list));
             }
             let forwards = story.host("cat /proc/sys/net/ipv4/ip_forward");
             for name in ["c1", "c2"] {

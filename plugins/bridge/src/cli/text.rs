@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cni_types::table;
 
-use super::view::{AttachmentView, NetworkView, PolicyView, View};
+use super::view::{AttachmentView, LinkView, NetworkView, PolicyView, View};
 
 /// One line for each network.
 pub(super) fn list(view: &View) -> String {
@@ -16,7 +16,7 @@ pub(super) fn list(view: &View) -> String {
             [
                 network.name.clone(),
                 bridge.map_or("-", |bridge| bridge.name.as_str()).to_owned(),
-                bridge.map_or_else(String::new, |bridge| bridge.addresses.join(",")),
+                network.gateway.as_ref().or(bridge).map_or_else(String::new, |link| link.addresses.join(",")),
                 network.attachments.len().to_string(),
             ]
         })
@@ -28,15 +28,11 @@ pub(super) fn list(view: &View) -> String {
 pub(super) fn show(network: &NetworkView) -> String {
     let mut text = format!("network {}\n", network.name);
     match &network.bridge {
-        Some(bridge) => {
-            let state = if bridge.up { "up" } else { "down" };
-            let mac = bridge.mac.as_deref().unwrap_or("-");
-            text += &format!("bridge {} ({state}, mac {mac}, mtu {})\n", bridge.name, bridge.mtu);
-            for address in &bridge.addresses {
-                text += &format!("  address {address}\n");
-            }
-        }
+        Some(bridge) => text += &link("bridge", bridge),
         None => text += "no bridge\n",
+    }
+    if let Some(gateway) = &network.gateway {
+        text += &link("gateway", gateway);
     }
     text += &format!("policy {}\n", network.ingress_policy);
     for obstacle in &network.obstacles {
@@ -50,6 +46,16 @@ pub(super) fn show(network: &NetworkView) -> String {
         for line in details(attachment) {
             text += &format!("{below}   {line}\n");
         }
+    }
+    text
+}
+
+fn link(role: &str, LinkView { name, mac, mtu, up, addresses }: &LinkView) -> String {
+    let state = if *up { "up" } else { "down" };
+    let mac = mac.as_deref().unwrap_or("-");
+    let mut text = format!("{role} {name} ({state}, mac {mac}, mtu {mtu})\n");
+    for address in addresses {
+        text += &format!("  address {address}\n");
     }
     text
 }
@@ -97,6 +103,11 @@ pub(super) fn dot(networks: &[NetworkView]) -> String {
         let bridge = network.bridge.as_ref().map(|bridge| (quoted(&bridge.name), bridge));
         if let Some((node, bridge)) = &bridge {
             text += &format!("    {node} [label={}];\n", quoted(&lines(&bridge.name, &bridge.addresses)));
+            if let Some(gateway) = &network.gateway {
+                let (end, label) = (quoted(&gateway.name), lines(&gateway.name, &gateway.addresses));
+                text += &format!("    {end} [label={}];\n", quoted(&label));
+                wires += &format!("  {end} -- {node};\n");
+            }
         }
         for attachment in &network.attachments {
             let host_veth = quoted(&attachment.host_veth);
@@ -129,19 +140,19 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::BridgeView;
     use super::*;
 
     fn network() -> NetworkView {
         NetworkView {
             name: "testnet".into(),
-            bridge: Some(BridgeView {
+            bridge: Some(LinkView {
                 name: "br0".into(),
                 mac: Some("02:00:00:00:00:01".into()),
                 mtu: 1500,
                 up: true,
                 addresses: vec!["172.20.0.1/16".into()],
             }),
+            gateway: None,
             ingress_policy: "same-bridge",
             obstacles: vec!["ip filter FORWARD: policy drop".into()],
             attachments: vec![AttachmentView {
@@ -192,6 +203,22 @@ mod tests {
             "NETWORK  BRIDGE  ADDRESSES      ATTACHMENTS\n\
              testnet  br0     172.20.0.1/16  1\n"
         );
+    }
+
+    #[test]
+    fn the_gateway_of_a_vlan_is_shown_with_its_addresses() {
+        let mut network = network();
+        let bridge = network.bridge.as_mut().unwrap();
+        let addresses = std::mem::take(&mut bridge.addresses);
+        network.gateway = Some(LinkView { name: "br0.100".into(), addresses, ..bridge.clone() });
+        let text = show(&network);
+        let gateway =
+            "mtu 1500)\ngateway br0.100 (up, mac 02:00:00:00:00:01, mtu 1500)\n  address 172.20.0.1/16\n";
+        assert!(text.contains(gateway), "{text}");
+        let graph = dot(std::slice::from_ref(&network));
+        assert!(graph.contains("\"br0.100\" [label=\"br0.100\\n172.20.0.1/16\"];"), "{graph}");
+        assert!(graph.contains("\"br0.100\" -- \"br0\";"), "{graph}");
+        assert!(list(&View { networks: vec![network] }).contains(" br0     172.20.0.1/16  1\n"));
     }
 
     #[test]

@@ -32,7 +32,9 @@ const UP: &str = "up";
 #[serde(rename_all = "camelCase")]
 pub(super) struct NetworkView {
     pub(super) name: String,
-    pub(super) bridge: Option<BridgeView>,
+    pub(super) bridge: Option<LinkView>,
+    /// The gateway interface of its VLAN; `None` where the bridge is the gateway, or nothing.
+    pub(super) gateway: Option<LinkView>,
     /// Who may open a flow to its containers: the strictest policy that one of them has.
     pub(super) ingress_policy: &'static str,
     /// Chains of others that drop what its containers forward.
@@ -40,9 +42,9 @@ pub(super) struct NetworkView {
     pub(super) attachments: Vec<AttachmentView>,
 }
 
-/// A bridge.
+/// A bridge, or a gateway interface.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct BridgeView {
+pub(super) struct LinkView {
     pub(super) name: String,
     pub(super) mac: Option<String>,
     pub(super) mtu: u32,
@@ -140,12 +142,16 @@ impl View {
         }
         let networks = networks.into_iter().map(|(name, (bridge, attachments))| {
             let bridge = bridge.and_then(|index| bridges.get(&index));
-            let bridge = bridge.map(|link| bridge_view(&mut host, link)).transpose()?;
-            let obstacles = match &bridge {
-                Some(bridge) => {
-                    let link = gateway_link(&mut host, &bridge.name, &attachments)?;
-                    let mut drops = rules.foreign_drops(&link)?;
-                    drops.extend(xtables::drops(&link)?);
+            let bridge = bridge.map(|link| link_view(&mut host, link)).transpose()?;
+            let gateway = match &bridge {
+                Some(bridge) => vlan_gateway(&mut host, &bridge.name, &attachments)?,
+                None => None,
+            };
+            let gateway = gateway.map(|link| link_view(&mut host, &link)).transpose()?;
+            let obstacles = match gateway.as_ref().or(bridge.as_ref()) {
+                Some(link) => {
+                    let mut drops = rules.foreign_drops(&link.name)?;
+                    drops.extend(xtables::drops(&link.name)?);
                     drops
                 }
                 None => Vec::new(),
@@ -158,7 +164,7 @@ impl View {
                 .into_iter()
                 .find(|name| policies.clone().any(|policy| policy.ingress_policy == *name))
                 .unwrap_or(IngressPolicy::Open.name());
-            anyhow::Ok(NetworkView { name, bridge, ingress_policy, obstacles, attachments })
+            anyhow::Ok(NetworkView { name, bridge, gateway, ingress_policy, obstacles, attachments })
         });
         Ok(Self { networks: networks.collect::<Result<_, _>>()? })
     }
@@ -174,22 +180,24 @@ impl View {
     }
 }
 
-/// The link that a network is routed by: the bridge, or the gateway interface of the VLAN that its ports are in.
-fn gateway_link(host: &mut Netlink, bridge: &str, attachments: &[AttachmentView]) -> anyhow::Result<String> {
+/// The gateway interface of the VLAN that a network's ports are in.
+fn vlan_gateway(
+    host: &mut Netlink,
+    bridge: &str,
+    attachments: &[AttachmentView],
+) -> anyhow::Result<Option<Link>> {
     let port = attachments.iter().find(|attachment| attachment.state == UP);
     let port = port.map(|port| host.link_by_name(&port.host_veth)).transpose().context("look for a port")?;
-    let Some(port) = port.flatten() else { return Ok(bridge.to_owned()) };
+    let Some(port) = port.flatten() else { return Ok(None) };
     let vlans = host.vlans(port.index).context("list the VLANs of a port")?;
     let untagged = vlans.into_iter().find(|(_, tagging)| *tagging == Some(Tagging::Untagged));
-    let Some((id, _)) = untagged else { return Ok(bridge.to_owned()) };
-    let name = config::gateway_of_vlan(bridge, id);
-    let exists = host.link_by_name(&name).context("look for the gateway's link")?.is_some();
-    Ok(if exists { name } else { bridge.to_owned() })
+    let Some((id, _)) = untagged else { return Ok(None) };
+    host.link_by_name(&config::gateway_of_vlan(bridge, id)).context("look for the gateway's link")
 }
 
-fn bridge_view(host: &mut Netlink, link: &Link) -> anyhow::Result<BridgeView> {
+fn link_view(host: &mut Netlink, link: &Link) -> anyhow::Result<LinkView> {
     let addresses = host.addresses(link.index).context("list addresses")?;
-    Ok(BridgeView {
+    Ok(LinkView {
         name: link.name.clone(),
         mac: link.mac.map(|mac| mac.to_string()),
         mtu: link.mtu,
