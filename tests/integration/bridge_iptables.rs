@@ -125,6 +125,37 @@ fn repair_brings_back_what_was_flushed() {
     }
 }
 
+/// As a DEL that comes between what a repair has read and what it writes.
+#[test]
+fn a_chain_that_goes_meanwhile_is_brought_back_with_its_rules() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        let real = format!("/usr/sbin/xtables-{kind}-multi");
+        let restore = format!("{PROGRAMS}/iptables-restore");
+        story.world.host().run(&format!("rm {restore}")).success();
+        let program = format!(
+            "#!/bin/sh
+            if /bin/mkdir /run/came-between 2>/dev/null; then
+                {real} iptables -t nat -F && {real} iptables -t nat -X || exit 9
+            fi
+            exec {real} iptables-restore \"$@\"
+            "
+        );
+        story.world.write_program(&restore, &program);
+        story.world.host().run(&format!("{PROGRAMS}/iptables -t nat -F POSTROUTING")).success();
+        let told = story.bridge(&["repair", "net"]).success().to_owned();
+        assert_eq!(told.matches("repaired: iptables rule is missing").count(), 6, "{kind}: {told}");
+        story.world.host().run("rmdir /run/came-between").success();
+        assert_eq!(story.ours().len(), before.len(), "{kind}");
+
+        // One that fails by itself is not tried for ever.
+        story.world.host().run(&format!("{PROGRAMS}/iptables -t nat -F POSTROUTING")).success();
+        story.world.write_program(&restore, "#!/bin/sh\necho no such luck >&2; exit 2\n");
+        assert!(story.bridge(&["repair", "net"]).failure().stderr.contains("no such luck"), "{kind}");
+    }
+}
+
 #[test]
 fn the_next_adds_bring_back_what_was_flushed() {
     const FLUSHES: [&[&str]; 3] = [

@@ -4,7 +4,8 @@
 //! its addresses. Only the comment of a jump says more, the interface: two interfaces of one container on one network
 //! share the chain, and it goes with the last jump.
 //!
-//! Two processes for each family and call: one lists, one changes what differs in a single transaction.
+//! Two processes for each family and call: one lists, one changes what differs in a single transaction. Two more where
+//! somebody else has made a change in between.
 
 mod text;
 mod tool;
@@ -58,7 +59,7 @@ pub(crate) fn install(
         {
             return Ok(());
         }
-        add(&tool, &present, &[(chain(jumps), rules)])?;
+        add(&tool, present, &[(chain(jumps), rules)])?;
     }
     Ok(())
 }
@@ -82,13 +83,18 @@ pub(crate) fn repair(attached: &[(Jumps<'_>, &[IpNetwork])]) -> Result<Vec<Strin
             continue;
         }
         let tool = Tool::find(family)?;
-        words.extend(add(&tool, &tool.list()?, &wished)?);
+        words.extend(add(&tool, tool.list()?, &wished)?);
     }
     Ok(words)
 }
 
 /// Adds what is missing of the wished rules of chains, in one transaction; says what that was.
-fn add(tool: &Tool, present: &[String], wished: &[(String, Vec<String>)]) -> Result<Vec<String>, Error> {
+fn add(tool: &Tool, present: Vec<String>, wished: &[(String, Vec<String>)]) -> Result<Vec<String>, Error> {
+    tool.change(present, |present| addition(present, wished))
+}
+
+/// What adds to `present` what is missing of the wished rules of chains, and that in words.
+fn addition(present: &[String], wished: &[(String, Vec<String>)]) -> (String, Vec<String>) {
     let mut words = Vec::new();
     let mut script = String::new();
     let mut declared = HashSet::new();
@@ -103,8 +109,7 @@ fn add(tool: &Tool, present: &[String], wished: &[(String, Vec<String>)]) -> Res
             words.push(missing(rule));
         }
     }
-    tool.apply(&script)?;
-    Ok(words)
+    (script, words)
 }
 
 /// Removes the rules of an attachment, and those that the reference left for its container. No error if there are
@@ -156,7 +161,7 @@ pub(crate) fn remove_gone(is_meant: impl Fn(&Told<'_>) -> bool) -> Result<(), Er
 fn remove_where(own: Option<&str>, is_meant: impl Fn(&str) -> bool) -> Result<(), Error> {
     for family in [Family::V4, Family::V6] {
         let Ok(tool) = Tool::find(family) else { continue };
-        tool.apply(&removal(&tool.list()?, own, &is_meant))?;
+        tool.change(tool.list()?, |present| (removal(present, own, &is_meant), ()))?;
     }
     Ok(())
 }

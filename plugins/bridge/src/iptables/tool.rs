@@ -19,6 +19,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Longest wait for other programs that change the rules, in seconds.
 const LOCK_PATIENCE: &str = "20";
 
+/// A change that somebody else's came before is made anew, at most this often; each time one of them has been made.
+const ATTEMPTS: usize = 20;
+
 /// Exit status of iptables when somebody else changed the rules at the same time.
 const RESOURCE_PROBLEM: i32 = 4;
 
@@ -62,6 +65,29 @@ impl Tool {
     pub(crate) fn list(&self) -> Result<Vec<String>, Error> {
         let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", self.table, "-S"], None)?;
         Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
+    }
+
+    /// Makes, in one transaction, the changes that `look` finds needed in the rules of the table; looks again when it fails
+    /// and the rules are others by then. Returns what `look` found in the end. `present` is what was [listed](Self::list).
+    ///
+    /// # Errors
+    /// As [`install`](super::install).
+    pub(super) fn change<T>(
+        &self,
+        mut present: Vec<String>,
+        look: impl Fn(&[String]) -> (String, T),
+    ) -> Result<T, Error> {
+        for _ in 1..ATTEMPTS {
+            let (script, found) = look(&present);
+            let Err(error) = self.apply(&script) else { return Ok(found) };
+            let now = self.list()?;
+            if now == present {
+                return Err(error);
+            }
+            present = now;
+        }
+        let (script, found) = look(&present);
+        self.apply(&script).map(|()| found)
     }
 
     /// Changes the table in one transaction.
