@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode};
+use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode, Failures};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Dialect, Forwarding, OnError, Settings};
@@ -85,11 +85,12 @@ fn sweep(host: &impl Host, state: &StateDir, displaced: &[RecordKey]) {
     let store = Store::new(state);
     let is_dead = |key: &&RecordKey| matches!(store.read(key), Ok(Some(record)) if record.is_dead());
     let dead: Vec<RecordKey> = displaced.iter().filter(is_dead).cloned().collect();
-    let removed = dead.iter().try_for_each(|key| store.remove(key).map(|_| ()));
-    let told = removed
-        .map_err(|error| Error::io("remove a dead record", &error))
-        .and_then(|()| if dead.is_empty() { Ok(()) } else { host.withdraw(state, &dead).map(|_| ()) });
-    if let Err(error) = told {
+    let mut failures = Failures::default();
+    let removed = store.remove_each(dead, &mut failures);
+    if !removed.is_empty() {
+        failures.note(host.withdraw(state, &removed));
+    }
+    if let Err(error) = failures.into_result() {
         log::warn!("sweep: {error}");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use cni_types::{Attachment, Error, NetworkCall};
+use cni_types::{Attachment, Error, Failures, NetworkCall};
 
 use crate::host::{Host, Withdrawn};
 use crate::records::RecordKey;
@@ -17,14 +17,8 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
         None => dead(&store, call.conf().name()),
     };
     log::debug!("{} records belong to no valid attachment", stale.len());
-    let mut removed = Vec::new();
-    let mut failures = Vec::new();
-    for key in stale {
-        match store.remove(&key) {
-            Ok(_) => removed.push(key),
-            Err(error) => failures.push(Error::io(format!("remove {}", store.path(&key).display()), &error)),
-        }
-    }
+    let mut failures = Failures::default();
+    let removed = store.remove_each(stale, &mut failures);
     // Where nothing was to be removed, an earlier server may still have left something, or its records.
     let told = if removed.is_empty() { Ok(Withdrawn::FromNobody) } else { host.withdraw(&state, &removed) };
     let tended = told.and_then(|withdrawn| match withdrawn {
@@ -35,7 +29,7 @@ pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
         log::warn!("network {}: {error}", call.conf().name());
     }
     log::debug!("{} records removed", removed.len());
-    failures.into_iter().next().map_or(Ok(()), Err)
+    failures.into_result()
 }
 
 /// By the names of the files, so that also those go that cannot be read.

@@ -4,10 +4,9 @@
 
 use std::net::IpAddr;
 
-use cni_types::{CniResult, Command, DelCall, Delegate, Error, Running};
+use cni_types::{CniResult, Command, DelCall, Delegate, Error, Failures, Running};
 
 use crate::attachment::Identity;
-use crate::failures::Failures;
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::plan::addresses_of;

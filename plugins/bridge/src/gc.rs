@@ -6,10 +6,9 @@
 
 use std::collections::HashSet;
 
-use cni_types::{Delegate, Error, NetworkCall};
+use cni_types::{Delegate, Error, Failures, NetworkCall};
 
 use crate::attachment::{Identity, is_half_made, network_mark};
-use crate::failures::Failures;
 use crate::netlink::link::Kind;
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;

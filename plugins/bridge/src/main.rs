@@ -13,7 +13,6 @@ mod cli;
 mod config;
 mod container;
 mod del;
-mod failures;
 mod family;
 mod gateway;
 mod gc;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Result};
+use std::io::{self, ErrorKind, Result};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,7 @@ fn forget_if_dead(other: &StateDir) -> Result<()> {
     let store = Store::new(other);
     let loaded = store.load();
     if loaded.unreadable.is_empty() && loaded.records.iter().all(|record| record.is_dead()) {
-        store.remove_all()?;
+        store.remove_all().map_err(io::Error::other)?;
         remove_own(other)?;
     }
     Ok(())

@@ -479,6 +479,41 @@ fn add_sweeps_the_dead_holder_of_its_address() {
 }
 
 #[test]
+fn a_dead_holder_that_cannot_be_removed_leaves_the_others_to_be_swept() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = AliasDns(FakeHost::at(&directory));
+    let store = Store::new(&host.0.state);
+    let addresses = ["10.82.0.51", "10.82.0.52", "10.82.0.53"];
+    let prev_result = |addresses: &[&str]| {
+        let mut result = prev_result();
+        let of = |ip: &&str| json!({"address": format!("{ip}/24"), "gateway": "10.82.0.1", "interface": 2});
+        result["ips"] = addresses.iter().map(of).collect();
+        result
+    };
+    for (id, address) in ["dead-1", "dead-2", "dead-3"].into_iter().zip(addresses) {
+        call("ADD").of(id).with("prevResult", prev_result(&[address])).succeed(&host);
+    }
+    for mut record in store.load_network("tnet").records {
+        record.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+        store.write(&record).unwrap();
+    }
+    for stuck in ["dead-1", "dead-3"] {
+        let aside = host.0.state.records().join(format!("tnet/.new-{stuck}:eth0"));
+        std::fs::create_dir_all(aside.join("somebody's")).unwrap();
+    }
+    call("ADD").with("prevResult", prev_result(&addresses)).succeed(&host);
+    let mut ids: Vec<String> = store
+        .load_network("tnet")
+        .records
+        .iter()
+        .map(|record| record.key.container_id().to_owned())
+        .collect();
+    ids.sort();
+    assert_eq!(ids, [ID, "dead-1", "dead-3"]);
+    assert_eq!(host.0.served.borrow().len(), 3);
+}
+
+#[test]
 fn check_compares_record_prev_result_and_server() {
     let directory = tempfile::tempdir().unwrap();
     let mut host = AliasDns(FakeHost::at(&directory));
@@ -602,9 +637,12 @@ fn gc_keeps_the_listed_attachments_of_its_network() {
     assert_eq!(host.0.served.borrow().len(), 2);
 
     call("ADD").of("one").succeed(&host);
-    let stuck = torn.with_file_name("a:eth0");
-    std::fs::create_dir_all(stuck.join("somebody's")).unwrap();
-    call("GC").with("cni.dev/valid-attachments", json!([])).fail(&host, ErrorCode::IO_FAILURE, "a:eth0");
+    for stuck in ["a:eth0", "z:eth0"] {
+        std::fs::create_dir_all(torn.with_file_name(stuck).join("somebody's")).unwrap();
+    }
+    for stuck in ["a:eth0", "z:eth0"] {
+        call("GC").with("cni.dev/valid-attachments", json!([])).fail(&host, ErrorCode::IO_FAILURE, stuck);
+    }
     assert_eq!(Store::new(&host.0.state).load_network("tnet").records, []);
 }
 

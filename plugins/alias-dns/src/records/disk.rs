@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cni_types::Attachment;
+use cni_types::{Attachment, Error, Failures};
 
 use super::{Record, RecordKey, since_boot};
 use crate::regular_file;
@@ -175,16 +175,29 @@ impl Store {
         files.any(|path| self.key_of(&path).is_some_and(|key| matches!(self.read(&key), Ok(Some(_)))))
     }
 
-    /// Removes every record, then what [`remove_if_empty`](Self::remove_if_empty) removes.
+    /// Removes the records of `keys`, each also when another one cannot be. Tells which are gone; `failures` gets the
+    /// others.
+    pub(crate) fn remove_each(&self, keys: Vec<RecordKey>, failures: &mut Failures) -> Vec<RecordKey> {
+        let mut removed = keys;
+        removed.retain(|key| {
+            let outcome = self.remove(key);
+            failures.note(outcome.map_err(|error| cannot_remove(&self.path(key), &error))).is_some()
+        });
+        removed
+    }
+
+    /// Removes every record, each also when another one cannot be, then what [`remove_if_empty`](Self::remove_if_empty)
+    /// removes.
     ///
     /// # Errors
-    /// The operating system's, for the first file that stays.
-    pub(crate) fn remove_all(&self) -> io::Result<()> {
-        let networks = entries(&self.root).flatten();
-        networks
-            .flat_map(|network| entries(&network).flatten())
-            .try_for_each(|path| remove_if_there(&path).map(drop))?;
-        self.remove_if_empty()
+    /// Code 5, with the files that stay.
+    pub(crate) fn remove_all(&self) -> Result<(), Error> {
+        let mut failures = Failures::default();
+        for path in entries(&self.root).flatten().flat_map(|network| entries(&network).flatten()) {
+            failures.note(remove_if_there(&path).map_err(|error| cannot_remove(&path, &error)));
+        }
+        failures.into_result()?;
+        self.remove_if_empty().map_err(|error| cannot_remove(&self.root, &error))
     }
 
     /// Removes the directories, provided that there is no file left in any. Whoever calls this makes sure that no
@@ -309,6 +322,10 @@ fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
         ));
     }
     Ok(record)
+}
+
+fn cannot_remove(path: &Path, error: &io::Error) -> Error {
+    Error::io(format!("remove {}", path.display()), error)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<bool> {

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::Error;
+use cni_types::{Error, Failures};
 
 use super::failed;
 use super::guard::{remove_before_link, remove_unneeded};
 use super::subject::Subject;
 use crate::attachment::Identity;
-use crate::failures::Failures;
 use crate::names;
 use crate::netlink::Netlink;
 use crate::nft::{self, Departed, Owner, Record, Removed, Rules};

@@ -114,6 +114,27 @@ fn what_else_stands_in_the_place_of_a_record_is_none() {
 }
 
 #[test]
+fn what_cannot_be_removed_keeps_nothing_else() {
+    let (_directory, store) = store();
+    let keys = ["a", "b", "c"].map(|network| ["1", "2", "3"].map(|id| key(network, id, "eth0"))).concat();
+    for key in &keys {
+        store.write(&record(key.clone())).unwrap();
+    }
+    for stuck in [store.root().join("a/0:eth0"), store.root().join("b/4:eth0")] {
+        fs::create_dir_all(stuck.join("somebody's")).unwrap();
+    }
+    let told = store.remove_all().unwrap_err().to_string();
+    assert!(told.contains("a/0:eth0") && told.contains("b/4:eth0"), "{told}");
+    assert!(keys.iter().all(|key| !store.path(key).exists()));
+    for network in ["a", "b"] {
+        fs::remove_dir_all(store.root().join(network)).unwrap();
+    }
+    store.remove_all().unwrap();
+    assert!(!store.root().exists());
+    store.remove_all().unwrap();
+}
+
+#[test]
 fn a_file_of_somebody_else_is_passed_over_and_named() {
     let (_directory, store) = store();
     let (own, other) = (key("testnet", "c1", "eth0"), key("testnet", "c2", "eth0"));

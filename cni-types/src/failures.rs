@@ -1,14 +1,17 @@
 //! Failures of steps that do not depend on each other: cleaning up goes on, and tells all of them at the end.
 
-use cni_types::Error;
+use crate::Error;
+
+/// Failures that are told in words; of more, which have one cause as a rule, only how many there are.
+const MAX_TOLD: usize = 16;
 
 /// What has failed so far.
 #[derive(Debug, Default)]
-pub(crate) struct Failures(Vec<Error>);
+pub struct Failures(Vec<Error>);
 
 impl Failures {
     /// Keeps a failure; hands on what succeeded.
-    pub(crate) fn note<T>(&mut self, outcome: Result<T, Error>) -> Option<T> {
+    pub fn note<T>(&mut self, outcome: Result<T, Error>) -> Option<T> {
         match outcome {
             Ok(done) => Some(done),
             Err(error) => {
@@ -18,17 +21,21 @@ impl Failures {
         }
     }
 
-    /// The first failure with its code, and the words of all.
+    /// The first failure with its code, and the words of the others, too.
     ///
     /// # Errors
     /// If there is any.
-    pub(crate) fn into_result(mut self) -> Result<(), Error> {
+    pub fn into_result(mut self) -> Result<(), Error> {
         match self.0.as_slice() {
             [] => Ok(()),
             [_] => self.0.pop().map_or(Ok(()), Err),
             [first, ..] => {
-                let words: Vec<&str> = self.0.iter().map(Error::msg).collect();
-                Err(Error::new(first.code(), words.join("; ")).with_details(first.details()))
+                let words: Vec<&str> = self.0.iter().take(MAX_TOLD).map(Error::msg).collect();
+                let mut told = words.join("; ");
+                if self.0.len() > MAX_TOLD {
+                    told.push_str(&format!("; and {} more", self.0.len() - MAX_TOLD));
+                }
+                Err(Error::new(first.code(), told).with_details(first.details()))
             }
         }
     }
@@ -36,9 +43,8 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use cni_types::ErrorCode;
-
     use super::*;
+    use crate::ErrorCode;
 
     #[test]
     fn one_failure_is_told_as_it_is_and_several_together() {
@@ -54,5 +60,12 @@ mod tests {
         let error = failures.into_result().unwrap_err();
         assert_eq!((error.code(), error.msg()), (ErrorCode::TRY_AGAIN_LATER, "busy; broken"));
         assert_eq!(Failures::default().into_result(), Ok(()));
+
+        let mut failures = Failures::default();
+        for _ in 0..1000 {
+            failures.note(busy());
+        }
+        let told = failures.into_result().unwrap_err();
+        assert_eq!(told.msg(), format!("{}and 984 more", "busy; ".repeat(16)));
     }
 }
