@@ -52,10 +52,11 @@ fn print_text(status: &Status, state: &StateDir, out: &mut dyn Write) -> std::io
     for upstream in &status.upstreams {
         let health = &upstream.health;
         let avoided = if health.avoided { ", avoided" } else { "" };
+        let edns = if health.without_edns { ", without EDNS" } else { "" };
         let (asked, answered, failed) = (health.asked, health.answered, health.failed);
         writeln!(
             out,
-            "upstream   {}: {asked} asked, {answered} answered, {failed} failed{avoided}",
+            "upstream   {}: {asked} asked, {answered} answered, {failed} failed{avoided}{edns}",
             upstream.server
         )?;
     }

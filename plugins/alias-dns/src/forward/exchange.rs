@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use super::reply::{Rejected, Reply};
 use crate::poller::{Interest, Poller, Token};
-use crate::serve::edns::{Edns, PAYLOAD, opt_octets};
+use crate::serve::edns::{Edns, opt_octets};
 use crate::serve::query::HEADER_LEN;
 
 /// The longest message (its length stands in two octets before it over TCP: RFC 1035, section 4.2.2).
@@ -22,18 +22,31 @@ const MAX_MESSAGE: usize = 65_535;
 /// Octets before a message over TCP.
 const PREFIX_LEN: usize = 2;
 
+/// Where the number of additional records ends in a query over TCP; it is 0 or 1.
+const ADDITIONAL_COUNT: usize = PREFIX_LEN + 11;
+
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// The query over TCP, length first.
     framed: Vec<u8>,
     question_len: usize,
+    /// Whether the query has lost its OPT record on the way.
+    has_fallen_back: bool,
     transport: Option<Transport>,
 }
 
 #[derive(Debug)]
 enum Transport {
-    Datagram(OwnedFd),
-    Connection { socket: OwnedFd, sent: usize, received: Vec<u8> },
+    Datagram {
+        socket: OwnedFd,
+        /// Whether a query with EDNS went out by it, which an error may be about.
+        offered_edns: bool,
+    },
+    Connection {
+        socket: OwnedFd,
+        sent: usize,
+        received: Vec<u8>,
+    },
 }
 
 /// How far an exchange has come.
@@ -50,14 +63,21 @@ pub(super) enum Progress {
 }
 
 impl Exchange {
-    /// An exchange about `question` (name, type, class), not begun yet.
-    pub(super) fn new(question: &[u8], dnssec_ok: bool, checking_disabled: bool) -> Self {
-        let opt = opt_octets(Edns { payload: PAYLOAD, version: 0, dnssec_ok }, OptRcode::NOERROR);
+    /// An exchange about `question` (name, type, class), not begun yet. Without `edns` the query has no OPT record.
+    pub(super) fn new(question: &[u8], edns: Option<Edns>, checking_disabled: bool) -> Self {
         let mut framed =
-            vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 1];
+            vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 0];
         framed.extend_from_slice(question);
-        framed.extend_from_slice(&opt);
-        Self { framed, question_len: question.len(), transport: None }
+        if let Some(edns) = edns {
+            framed[ADDITIONAL_COUNT] = 1;
+            framed.extend_from_slice(&opt_octets(edns, OptRcode::NOERROR));
+        }
+        Self { framed, question_len: question.len(), has_fallen_back: false, transport: None }
+    }
+
+    /// Whether the server was asked with EDNS first and without it then.
+    pub(super) fn has_fallen_back(&self) -> bool {
+        self.has_fallen_back
     }
 
     /// Name, type, class.
@@ -76,7 +96,7 @@ impl Exchange {
         connect(socket.as_raw_fd(), &SockaddrStorage::from(server))?;
         send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
         poller.add(&socket, token, Interest::Read)?;
-        self.transport = Some(Transport::Datagram(socket));
+        self.transport = Some(Transport::Datagram { socket, offered_edns: self.has_edns() });
         Ok(())
     }
 
@@ -86,9 +106,14 @@ impl Exchange {
     }
 
     /// Sends the datagram once more, that may be lost: from the same port and with the same id, so that the answer to
-    /// an earlier one is still good. Over a connection nothing is lost.
-    pub(super) fn repeat(&self) -> Result<()> {
-        if let Some(Transport::Datagram(socket)) = &self.transport {
+    /// an earlier one is still good. Without EDNS, for there are boxes on the way that drop whatever has it. Over a
+    /// connection nothing is lost.
+    pub(super) fn repeat(&mut self) -> Result<()> {
+        if !matches!(self.transport, Some(Transport::Datagram { .. })) {
+            return Ok(());
+        }
+        self.fall_back();
+        if let Some(Transport::Datagram { socket, .. }) = &self.transport {
             send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
         }
         Ok(())
@@ -97,7 +122,9 @@ impl Exchange {
     /// Goes on after `server`'s socket has become ready.
     pub(super) fn proceed(&mut self, poller: &Poller, token: Token, server: SocketAddr) -> Progress {
         let step = match self.transport.take() {
-            Some(Transport::Datagram(socket)) => self.datagram(socket, poller, token, server),
+            Some(Transport::Datagram { socket, offered_edns }) => {
+                self.datagram(socket, offered_edns, poller, token, server)
+            }
             Some(Transport::Connection { socket, sent, received }) => {
                 self.connection(socket, sent, received, poller, token)
             }
@@ -113,11 +140,13 @@ impl Exchange {
     fn datagram(
         &mut self,
         socket: OwnedFd,
+        offered_edns: bool,
         poller: &Poller,
         token: Token,
         server: SocketAddr,
     ) -> Result<Progress> {
-        let mut buffer = [0; 4096];
+        // There are servers that send more than they were told to.
+        let mut buffer = [0; MAX_MESSAGE];
         let message = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => &buffer[..len],
             Err(Errno::EAGAIN | Errno::EINTR) => &[],
@@ -136,11 +165,11 @@ impl Exchange {
             }
             // The right answer may still come.
             Err(Rejected::Foreign) => {
-                self.transport = Some(Transport::Datagram(socket));
+                self.transport = Some(Transport::Datagram { socket, offered_edns });
                 Ok(Progress::Pending)
             }
             Err(Rejected::Malformed) => Ok(Progress::Broken),
-            Ok(reply) => Ok(self.judged(reply)),
+            Ok(reply) => Ok(self.judged(reply, offered_edns)),
         }
     }
 
@@ -178,7 +207,10 @@ impl Exchange {
             if let Some((prefix, rest)) = received.split_first_chunk::<PREFIX_LEN>()
                 && let Some(message) = rest.get(..usize::from(u16::from_be_bytes(*prefix)))
             {
-                return Ok(self.read(message).map_or(Progress::Broken, |reply| self.judged(reply)));
+                let offered_edns = self.has_edns();
+                return Ok(self
+                    .read(message)
+                    .map_or(Progress::Broken, |reply| self.judged(reply, offered_edns)));
             }
             if received.len() > PREFIX_LEN + MAX_MESSAGE {
                 return Ok(Progress::Broken);
@@ -194,14 +226,23 @@ impl Exchange {
     }
 
     /// RFC 6891, section 6.2.2: a server that answers FORMERR is asked without EDNS.
-    fn judged(&mut self, reply: Reply) -> Progress {
-        let end = PREFIX_LEN + HEADER_LEN + self.question_len;
-        if !reply.refuses_edns() || self.framed.len() == end {
+    fn judged(&mut self, reply: Reply, offered_edns: bool) -> Progress {
+        if !reply.refuses_edns() || !offered_edns {
             return Progress::Reply(reply);
         }
-        self.framed.truncate(end);
-        self.framed[PREFIX_LEN + 11] = 0;
+        self.fall_back();
         Progress::WithoutEdns
+    }
+
+    fn has_edns(&self) -> bool {
+        self.framed[ADDITIONAL_COUNT] > 0
+    }
+
+    /// Takes the OPT record out of the query.
+    fn fall_back(&mut self) {
+        self.has_fallen_back |= self.has_edns();
+        self.framed.truncate(PREFIX_LEN + HEADER_LEN + self.question_len);
+        self.framed[ADDITIONAL_COUNT] = 0;
     }
 }
 

@@ -26,7 +26,7 @@ use self::exchange::{Exchange, Progress};
 use self::reply::{Client, Reply};
 pub(crate) use self::resolv_conf::ResolvConf;
 use crate::poller::{Kind, Poller, Token};
-use crate::serve::edns::Edns;
+use crate::serve::edns::{Edns, PAYLOAD};
 use crate::serve::query::{HEADER_LEN, Query};
 use crate::tally::Tally;
 
@@ -53,6 +53,10 @@ const MAX_WAITING_OF_SOURCE: usize = 128;
 
 /// A server that was silent this short a time ago is asked last.
 const GRUDGE: Duration = Duration::from_secs(30);
+
+/// How long it is remembered of a server whether it answers what has EDNS: as long as unbound remembers it
+/// (`infra-host-ttl`).
+const EDNS_REMEMBERED: Duration = Duration::from_secs(900);
 
 /// Where a response goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,12 +104,45 @@ pub struct Health {
     pub failed: u64,
     /// Whether it is passed over while another one answers.
     pub avoided: bool,
+    /// Whether it is asked without EDNS, for with it there was no answer.
+    pub without_edns: bool,
 }
 
 #[derive(Debug, Default)]
 struct Server {
     health: Health,
     failed_last: Option<Instant>,
+    edns: Option<SeenOfEdns>,
+}
+
+/// What an answer has shown of a server.
+#[derive(Debug, Clone, Copy)]
+struct SeenOfEdns {
+    answers_it: bool,
+    at: Instant,
+}
+
+impl Server {
+    /// Whether it was silent a short time ago.
+    fn is_avoided(&self, now: Instant) -> bool {
+        self.failed_last.is_some_and(|failed| now.saturating_duration_since(failed) < GRUDGE)
+    }
+
+    /// Whether it is known to answer what has EDNS, or not to.
+    fn answers_edns(&self, now: Instant) -> Option<bool> {
+        let seen = self.edns.filter(|seen| now.saturating_duration_since(seen.at) < EDNS_REMEMBERED);
+        seen.map(|seen| seen.answers_it)
+    }
+
+    /// Takes note of what a message shows that came after the server was asked with EDNS, or first with it and then
+    /// without. One that has answered with it has only been slow once, or a datagram was lost.
+    fn note_edns(&mut self, reply: &Reply, has_fallen_back: bool, now: Instant) {
+        if reply.has_edns() {
+            self.edns = Some(SeenOfEdns { answers_it: true, at: now });
+        } else if has_fallen_back && !reply.is_failure() && self.answers_edns(now).is_none() {
+            self.edns = Some(SeenOfEdns { answers_it: false, at: now });
+        }
+    }
 }
 
 /// The forwarder.
@@ -339,23 +376,25 @@ impl Forwarder {
                 let is_asked = if is_current {
                     self.attempt(poller, slot, now)
                 } else {
-                    self.begin(poller, slot, index).is_ok()
+                    self.begin(poller, slot, index, now).is_ok()
                 };
                 if is_current && !is_asked {
                     self.give_up(poller, slot, now, deliver);
                 }
             }
-            Progress::Reply(reply) if reply.is_failure() => {
-                talk.has_failed = true;
-                flight.failure = Some(reply);
-                // It is there, so that nothing is held against it: of the next question it may know more than others.
-                self.servers.entry(server).or_default().health.failed += 1;
-                if is_current {
-                    self.next(poller, slot, now, deliver);
-                }
-            }
             Progress::Reply(reply) => {
                 let server = self.servers.entry(server).or_default();
+                server.note_edns(&reply, talk.exchange.has_fallen_back(), now);
+                if reply.is_failure() {
+                    talk.has_failed = true;
+                    flight.failure = Some(reply);
+                    // It is there, so that nothing is held against it: of the next question it may know more than others.
+                    server.health.failed += 1;
+                    if is_current {
+                        self.next(poller, slot, now, deliver);
+                    }
+                    return;
+                }
                 server.health.answered += 1;
                 server.failed_last = None;
                 let flight = self.land(slot);
@@ -388,17 +427,14 @@ impl Forwarder {
 
     /// How every server does that was ever asked.
     pub(crate) fn health(&self, now: Instant) -> Vec<(SocketAddr, Health)> {
-        let mut all: Vec<_> = self
-            .servers
-            .keys()
-            .map(|server| {
-                (
-                    *server,
-                    Health { avoided: self.avoids(*server, now), ..self.servers[server].health.clone() },
-                )
-            })
-            .collect();
-        all.sort_by_key(|(server, _)| *server);
+        let health = |server: &Server| Health {
+            avoided: server.is_avoided(now),
+            without_edns: server.answers_edns(now) == Some(false),
+            ..server.health.clone()
+        };
+        let mut all: Vec<_> =
+            self.servers.iter().map(|(address, server)| (*address, health(server))).collect();
+        all.sort_by_key(|(address, _)| *address);
         all
     }
 
@@ -426,8 +462,13 @@ impl Forwarder {
     }
 
     fn avoids(&self, server: SocketAddr, now: Instant) -> bool {
-        let failed_last = self.servers.get(&server).and_then(|server| server.failed_last);
-        failed_last.is_some_and(|failed| now.saturating_duration_since(failed) < GRUDGE)
+        self.servers.get(&server).is_some_and(|server| server.is_avoided(now))
+    }
+
+    /// What a question to `server` has of EDNS.
+    fn edns(&self, server: SocketAddr, dnssec_ok: bool, now: Instant) -> Option<Edns> {
+        let is_answered = self.servers.get(&server).and_then(|server| server.answers_edns(now));
+        (is_answered != Some(false)).then_some(Edns { payload: PAYLOAD, version: 0, dnssec_ok })
     }
 
     /// Blames the server whose turn it is, and asks the next one.
@@ -486,9 +527,9 @@ impl Forwarder {
         self.servers.entry(flight.servers[index]).or_default().health.asked += 1;
         let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
         self.deadlines.push_back((now + PATIENCE, token));
-        let asked = match flight.talks.get(index) {
+        let asked = match flight.talks.get_mut(index) {
             Some(talk) if talk.exchange.is_under_way() => talk.exchange.repeat(),
-            _ => self.begin(poller, slot, index),
+            _ => self.begin(poller, slot, index, now),
         };
         if asked.is_err()
             && let Some(talk) = self.flights[slot].talks.get_mut(index)
@@ -499,14 +540,16 @@ impl Forwarder {
     }
 
     /// Asks the server number `index` from the beginning.
-    fn begin(&mut self, poller: &Poller, slot: usize, index: usize) -> std::io::Result<()> {
+    fn begin(&mut self, poller: &Poller, slot: usize, index: usize, now: Instant) -> std::io::Result<()> {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let flight = &mut self.flights[slot];
-        while flight.talks.len() <= index {
-            let exchange = Exchange::new(&flight.question, flight.dnssec_ok, flight.checking_disabled);
-            flight.talks.push(Talk { exchange, generation: 0, has_failed: false });
+        while self.flights[slot].talks.len() <= index {
+            let flight = &self.flights[slot];
+            let edns = self.edns(flight.servers[flight.talks.len()], flight.dnssec_ok, now);
+            let exchange = Exchange::new(&flight.question, edns, flight.checking_disabled);
+            self.flights[slot].talks.push(Talk { exchange, generation: 0, has_failed: false });
         }
+        let flight = &mut self.flights[slot];
         let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
         let talk = &mut flight.talks[index];
         talk.generation = generation;

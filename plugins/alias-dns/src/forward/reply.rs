@@ -23,6 +23,7 @@ pub(crate) struct Reply {
     question_len: usize,
     ttls: Box<[usize]>,
     rcode: u8,
+    has_edns: bool,
     /// Seconds; `None` for what must not be kept.
     lifetime: Option<u32>,
 }
@@ -86,10 +87,12 @@ impl Reply {
             ttls.push(record.ttl_at);
         }
         let mut additional = 0;
+        let mut has_edns = false;
         let mut end = walk.at;
         for _ in 0..count(10) {
             let record = walk.record().ok_or(Rejected::Malformed)?;
             if record.rtype == TYPE_OPT {
+                has_edns = true;
                 if record.extended_rcode > 0 {
                     rcode = RCODE_SERVFAIL;
                 }
@@ -114,6 +117,7 @@ impl Reply {
             question_len: question.len(),
             ttls: ttls.into(),
             rcode,
+            has_edns,
             lifetime: lifetime.filter(|ttl| *ttl > 0),
         })
     }
@@ -126,8 +130,14 @@ impl Reply {
     fn error(question: &[u8], rcode: u8) -> Self {
         let mut octets = vec![0, 0, 0x80, 0x80 | rcode, 0, 1, 0, 0, 0, 0, 0, 0];
         octets.extend_from_slice(question);
-        let octets = octets.into();
-        Self { octets, question_len: question.len(), ttls: Box::default(), rcode, lifetime: None }
+        Self {
+            octets: octets.into(),
+            question_len: question.len(),
+            ttls: Box::default(),
+            rcode,
+            has_edns: false,
+            lifetime: None,
+        }
     }
 
     /// Whether another server may know better: this one failed or refused.
@@ -138,6 +148,11 @@ impl Reply {
     /// Whether the server may be one that does not know EDNS (RFC 6891, section 7).
     pub(crate) fn refuses_edns(&self) -> bool {
         matches!(self.rcode, RCODE_FORMERR | RCODE_NOTIMP)
+    }
+
+    /// Whether the server speaks EDNS: its message came with an OPT record.
+    pub(crate) fn has_edns(&self) -> bool {
+        self.has_edns
     }
 
     /// Seconds that the answer may be kept; `None` when it must not.

@@ -27,6 +27,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_server_that_takes_its_time_is_heard_all_the_same", late_answers),
     ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
+    ("a_server_that_is_silent_about_edns_is_asked_without_it", silent_about_edns),
+    ("one_slow_answer_does_not_take_edns_from_a_server_that_speaks_it", slow_with_edns),
+    ("a_datagram_longer_than_was_asked_for_is_taken_whole", long_datagrams),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
     ("a_client_that_breaks_off_while_its_answer_is_awaited_keeps_nobody_awake", broken_off_client),
@@ -363,6 +366,95 @@ fn bare_errors() {
         let (query, client) = query_at(&one, &name);
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
         asking.join().unwrap().answer == ["A 192.0.2.4"] && query[11] == 0
+    });
+}
+
+/// Where a query has its number of additional records, of which OPT is the only one.
+const ADDITIONAL: usize = 11;
+
+fn silent_about_edns() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    // On a busy machine it may be given up before it has answered.
+    eventually("the name is found without EDNS", || {
+        let name = fresh("quiet");
+        let asking = asking(&name);
+        let (mut query, mut client) = query_at(&one, &name);
+        assert_eq!(query[ADDITIONAL], 1, "with EDNS at first");
+        while query[ADDITIONAL] > 0 {
+            (query, client) = query_at(&one, &name);
+        }
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.4"]
+    });
+    // Which is remembered, so that the next question loses no time.
+    let name = fresh("next");
+    let asking = asking(&name);
+    assert_eq!(query_at(&one, &name).0[ADDITIONAL], 0);
+    drop(asking.join());
+    let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+    let upstream = status.upstreams.iter().find(|upstream| upstream.server == one.local_addr().unwrap());
+    assert!(upstream.expect("it was asked").health.without_edns);
+}
+
+fn slow_with_edns() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let with_edns = |query: &[u8]| {
+        let mut reply = reply_to(query, 0, Some([192, 0, 2, 4]));
+        reply[ADDITIONAL] = 1;
+        reply.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        reply
+    };
+    eventually("it answers with EDNS", || {
+        let name = fresh("fast");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&with_edns(&query), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.4"]
+    });
+    eventually("the answer to the query without EDNS counts", || {
+        let name = fresh("slow");
+        let asking = asking(&name);
+        query_at(&one, &name);
+        let (query, client) = query_at(&one, &name);
+        assert_eq!(query[ADDITIONAL], 0);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
+        asking.join().unwrap().answer == ["A 192.0.2.5"]
+    });
+    let name = fresh("next");
+    let asking = asking(&name);
+    assert_eq!(query_at(&one, &name).0[ADDITIONAL], 1);
+    drop(asking.join());
+}
+
+fn long_datagrams() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    // On a busy machine the answer may come too late.
+    eventually("all addresses are told", || {
+        let name = fresh("long");
+        let asking = std::thread::spawn({
+            let name = name.clone();
+            move || {
+                let mut stream = connect(GATEWAY);
+                send(&mut stream, &query(7, &name, Rtype::A, None));
+                receive(&mut stream).unwrap()
+            }
+        });
+        let (query, client) = query_at(&one, &name);
+        let mut reply = reply_to(&query, 0, None);
+        reply[6..8].copy_from_slice(&1000_u16.to_be_bytes());
+        for number in 0..1000_u16 {
+            let [high, low] = number.to_be_bytes();
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 1, high, low]);
+        }
+        one.send_to(&reply, client).unwrap();
+        let answer = asking.join().unwrap().answer;
+        answer.len() == 1000 && answer[999] == "A 10.1.3.231"
     });
 }
 
