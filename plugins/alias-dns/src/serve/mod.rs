@@ -198,7 +198,7 @@ impl Server {
             Kind::Upstream => {
                 let Self { gateways, connections, desk, .. } = self;
                 desk.forwarder.ready(poller, now, token, &mut |recipient, response| {
-                    deliver(gateways, connections, poller, now, recipient, response);
+                    deliver(gateways, connections, poller, recipient, response);
                 });
                 self.resume(poller, now);
             }
@@ -212,7 +212,7 @@ impl Server {
         let Self { gateways, connections, desk, .. } = self;
         connections.expire(now);
         desk.forwarder.expire(poller, now, &mut |recipient, response| {
-            deliver(gateways, connections, poller, now, recipient, response);
+            deliver(gateways, connections, poller, recipient, response);
         });
         self.resume(poller, now);
         if self.resting.is_some_and(|until| until <= now) {
@@ -263,7 +263,7 @@ impl Server {
         };
         let listener = &gateway.listener;
         let knows = |source| OnBridge { zones: &desk.zones, listener }.include(source);
-        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, now, knows).is_err() {
+        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, knows).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
         }
@@ -278,7 +278,7 @@ impl Server {
 
     fn connection(&mut self, poller: &Poller, token: Token, now: Instant) {
         let Self { connections, desk, .. } = self;
-        connections.ready(poller, token, now, &mut |listener, peer, connection, packet, out| {
+        connections.ready(poller, token, &mut |listener, peer, connection, packet, out| {
             desk.serve(poller, now, listener, Recipient::Connection { connection, peer }, packet, out)
         });
     }
@@ -433,7 +433,6 @@ fn deliver(
     gateways: &Slab<Gateway>,
     connections: &mut Connections,
     poller: &Poller,
-    now: Instant,
     recipient: Recipient,
     response: &[u8],
 ) {
@@ -444,7 +443,7 @@ fn deliver(
                 udp::send(gateway.sockets.udp.as_fd(), peer, response);
             }
         }
-        Recipient::Connection { connection, .. } => connections.deliver(poller, connection, now, response),
+        Recipient::Connection { connection, .. } => connections.deliver(poller, connection, response),
     }
 }
 

@@ -23,8 +23,14 @@ use crate::poller::{Interest, Kind, Poller, Token};
 use crate::tally::Tally;
 use crate::zone::Listener;
 
-/// How long a client may be silent, or not take what it asked for (RFC 7766, section 6.2.3: "a few seconds").
+/// How long a client may be without a whole query, or not take what it asked for (RFC 7766, section 6.2.3: "a few
+/// seconds"). Counted from when the last response was sent, not from when this process began to make it: on a busy
+/// machine much may lie between, and the client knows nothing of it.
 const IDLE: Duration = Duration::from_secs(5);
+
+/// How long after its time a client is looked at again that may not be cut off yet: its answer has still to come, or what
+/// it has asked to be read.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Connections of one address, and of all addresses together that nobody knows: whoever is on a bridge can take any
 /// number of those.
@@ -109,7 +115,6 @@ impl Connections {
         poller: &Poller,
         socket: BorrowedFd<'_>,
         listener: &Rc<Listener>,
-        now: Instant,
         knows: impl Fn(IpAddr) -> bool,
     ) -> std::io::Result<()> {
         for _ in 0..ACCEPTED {
@@ -137,7 +142,7 @@ impl Connections {
                 Token { kind: Kind::Connection, slot: entry.key() as u32, generation: self.generation };
             poller.add(&socket, token, Interest::Read)?;
             self.of_source.add(source);
-            let deadline = now + IDLE;
+            let deadline = Instant::now() + IDLE;
             self.deadlines.push(Reverse((deadline, token.slot, token.generation)));
             entry.insert(Connection {
                 socket,
@@ -159,21 +164,19 @@ impl Connections {
     }
 
     /// Goes on with the connection of `token`.
-    pub(crate) fn ready(&mut self, poller: &Poller, token: Token, now: Instant, respond: Respond<'_>) {
+    pub(crate) fn ready(&mut self, poller: &Poller, token: Token, respond: Respond<'_>) {
         if let Some(connection) = self.get(token)
-            && connection.proceed(poller, now, respond) == Life::Over
+            && connection.proceed(poller, respond) == Life::Over
         {
             self.close(token);
         }
     }
 
     /// Sends a response that the connection of `token` waits for, if it still does.
-    pub(crate) fn deliver(&mut self, poller: &Poller, token: Token, now: Instant, response: &[u8]) {
+    pub(crate) fn deliver(&mut self, poller: &Poller, token: Token, response: &[u8]) {
         let Some(connection) = self.get(token) else { return };
         connection.awaited = connection.awaited.saturating_sub(1);
-        connection.push(response);
-        connection.deadline = now + IDLE;
-        if connection.flush(now) == Life::Over || connection.rest(poller) == Life::Over {
+        if connection.say(response) == Life::Over || connection.rest(poller) == Life::Over {
             self.close(token);
         } else if connection.is_taking() && connection.whole_query().is_some() {
             // It was not taken while too much was awaited, and the socket will not become ready for it again.
@@ -195,11 +198,11 @@ impl Connections {
             self.deadlines.pop();
             let token = Token { kind: Kind::Connection, slot, generation };
             let Some(connection) = self.get(token) else { continue };
-            if connection.deadline <= now && connection.awaited == 0 {
+            if connection.deadline <= now && connection.awaited == 0 && !connection.has_unread() {
                 self.close(token);
             } else {
-                // The upstream servers' own time is over before this.
-                let later = connection.deadline.max(now + Duration::from_secs(1));
+                // Those who are waited for without a deadline of their own are looked at again in a while.
+                let later = if connection.deadline > now { connection.deadline } else { now + AGAIN };
                 self.deadlines.push(Reverse((later, slot, generation)));
             }
         }
@@ -226,8 +229,8 @@ impl Connections {
 }
 
 impl Connection {
-    fn proceed(&mut self, poller: &Poller, now: Instant, respond: Respond<'_>) -> Life {
-        if self.flush(now) == Life::Over || self.fill() == Life::Over {
+    fn proceed(&mut self, poller: &Poller, respond: Respond<'_>) -> Life {
+        if self.flush() == Life::Over || self.fill() == Life::Over {
             return Life::Over;
         }
         while self.is_taking() {
@@ -239,9 +242,7 @@ impl Connection {
             }
             self.excess = self.message_len().unwrap_or(len) - len;
             self.incoming.drain(..PREFIX_LEN + len);
-            self.push(&response);
-            self.deadline = now + IDLE;
-            if self.flush(now) == Life::Over {
+            if self.say(&response) == Life::Over {
                 return Life::Over;
             }
         }
@@ -259,17 +260,27 @@ impl Connection {
         self.incoming.first_chunk::<PREFIX_LEN>().map(|prefix| usize::from(u16::from_be_bytes(*prefix)))
     }
 
+    /// Whether something has come in that will be read: where this process has been stopped for long, or has much to
+    /// do, it is late and not the client.
+    fn has_unread(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        self.is_taking() && recv(self.socket.as_raw_fd(), &mut [0], flags).is_ok_and(|len| len > 0)
+    }
+
     /// Whether more queries are taken now.
     fn is_taking(&self) -> bool {
         self.outgoing.len() - self.sent < MAX_UNSENT && self.awaited < MAX_AWAITED
     }
 
-    /// Appends a message with its length before it.
-    fn push(&mut self, response: &[u8]) {
+    /// Says `response`, with its length before it; nothing if it is empty. The client's time begins anew.
+    fn say(&mut self, response: &[u8]) -> Life {
         if let (false, Ok(len)) = (response.is_empty(), u16::try_from(response.len())) {
             self.outgoing.extend_from_slice(&len.to_be_bytes());
             self.outgoing.extend_from_slice(response);
         }
+        let life = self.flush();
+        self.deadline = Instant::now() + IDLE;
+        life
     }
 
     /// Reads what fits beside what is there already: one whole query at least.
@@ -297,13 +308,13 @@ impl Connection {
     }
 
     /// Sends what the client takes.
-    fn flush(&mut self, now: Instant) -> Life {
+    fn flush(&mut self) -> Life {
         while self.sent < self.outgoing.len() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(self.socket.as_raw_fd(), &self.outgoing[self.sent..], flags) {
                 Ok(len) => {
                     self.sent += len;
-                    self.deadline = now + IDLE;
+                    self.deadline = Instant::now() + IDLE;
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Life::On,
@@ -334,5 +345,94 @@ impl Connection {
             self.interest = interest;
         }
         Life::On
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    /// A server with so many clients that have just connected.
+    fn accepted(count: usize) -> (Poller, Connections, Vec<TcpStream>) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let clients = (0..count).map(|_| TcpStream::connect(socket.local_addr().unwrap()).unwrap()).collect();
+        let (poller, mut connections) = (Poller::new().unwrap(), Connections::default());
+        let listener = Rc::new(Listener { bridge: "br0".to_owned(), gateway: [127, 0, 0, 1].into() });
+        connections.accept(&poller, socket.as_fd(), &listener, |_| true).unwrap();
+        (poller, connections, clients)
+    }
+
+    fn tokens(connections: &Connections) -> Vec<Token> {
+        connections.open.iter().map(|(_, connection)| connection.token).collect()
+    }
+
+    #[test]
+    fn the_time_of_a_client_begins_when_it_has_got_what_it_asked_for() {
+        let connected = Instant::now();
+        let (poller, mut connections, mut clients) = accepted(1);
+        let [token] = tokens(&connections)[..] else { panic!("one is open") };
+        assert!(connections.deadline().unwrap() >= connected + IDLE);
+        clients[0].write_all(&[0, 1, 7]).unwrap();
+        let mut made = None;
+        connections.ready(&poller, token, &mut |_, _, _, query, out| {
+            out.extend([query[0]; 2]);
+            made = Some(Instant::now());
+            Made::Done
+        });
+        let mut response = [0; 4];
+        clients[0].read_exact(&mut response).unwrap();
+        assert_eq!(response, [0, 2, 7, 7]);
+        assert!(connections.get(token).unwrap().deadline >= made.unwrap() + IDLE);
+        connections.deliver(&poller, token, &[8]);
+        assert!(connections.get(token).unwrap().deadline >= made.unwrap() + IDLE);
+        clients[0].read_exact(&mut response[..3]).unwrap();
+        assert_eq!(response[..3], [0, 1, 8]);
+    }
+
+    #[test]
+    fn a_client_whose_query_waits_to_be_read_is_not_cut_off_and_a_silent_one_is() {
+        let (poller, mut connections, mut clients) = accepted(3);
+        let before = tokens(&connections);
+        clients[1].write_all(&[0, 1, 7]).unwrap();
+        // One that has left has nothing to say either.
+        clients[2].shutdown(std::net::Shutdown::Write).unwrap();
+        let deadline = connections.deadline().unwrap();
+        connections.expire(deadline - Duration::from_nanos(1));
+        assert_eq!(connections.len(), 3);
+        connections.expire(deadline + IDLE);
+        assert_eq!(tokens(&connections), before[1..2]);
+        assert_eq!(clients[0].read(&mut [0]).unwrap(), 0);
+        // It gets its answer, and its time begins anew.
+        connections.ready(&poller, before[1], &mut |_, _, _, query, out| {
+            out.extend(query);
+            Made::Done
+        });
+        let mut response = [0; 3];
+        clients[1].read_exact(&mut response).unwrap();
+        assert_eq!(response, [0, 1, 7]);
+        connections.expire(deadline + IDLE * 4);
+        assert_eq!((connections.len(), connections.deadline()), (0, None));
+        assert!(connections.of_source.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_cut_off_however_much_it_says() {
+        let (poller, mut connections, mut clients) = accepted(1);
+        let [token] = tokens(&connections)[..] else { panic!("one is open") };
+        clients[0].set_nonblocking(true).unwrap();
+        // Until neither side takes any more.
+        while clients[0].write_all(&[0, 1, 7]).is_ok() {
+            connections.ready(&poller, token, &mut |_, _, _, _, out| {
+                out.resize(60_000, 0);
+                Made::Done
+            });
+        }
+        connections.expire(Instant::now() + IDLE);
+        assert_eq!(connections.len(), 0);
     }
 }
