@@ -10,6 +10,7 @@ mod cli;
 mod config;
 pub mod daemon;
 mod del;
+mod descriptors;
 pub mod domain_name;
 pub mod forward;
 mod gc;

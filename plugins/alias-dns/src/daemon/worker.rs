@@ -77,6 +77,8 @@ struct Worker {
     guard: Option<Channel>,
     supervisor_tried: Instant,
     clients: Slab<Client>,
+    /// The control socket is not looked at until then.
+    resting: Option<Instant>,
     generation: u16,
     /// The client that has got everything and whose own worker takes over.
     successor: Option<Token>,
@@ -134,6 +136,7 @@ impl Worker {
             guard,
             supervisor_tried: Instant::now(),
             clients: Slab::new(),
+            resting: None,
             generation: 0,
             successor: None,
             unconfined: String::new(),
@@ -204,6 +207,7 @@ impl Worker {
                 }
             }
             self.server.expire(&self.poller);
+            self.end_rest();
             if self.supervisor.is_none() && self.supervisor_tried.elapsed() >= SUPERVISOR_PAUSE {
                 self.start_supervisor();
             }
@@ -220,7 +224,7 @@ impl Worker {
 
     fn deadline(&self) -> Option<Instant> {
         let supervisor = self.supervisor.is_none().then(|| self.supervisor_tried + SUPERVISOR_PAUSE);
-        [self.server.deadline(), self.end(), supervisor].into_iter().flatten().min()
+        [self.server.deadline(), self.end(), supervisor, self.resting].into_iter().flatten().min()
     }
 
     /// Whether really nobody needs this server: no record, and no client that is about to bring one.

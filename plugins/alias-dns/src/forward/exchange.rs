@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 
 use super::reply::{Rejected, Reply};
+use crate::descriptors::Descriptors;
 use crate::poller::{Interest, Poller, Token};
 use crate::serve::edns::{Edns, opt_octets};
 use crate::serve::query::HEADER_LEN;
@@ -27,6 +28,7 @@ const ADDITIONAL_COUNT: usize = PREFIX_LEN + 11;
 
 #[derive(Debug)]
 pub(super) struct Exchange {
+    descriptors: Descriptors,
     /// The query over TCP, length first.
     framed: Vec<u8>,
     question_len: usize,
@@ -64,7 +66,12 @@ pub(super) enum Progress {
 
 impl Exchange {
     /// An exchange about `question` (name, type, class), not begun yet. Without `edns` the query has no OPT record.
-    pub(super) fn new(question: &[u8], edns: Option<Edns>, checking_disabled: bool) -> Self {
+    pub(super) fn new(
+        question: &[u8],
+        edns: Option<Edns>,
+        checking_disabled: bool,
+        descriptors: Descriptors,
+    ) -> Self {
         let mut framed =
             vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 0];
         framed.extend_from_slice(question);
@@ -72,7 +79,7 @@ impl Exchange {
             framed[ADDITIONAL_COUNT] = 1;
             framed.extend_from_slice(&opt_octets(edns, OptRcode::NOERROR));
         }
-        Self { framed, question_len: question.len(), has_fallen_back: false, transport: None }
+        Self { descriptors, framed, question_len: question.len(), has_fallen_back: false, transport: None }
     }
 
     /// Whether the server was asked with EDNS first and without it then.
@@ -92,7 +99,7 @@ impl Exchange {
         let mut id = [0; 2];
         getrandom::fill(&mut id).map_err(|error| Error::other(error.to_string()))?;
         self.framed[PREFIX_LEN..PREFIX_LEN + 2].copy_from_slice(&id);
-        let socket = open(server, SockType::Datagram)?;
+        let socket = self.open(server, SockType::Datagram)?;
         connect(socket.as_raw_fd(), &SockaddrStorage::from(server))?;
         send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
         poller.add(&socket, token, Interest::Read)?;
@@ -154,7 +161,7 @@ impl Exchange {
         };
         match self.read(message) {
             Err(Rejected::Truncated) => {
-                let socket = open(server, SockType::Stream)?;
+                let socket = self.open(server, SockType::Stream)?;
                 match connect(socket.as_raw_fd(), &SockaddrStorage::from(server)) {
                     Ok(()) | Err(Errno::EINPROGRESS) => {}
                     Err(errno) => return Err(errno.into()),
@@ -244,9 +251,29 @@ impl Exchange {
         self.framed.truncate(PREFIX_LEN + HEADER_LEN + self.question_len);
         self.framed[ADDITIONAL_COUNT] = 0;
     }
+
+    fn open(&self, server: SocketAddr, kind: SockType) -> Result<OwnedFd> {
+        let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let opened = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        if self.descriptors.are_enough_for(&opened) { Ok(opened) } else { Err(Errno::EMFILE.into()) }
+    }
 }
 
-fn open(server: SocketAddr, kind: SockType) -> Result<OwnedFd> {
-    let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::poller::Kind;
+
+    #[test]
+    fn the_last_descriptors_are_for_no_question() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (poller, token) = (Poller::new().unwrap(), Token::only(Kind::Upstream));
+        let begin = |descriptors| {
+            let mut exchange = Exchange::new(&[0, 0, 1, 0, 1], None, false, descriptors);
+            exchange.begin(&poller, token, server.local_addr().unwrap()).is_ok() && exchange.is_under_way()
+        };
+        assert!(begin(Descriptors::of_process()) && !begin(Descriptors::up_to(0)));
+    }
 }

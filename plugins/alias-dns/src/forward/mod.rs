@@ -25,6 +25,7 @@ use self::cache::Cache;
 use self::exchange::{Exchange, Progress};
 use self::reply::{Client, Reply};
 pub(crate) use self::resolv_conf::ResolvConf;
+use crate::descriptors::Descriptors;
 use crate::poller::{Kind, Poller, Token};
 use crate::serve::edns::{Edns, PAYLOAD};
 use crate::serve::query::{HEADER_LEN, Query};
@@ -148,6 +149,7 @@ impl Server {
 /// The forwarder.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
+    descriptors: Descriptors,
     resolv_conf: ResolvConf,
     cache: Cache,
     flights: Slab<Flight>,
@@ -263,9 +265,11 @@ impl Waiting {
 }
 
 impl Forwarder {
-    /// A forwarder that asks the servers of `resolv_conf` where a network names none.
-    pub(crate) fn new(resolv_conf: ResolvConf) -> Self {
+    /// A forwarder that asks the servers of `resolv_conf` where a network names none, and no more at once than
+    /// `descriptors` are enough for.
+    pub(crate) fn new(resolv_conf: ResolvConf, descriptors: Descriptors) -> Self {
         Self {
+            descriptors,
             resolv_conf,
             cache: Cache::default(),
             flights: Slab::new(),
@@ -546,7 +550,7 @@ impl Forwarder {
         while self.flights[slot].talks.len() <= index {
             let flight = &self.flights[slot];
             let edns = self.edns(flight.servers[flight.talks.len()], flight.dnssec_ok, now);
-            let exchange = Exchange::new(&flight.question, edns, flight.checking_disabled);
+            let exchange = Exchange::new(&flight.question, edns, flight.checking_disabled, self.descriptors);
             self.flights[slot].talks.push(Talk { exchange, generation: 0, has_failed: false });
         }
         let flight = &mut self.flights[slot];

@@ -33,6 +33,7 @@ use self::tcp::{Connections, Made};
 use self::turns::Turns;
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
+use crate::descriptors::Descriptors;
 use crate::forward::{Asked, Forwarder, Recipient, ResolvConf, Waiting};
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::zone::{Listener, Zones};
@@ -105,17 +106,18 @@ pub(crate) struct Desk {
 impl Server {
     /// A server of `zones` without sockets yet.
     pub(crate) fn new(zones: Zones, resolv_conf: ResolvConf) -> Self {
+        let descriptors = Descriptors::of_process();
         Self {
             gateways: Slab::new(),
             slots: HashMap::new(),
-            connections: Connections::default(),
+            connections: Connections::new(descriptors),
             batch: Batch::new(),
             resting: None,
             flood_deadline: None,
             generation: 0,
             desk: Desk {
                 zones,
-                forwarder: Forwarder::new(resolv_conf),
+                forwarder: Forwarder::new(resolv_conf, descriptors),
                 counters: Counters::default(),
                 strangers: Strangers::default(),
                 own: HashSet::new(),

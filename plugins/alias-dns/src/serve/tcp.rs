@@ -19,6 +19,7 @@ use nix::sys::socket::{
 use slab::Slab;
 
 use super::udp::internet;
+use crate::descriptors::Descriptors;
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::tally::Tally;
 use crate::zone::Listener;
@@ -58,8 +59,9 @@ const PREFIX_LEN: usize = 2;
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// All connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connections {
+    descriptors: Descriptors,
     open: Slab<Connection>,
     of_source: Tally<IpAddr>,
     deadlines: BinaryHeap<Reverse<(Instant, u32, u16)>>,
@@ -106,6 +108,18 @@ enum Life {
 }
 
 impl Connections {
+    /// None yet, and never more than `descriptors` are enough for.
+    pub(crate) fn new(descriptors: Descriptors) -> Self {
+        Self {
+            descriptors,
+            open: Slab::new(),
+            of_source: Tally::default(),
+            deadlines: BinaryHeap::new(),
+            resumed: Vec::new(),
+            generation: 0,
+        }
+    }
+
     /// Takes what waits at `socket`, which `listener` stands for; `knows` tells whether an address is anybody's.
     ///
     /// # Errors
@@ -132,7 +146,9 @@ impl Connections {
             let peer: Option<SockaddrStorage> = getpeername(socket.as_raw_fd()).ok();
             let Some(peer) = peer.as_ref().and_then(internet) else { continue };
             let source = if knows(peer.ip()) { peer.ip() } else { STRANGER };
-            if self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS {
+            let is_one_too_many =
+                self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS;
+            if is_one_too_many || !self.descriptors.are_enough_for(&socket) {
                 continue;
             }
             let _ = setsockopt(&socket, TcpNoDelay, &true);
@@ -358,10 +374,14 @@ mod tests {
 
     /// A server with so many clients that have just connected.
     fn accepted(count: usize) -> (Poller, Connections, Vec<TcpStream>) {
+        accepted_by(count, Descriptors::of_process())
+    }
+
+    fn accepted_by(count: usize, descriptors: Descriptors) -> (Poller, Connections, Vec<TcpStream>) {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let clients = (0..count).map(|_| TcpStream::connect(socket.local_addr().unwrap()).unwrap()).collect();
-        let (poller, mut connections) = (Poller::new().unwrap(), Connections::default());
+        let (poller, mut connections) = (Poller::new().unwrap(), Connections::new(descriptors));
         let listener = Rc::new(Listener { bridge: "br0".to_owned(), gateway: [127, 0, 0, 1].into() });
         connections.accept(&poller, socket.as_fd(), &listener, |_| true).unwrap();
         (poller, connections, clients)
@@ -418,6 +438,13 @@ mod tests {
         connections.expire(deadline + IDLE * 4);
         assert_eq!((connections.len(), connections.deadline()), (0, None));
         assert!(connections.of_source.is_empty());
+    }
+
+    #[test]
+    fn the_last_descriptors_are_for_nobody_from_the_network() {
+        let (_, connections, mut clients) = accepted_by(2, Descriptors::up_to(0));
+        assert_eq!((connections.len(), connections.deadline()), (0, None));
+        assert_eq!(clients[0].read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! How the server comes, stays and goes.
 
 use std::io::{ErrorKind, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -14,6 +15,7 @@ use alias_dns::records::{NetnsRef, Record, RecordKey};
 use alias_dns::state_dir::StateDir;
 use domain::base::iana::Rtype;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
 use crate::Test;
@@ -49,6 +51,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("thousands_of_networks_are_told_of_brought_back_handed_over_and_closed", thousands_of_networks),
     ("where_the_kernel_watches_no_more_names_are_served_all_the_same", without_inotify),
     ("a_server_that_hangs_hangs_nobody", hanging_server),
+    (
+        "more_clients_than_it_has_descriptors_for_keep_a_server_neither_awake_nor_from_its_work",
+        too_many_clients,
+    ),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
     ("a_newer_build_takes_over_without_a_lost_query", upgrade),
@@ -468,6 +474,42 @@ fn hanging_server() {
     assert_eq!(cni_types::Error::from(error).code(), cni_types::ErrorCode::TRY_AGAIN_LATER);
     signal("serve", Signal::SIGCONT);
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
+}
+
+fn too_many_clients() {
+    host();
+    let image = std::env::current_exe().unwrap();
+    // The server that it starts may have as few.
+    run(&format!("prlimit --nofile=40:40 {} --put c1 172.20.0.2 centos-1", image.display()));
+    let [server] = processes("serve")[..] else { panic!("one server") };
+    let descriptors = || std::fs::read_dir(format!("/proc/{server}/fd")).unwrap().count();
+    let control = UnixAddr::new(&state().path().join("control")).unwrap();
+    let clients: Vec<OwnedFd> = (0..60)
+        .map(|_| {
+            let client =
+                socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            connect(client.as_raw_fd(), &control).unwrap();
+            client
+        })
+        .collect();
+    eventually("it has no more descriptors", || descriptors() == 40);
+    let before = processor_time(server);
+    std::thread::sleep(Duration::from_secs(1));
+    let taken = processor_time(server) - before;
+    assert!(taken < 20, "{taken} of 100 ticks");
+    assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
+    drop(clients);
+    put("c2", "172.20.0.3", "centos-2");
+    assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
+    assert_eq!(processes("serve"), [server]);
+}
+
+/// What `process` has taken of the processors so far, in ticks (proc_pid_stat(5)).
+fn processor_time(process: Pid) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // Behind the name, which may have spaces in it.
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
 fn rights() {

@@ -19,6 +19,9 @@ use crate::serve::listen::Sockets;
 /// Listeners in one message at most: as many as fit.
 const MAX_CLOSED: usize = 256;
 
+/// How long no client is taken after descriptors or memory have run out.
+const RECOVERY: Duration = Duration::from_millis(100);
+
 /// How long a successor may take for a part of what it is handed over.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -44,12 +47,30 @@ impl Client {
 
 impl Worker {
     pub(super) fn accept(&mut self) -> Life {
-        if self.successor.is_none()
-            && let Ok(Some(socket)) = Seqpacket::accept(self.control.as_fd())
-        {
-            self.welcome(socket);
+        if self.successor.is_some() {
+            return Life::On;
+        }
+        match Seqpacket::accept(self.control.as_fd()) {
+            Ok(Some(socket)) => self.welcome(socket),
+            Ok(None) => {}
+            // Whoever waits would else wake this worker again and again.
+            Err(error) => {
+                log::warn!("take a client: {error}");
+                self.resting = Some(Instant::now() + RECOVERY);
+                self.look_for_clients_or_warn(Interest::Nothing);
+            }
         }
         Life::On
+    }
+
+    /// Looks for clients again where it was not looked for them because descriptors or memory had run out.
+    pub(super) fn end_rest(&mut self) {
+        if self.resting.is_some_and(|until| until <= Instant::now()) {
+            self.resting = None;
+            if self.successor.is_none() {
+                self.look_for_clients_or_warn(Interest::Read);
+            }
+        }
     }
 
     pub(super) fn welcome(&mut self, socket: Seqpacket) {
@@ -91,9 +112,7 @@ impl Worker {
             if self.successor == Some(token) {
                 // It did not come to that.
                 self.successor = None;
-                if let Err(error) = self.look_for_clients(Interest::Read) {
-                    log::warn!("look for clients again: {error}");
-                }
+                self.look_for_clients_or_warn(Interest::Read);
             }
             return Life::On;
         };
@@ -195,6 +214,12 @@ impl Worker {
                 Told::Done
             }
             Err(error) => Told::Failed(error.to_string()),
+        }
+    }
+
+    fn look_for_clients_or_warn(&self, interest: Interest) {
+        if let Err(error) = self.look_for_clients(interest) {
+            log::warn!("look for clients: {error}");
         }
     }
 

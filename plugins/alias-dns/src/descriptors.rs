@@ -1,0 +1,50 @@
+//! [`Descriptors`]: of those that this process may have open, the last ones are kept for whoever brings a record.
+//!
+//! What comes from the network takes descriptors, too: connections, and questions to other servers. Where a process may
+//! have few of them, a container could else use up all, and no other one could be attached any more.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+/// Descriptors that are kept; where there are few, a quarter of them.
+const KEPT: RawFd = 64;
+
+/// How far the network may go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descriptors {
+    /// The first number that is kept.
+    kept_from: RawFd,
+}
+
+impl Descriptors {
+    /// Those of this process, as many as it may have now.
+    pub(crate) fn of_process() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().and_then(|(now, _)| now.try_into().ok());
+        Self::up_to(limit.unwrap_or(RawFd::MAX))
+    }
+
+    /// Those of a process that may have `limit` of them.
+    pub(crate) fn up_to(limit: RawFd) -> Self {
+        Self { kept_from: limit - KEPT.min(limit / 4) }
+    }
+
+    /// Whether `fd`, which has just been made, may be the network's. The kernel gives the lowest number that is free
+    /// (open(2)), so that no lower one was.
+    pub(crate) fn are_enough_for(self, fd: &impl AsRawFd) -> bool {
+        fd.as_raw_fd() < self.kept_from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_kept_and_of_few_a_quarter() {
+        let first_kept = |limit| Descriptors::up_to(limit).kept_from;
+        assert_eq!([20, 256, 257, 1024, 16_384].map(first_kept), [15, 192, 193, 960, 16_320]);
+        assert!(Descriptors::of_process().are_enough_for(&0));
+        assert!(!Descriptors::up_to(20).are_enough_for(&15) && Descriptors::up_to(20).are_enough_for(&14));
+    }
+}
