@@ -536,6 +536,12 @@ fn verify_names_each_thing_that_was_broken_and_repair_mends_it() {
             "chain inet cni-bridge subnets lacks the rule that leads to masquerade-testnet-172.20.0.0/16",
         ),
         (
+            "flush chain inet cni-bridge masquerade-testnet-172.20.0.0/16; \
+             add rule inet cni-bridge masquerade-testnet-172.20.0.0/16 ip daddr 172.20.0.0/16 return; \
+             add rule inet cni-bridge masquerade-testnet-172.20.0.0/16 masquerade random",
+            "chain inet cni-bridge masquerade-testnet-172.20.0.0/16 has other rules",
+        ),
+        (
             "flush set inet cni-bridge masquerade4",
             "set inet cni-bridge masquerade4 lacks the element of testnet/c2/eth0",
         ),
