@@ -1,7 +1,7 @@
 //! Masquerade by the iptables programs as a person sees it: `bridge show` tells of it, `repair` brings it back and
 //! `prune` takes away what is left of the dead, whichever iptables the host has.
 
-use integration_tests::{Container, Output, PluginCall, Suite, World};
+use integration_tests::{Container, Output, PluginCall, Running, Suite, World};
 use serde_json::{Value, json};
 
 /// Where the programs are called as the plugin calls them.
@@ -46,11 +46,15 @@ impl Story {
     }
 
     fn bridge(&self, arguments: &[&str]) -> Output {
+        self.start(arguments).wait()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Running {
         let program = Suite::Ours.binary("bridge").display().to_string();
         let command =
             self.world.host().command(std::iter::once(program.as_str()).chain(arguments.iter().copied()));
         let command = command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path);
-        command.env("PATH", PROGRAMS).run()
+        command.env("PATH", PROGRAMS).start()
     }
 
     fn masquerade_of(&self, index: usize) -> Value {
@@ -153,6 +157,59 @@ fn a_chain_that_goes_meanwhile_is_brought_back_with_its_rules() {
         story.world.host().run(&format!("{PROGRAMS}/iptables -t nat -F POSTROUTING")).success();
         story.world.write_program(&restore, "#!/bin/sh\necho no such luck >&2; exit 2\n");
         assert!(story.bridge(&["repair", "net"]).failure().stderr.contains("no such luck"), "{kind}");
+    }
+}
+
+/// As the ADD of another interface of the container, whose rules stand in the same chain.
+#[test]
+fn a_chain_that_comes_meanwhile_keeps_the_rules_that_are_in_it() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let container = &story.containers[0];
+        let rule = story.ours().into_iter().find(|rule| rule.contains("\\\"one\\\"")).unwrap();
+        let chain = rule.split(' ').find(|word| word.starts_with("CNI-")).unwrap();
+        story.call("DEL", container, &config()).run().success();
+        let real = format!("/usr/sbin/xtables-{kind}-multi");
+        let restore = format!("{PROGRAMS}/iptables-restore");
+        story.world.host().run(&format!("rm {restore}")).success();
+        let program = format!(
+            "#!/bin/sh
+            if /bin/mkdir /run/came-between 2>/dev/null; then
+                {real} iptables -t nat -N {chain} || exit 9
+                {real} iptables -t nat -A {chain} -d 192.0.2.0/24 -j ACCEPT || exit 9
+            fi
+            exec {real} iptables-restore \"$@\"
+            "
+        );
+        story.world.write_program(&restore, &program);
+        story.call("ADD", container, &config()).run().success();
+        let kept = format!("-A {chain} -d 192.0.2.0/24 -j ACCEPT");
+        let listed = story.ours();
+        assert!(listed.contains(&kept), "{kind}: {listed:#?}");
+        assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}");
+        for container in &story.containers {
+            story.call("DEL", container, &config()).run().success();
+        }
+        assert_eq!(story.ours(), [""; 0], "{kind}");
+    }
+}
+
+#[test]
+fn repairs_side_by_side_write_each_rule_once() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        for program in ["iptables", "ip6tables"] {
+            story.world.host().run(&format!("{PROGRAMS}/{program} -t nat -F POSTROUTING")).success();
+        }
+        let repairs: Vec<_> = (0..6).map(|_| story.start(&["repair", "net"])).collect();
+        for repair in repairs {
+            repair.wait().success();
+        }
+        let (mut once, mut after) = (before, story.ours());
+        once.sort();
+        after.sort();
+        assert_eq!(after, once, "{kind}");
     }
 }
 

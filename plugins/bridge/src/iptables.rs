@@ -101,7 +101,8 @@ fn addition(present: &[String], wished: &[(String, Vec<String>)]) -> (String, Ve
     let mut written = HashSet::new();
     for (chain, rules) in wished {
         if !present.contains(&format!("-N {chain}")) && declared.insert(chain) {
-            line(&mut script, format_args!(":{chain} - [0:0]"));
+            // Fails where somebody else has made it meanwhile: his rules in it would be gone with `:{chain}`.
+            line(&mut script, format_args!("-N {chain}"));
         }
         // Two interfaces of a container share the chain.
         for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {

@@ -12,7 +12,6 @@ use crate::config::Settings;
 use crate::iptables;
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
-use crate::netns::Netns;
 use crate::nft::{Attached, ForeignDrop, Installed, Rules};
 use crate::survey;
 use crate::undo::Undo;
@@ -188,9 +187,6 @@ impl Subject {
         if others.is_empty() {
             return Ok(false);
         }
-        // What two calls both add stands there twice.
-        let home = Netns::own()?;
-        let _alone = home.exclude()?;
         repair_iptables(host, others.iter().chain([self]))?;
         Ok(true)
     }

@@ -13,10 +13,11 @@ use crate::config::Settings;
 use crate::iptables::{self, Jumps};
 use crate::netlink::link::{Link, PortSetup};
 use crate::netlink::{Failure, Netlink};
+use crate::netns::Netns;
 use crate::nft::{Attached, Rules};
 use crate::survey::Found;
 use crate::veth;
-use crate::xtables;
+use crate::xtables::{self, Traffic};
 
 /// Mends the rules of attachments, those in nf_tables in one transaction; says what was wrong.
 pub(crate) fn repair(
@@ -30,8 +31,12 @@ pub(crate) fn repair(
     }
     forget_unwished(subjects)?;
     let mut wrong = rules.repair(&attached).map_err(failed)?;
-    for subject in subjects.iter().filter(|subject| subject.policy.accept_forward) {
-        wrong.extend(xtables::accept(subject.traffic())?);
+    let accepting = subjects.iter().filter(|subject| subject.policy.accept_forward);
+    let mut traffics: Vec<Traffic<'_>> = accepting.map(Subject::traffic).collect();
+    // Those of a network stand together.
+    traffics.dedup_by_key(|traffic| (traffic.network, traffic.link));
+    for traffic in traffics {
+        wrong.extend(xtables::accept(traffic)?);
     }
     wrong.extend(repair_iptables(host, subjects)?);
     let identities: Vec<Identity> = subjects.iter().map(|subject| subject.identity.clone()).collect();
@@ -45,6 +50,12 @@ pub(super) fn repair_iptables<'a>(
     subjects: impl IntoIterator<Item = &'a Subject>,
 ) -> Result<Vec<String>, Error> {
     let subjects: Vec<&Subject> = subjects.into_iter().filter(|subject| subject.by_iptables).collect();
+    if subjects.is_empty() {
+        return Ok(Vec::new());
+    }
+    // What two calls both add stands there twice.
+    let home = Netns::own()?;
+    let _alone = home.exclude()?;
     let rules: Vec<(Jumps<'_>, &[IpNetwork])> =
         subjects.iter().map(|subject| (subject.identity.jumps(), subject.addresses.as_slice())).collect();
     let wrong = iptables::repair(&rules)?;
