@@ -473,6 +473,71 @@ fn a_failed_add_takes_its_rules_back() {
 }
 
 #[test]
+fn the_rules_change_with_the_policy() {
+    let legacy = Firewall {
+        name: "legacy iptables",
+        commands: &["iptables-legacy -P FORWARD DROP", "ip6tables-legacy -A FORWARD -j REJECT"],
+        chains: &[],
+    };
+    let mut firewalls = FIREWALLS.to_vec();
+    if has_legacy_tables() {
+        firewalls.push(&legacy);
+    }
+    let policies = ["", "same-bridge", "isolated"];
+    for firewall in firewalls {
+        let story = Story::new(&[firewall]);
+        let host = story.world.host();
+        let rules = || {
+            let legacy = match firewall.name {
+                "legacy iptables" => ["iptables-legacy -S", "ip6tables-legacy -S"]
+                    .map(|command| host.run(command).success().to_owned())
+                    .concat(),
+                _ => String::new(),
+            };
+            let rules = story.foreign() + &legacy;
+            let mut own: Vec<String> =
+                rules.lines().filter(|line| line.contains("cni-bridge")).map(str::to_owned).collect();
+            own.sort();
+            own
+        };
+        let one = story.world.container("one");
+        let wished = policies.map(|policy| {
+            let network = story.accepting(policy);
+            network.attach(&one);
+            let wished = rules();
+            network.detach(&one);
+            wished
+        });
+        let two = story.world.container("two");
+        for (from, before) in policies.into_iter().zip(&wished) {
+            for (to, after) in policies.into_iter().zip(&wished).filter(|(to, _)| *to != from) {
+                let why = format!("{}: \"{from}\" becomes \"{to}\"", firewall.name);
+                let (old, new) = (story.accepting(from), story.accepting(to));
+                old.attach(&one);
+                assert_eq!(&rules(), before, "{why}");
+                new.check(&Attachment::of(&one)).unwrap_err();
+                new.attach(&two);
+                assert_eq!(&rules(), after, "{why}");
+                new.check(&Attachment::of(&one)).unwrap();
+
+                let failure = old.check(&Attachment::of(&two)).unwrap_err();
+                assert!(failure.msg.contains("of another ingressPolicy"), "{why}: {failure}");
+                let conf = list("net", 1, json!({ "acceptForward": true, "ingressPolicy": from }));
+                story.world.write("/run/net.d/net.conflist", conf.to_string());
+                let told = story.bridge(&["repair", "net"]).success().to_owned();
+                assert!(told.contains("of another ingressPolicy"), "{why}: {told}");
+                assert_eq!(story.bridge(&["repair", "net"]).success(), "", "{why}");
+                assert_eq!(&rules(), before, "{why}");
+                for container in [&one, &two] {
+                    old.detach(container);
+                }
+                assert_eq!(rules(), [""; 0], "{why}");
+            }
+        }
+    }
+}
+
+#[test]
 fn parallel_first_attachments_write_the_rules_once() {
     let story = Story::new(&[&DOCKER, &NFTABLES]);
     let network = story.accepting("");
@@ -578,6 +643,107 @@ fn what_the_key_has_let_through_is_no_obstacle() {
             assert!(!shown.contains("dropped by"), "{} {policy}: {shown}", firewall.name);
         }
     }
+}
+
+const LEGACY: [&str; 2] = ["iptables-legacy", "ip6tables-legacy"];
+
+#[test]
+fn those_who_come_and_go_at_once_write_the_rules_in_legacy_iptables_once() {
+    const ROUNDS: usize = 6;
+    if !has_legacy_tables() {
+        return;
+    }
+    let story = Story::new(&[]);
+    let host = story.world.host();
+    for program in LEGACY {
+        host.run(&format!("{program} -P FORWARD DROP")).success();
+    }
+    let legacy = || LEGACY.map(|program| host.run(&format!("{program} -S")).success().to_owned());
+    let before = legacy();
+    let network = story.accepting("");
+    let containers: Vec<Container> =
+        (0..12).map(|index| story.world.container(&format!("c{index}"))).collect();
+    let (some, others) = containers.split_at(6);
+    let start = |verb: &'static str, containers: &[Container]| -> Vec<integration_tests::Running> {
+        let call = |container| network.plugin_call(verb, 0, Some(&Attachment::of(container)), None).start();
+        containers.iter().map(call).collect()
+    };
+    let wait = |calls: Vec<integration_tests::Running>| {
+        for call in calls {
+            call.wait().success();
+        }
+    };
+    wait(start("ADD", some));
+    let (mut here, mut away) = (some, others);
+    for round in 0..ROUNDS {
+        for listed in legacy() {
+            let count = listed.matches("cni-bridge accept-forward-net").count();
+            assert_eq!(count, 2, "each once, and none is missing, in round {round}: {listed}");
+        }
+        check(&here[0], &BEHIND, true, "round by round");
+        let calls = [start("DEL", here), start("ADD", away)];
+        calls.into_iter().for_each(wait);
+        (here, away) = (away, here);
+    }
+    wait(start("DEL", here));
+    assert_eq!(legacy(), before);
+}
+
+/// As somebody else's change that comes between what a call has read and what it writes.
+#[test]
+fn a_forward_chain_of_legacy_iptables_that_changes_meanwhile_is_looked_at_again() {
+    const PROGRAMS: &str = "/run/iptables";
+    const REAL: &str = "/usr/sbin/xtables-legacy-multi iptables";
+    if !has_legacy_tables() {
+        return;
+    }
+    let story = Story::new(&[]);
+    let host = story.world.host();
+    host.run(&format!("mkdir {PROGRAMS}")).success();
+    for program in LEGACY {
+        let real = program.replace("-legacy", "");
+        let list = format!("#!/bin/sh\nexec /usr/sbin/xtables-legacy-multi {real} \"$@\"\n");
+        story.world.write_program(&format!("{PROGRAMS}/{program}"), &list);
+    }
+    let meanwhile = |command: &str| {
+        let program = format!(
+            "#!/bin/sh
+            if /bin/mkdir /run/came-between 2>/dev/null; then
+                {command} || exit 9
+            fi
+            exec {REAL}-restore \"$@\"
+            "
+        );
+        story.world.write_program(&format!("{PROGRAMS}/iptables-legacy-restore"), &program);
+    };
+    let rules = || {
+        let listed = host.run(&format!("{REAL} -S FORWARD")).success().to_owned();
+        listed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for rule in ["-s 192.0.2.0/24 -j DROP", "-j REJECT"] {
+        host.run(&format!("{REAL} -A FORWARD {rule}")).success();
+    }
+    let network = story.accepting("");
+    let one = story.world.container("one");
+    let call = |verb| {
+        let call = network.plugin_call(verb, 0, Some(&Attachment::of(&one)), None).env("PATH", PROGRAMS);
+        call.run().success().to_owned()
+    };
+
+    // There is no second place any more.
+    meanwhile(&format!("{REAL} -F FORWARD && {REAL} -P FORWARD DROP"));
+    call("ADD");
+    let own =
+        |link| format!("-A FORWARD {link} -m comment --comment \"cni-bridge accept-forward-net\" -j ACCEPT");
+    assert_eq!(rules(), ["-P FORWARD DROP".to_owned(), own("-o br-1"), own("-i br-1")]);
+
+    // Nor is there a first rule.
+    host.run("rmdir /run/came-between").success();
+    host.run(&format!("{REAL} -A FORWARD -p udp -j ACCEPT")).success();
+    meanwhile(&format!("{REAL} -D FORWARD 1"));
+    call("DEL");
+    host.run("rmdir /run/came-between").success();
+    assert_eq!(rules(), ["-P FORWARD DROP", "-A FORWARD -p udp -j ACCEPT"]);
 }
 
 /// The tables of iptables from before nf_tables, which nf_tables does not show.

@@ -1,6 +1,6 @@
 //! What the host tracks of a container's flows, when the address changes hands.
 
-use integration_tests::{Attachment, Container, Network, Outside, Running, Space, World, wait_until};
+use integration_tests::{Attachment, Container, Network, Outside, Running, Space, Suite, World, wait_until};
 use serde_json::{Value, json};
 
 /// The first kernel that searches its flows by address when it is to forget some.
@@ -123,6 +123,20 @@ fn nor_where_only_gc_comes_and_the_namespace_is_gone() {
             world.host().run("ip -br link show master br-1").success().is_empty().then_some(())
         });
         network.plugin_call("GC", 0, None, None).config(&collecting(network)).run().success();
+    });
+}
+
+#[test]
+fn nor_where_prune_came_before_its_del_and_the_namespace_is_gone() {
+    changes_hands("1.1.0", |world, network, first, of_first| {
+        world.host().run("nft delete table ip published").success();
+        world.remove_netns("first");
+        wait_until("the pair is gone", || {
+            world.host().run("ip -br link show master br-1").success().is_empty().then_some(())
+        });
+        let program = Suite::Ours.binary("bridge").display().to_string();
+        world.host().run(&format!("{program} prune")).success();
+        network.detach_as(first, of_first);
     });
 }
 

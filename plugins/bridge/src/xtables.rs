@@ -4,13 +4,14 @@
 //!
 //! The same rules in the same places as [`crate::nft`] writes into its chains, found again by the same comment.
 
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use cni_types::Error;
 use nft_netlink::{End, Fate};
 
 use crate::family::Family;
 use crate::iptables::{Tool, comment_of, quoted};
+use crate::netns::Netns;
 use crate::nft::{self, IngressPolicy};
 
 mod tables;
@@ -31,75 +32,83 @@ pub(crate) struct Traffic<'a> {
     pub(crate) ingress: IngressPolicy,
 }
 
-/// Brings in the rules where the chain drops; says which were missing.
+/// Brings in the rules where the chain drops, once the record of an attachment of that network is there; says which were
+/// missing. Rules of the network for another policy go.
 ///
 /// # Errors
 /// Code 7 when the programs are missing, 11 when the rules are locked for too long, 999 when they fail.
 pub(crate) fn accept(traffic: Traffic<'_>) -> Result<Vec<String>, Error> {
+    let tools = tools()?;
+    if tools.is_empty() {
+        return Ok(Vec::new());
+    }
+    // What two calls both add stands there twice; and one that removes may have looked for the record already.
+    let home = Netns::own()?;
+    let _alone = home.exclude()?;
     let mut words = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let Some(tool) = tool(family)? else { continue };
-        let missing = missing(&tool.list()?, traffic);
-        let script: String = missing.iter().fold(String::new(), |mut script, Missing { chain, at, body }| {
-            // Writing to a string cannot fail.
-            let _ = match at {
-                Some(position) => writeln!(script, "-I {chain} {position} {body}"),
-                None => writeln!(script, "-A {chain} {body}"),
-            };
-            script
-        });
-        tool.apply(&script)?;
-        words.extend(missing.iter().map(Missing::words));
+    for tool in tools {
+        words.extend(tool.change(tool.list()?, |present| {
+            let changes = changes(present, traffic);
+            let script = changes.iter().map(Change::script).collect();
+            (script, changes.iter().map(Change::words).collect::<Vec<_>>())
+        })?);
     }
     Ok(words)
 }
 
-/// Each of the rules that is missing, in words.
+/// Each of the rules that is missing, and each that is there for another policy, in words.
 ///
 /// # Errors
 /// As [`accept`].
 pub(crate) fn differences(traffic: Traffic<'_>) -> Result<Vec<String>, Error> {
     let mut words = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        if let Some(tool) = tool(family)? {
-            words.extend(missing(&tool.list()?, traffic).iter().map(Missing::words));
-        }
+    for tool in tools()? {
+        words.extend(changes(&tool.list()?, traffic).iter().map(Change::words));
     }
     Ok(words)
 }
 
-/// Whether there is a rule with a comment that `is_sought`. Starts no program.
+/// Removes the rules with a comment that `is_meant`, but not those with one that `needed` tells. It looks while nobody
+/// else writes or removes any; who is about to write some has left his record before. Nothing is started where there are
+/// none to be removed.
 ///
 /// # Errors
-/// Code 999 when a table cannot be read.
-pub(crate) fn has(is_sought: impl Fn(&str) -> bool) -> Result<bool, Error> {
-    Ok(comments(TABLE)?.iter().any(|comment| is_sought(comment)))
-}
-
-/// Removes the rules of every network that `is_gone`, by the comment of its rules.
-///
-/// # Errors
-/// As [`accept`] and [`has`].
-pub(crate) fn remove(is_gone: impl Fn(&str) -> bool) -> Result<(), Error> {
-    if !has(&is_gone)? {
+/// As [`accept`], what `needed` says, and code 999 when a table cannot be read.
+pub(crate) fn remove(
+    is_meant: impl Fn(&str) -> bool,
+    needed: impl FnOnce() -> Result<BTreeSet<String>, Error>,
+) -> Result<(), Error> {
+    if !has(&is_meant)? {
         return Ok(());
     }
-    for family in [Family::V4, Family::V6] {
-        let Some(tool) = tool(family)? else { continue };
-        let present = tool.list()?;
-        let gone = present.iter().filter_map(|rule| {
-            let body = rule.strip_prefix("-A ")?;
-            comment_of(rule).is_some_and(|comment| is_gone(&comment)).then_some(body)
-        });
-        let script: String = gone.map(|body| format!("-D {body}\n")).collect();
-        tool.apply(&script)?;
+    let home = Netns::own()?;
+    let _alone = home.exclude()?;
+    let needed = needed()?;
+    let is_gone = |comment: &str| is_meant(comment) && !needed.contains(comment);
+    if !has(is_gone)? {
+        return Ok(());
+    }
+    for tool in tools()? {
+        tool.change(tool.list()?, |present| {
+            let gone = present.iter().filter_map(|rule| {
+                let body = rule.strip_prefix("-A ")?;
+                comment_of(rule).is_some_and(|comment| is_gone(&comment)).then_some(body)
+            });
+            (gone.map(|body| format!("-D {body}\n")).collect(), ())
+        })?;
     }
     Ok(())
 }
 
-/// The programs, where the table is in use.
-fn tool(family: Family) -> Result<Option<Tool>, Error> {
-    in_use(family, TABLE).then(|| Tool::legacy(family, TABLE)).transpose()
+/// Whether there is a rule with a comment that `is_sought`.
+fn has(is_sought: impl Fn(&str) -> bool) -> Result<bool, Error> {
+    Ok(comments(TABLE)?.iter().any(|comment| is_sought(comment)))
+}
+
+/// The programs of the families whose table is in use.
+fn tools() -> Result<Vec<Tool>, Error> {
+    let in_use = [Family::V4, Family::V6].into_iter().filter(|family| in_use(*family, TABLE));
+    in_use.map(|family| Tool::legacy(family, TABLE)).collect()
 }
 
 /// Whether a table is in use in this network namespace.
@@ -112,22 +121,45 @@ fn in_use(family: Family, table: &str) -> bool {
     std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
-/// A rule that is not there.
+/// What the rules of a network lack, or have beyond what its policy is by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Missing {
-    chain: &'static str,
-    /// Where in the chain, from 1; `None` at its end.
-    at: Option<u64>,
-    body: String,
+enum Change {
+    Add {
+        chain: &'static str,
+        /// Where in the chain, from 1; `None` at its end.
+        at: Option<u64>,
+        body: String,
+    },
+    Remove {
+        chain: &'static str,
+        body: String,
+    },
 }
 
-impl Missing {
+impl Change {
+    /// As a line for `iptables-restore`.
+    fn script(&self) -> String {
+        match self {
+            Self::Add { chain, at: Some(position), body } => format!("-I {chain} {position} {body}\n"),
+            Self::Add { chain, at: None, body } => format!("-A {chain} {body}\n"),
+            Self::Remove { chain, body } => format!("-D {chain} {body}\n"),
+        }
+    }
+
     fn words(&self) -> String {
-        format!("iptables rule is missing in table {TABLE}: -A {} {}", self.chain, self.body)
+        match self {
+            Self::Add { chain, body, .. } => {
+                format!("iptables rule is missing in table {TABLE}: -A {chain} {body}")
+            }
+            Self::Remove { chain, body } => {
+                format!("iptables rule of another ingressPolicy is in table {TABLE}: -A {chain} {body}")
+            }
+        }
     }
 }
 
-fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
+/// First what is to come in, as long as the places are those that were seen.
+fn changes(present: &[String], traffic: Traffic<'_>) -> Vec<Change> {
     let forward = undecided(present, FORWARD);
     let drops = match forward.fate {
         Fate::Dropped { .. } => true,
@@ -137,9 +169,6 @@ fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
     if !drops {
         return Vec::new();
     }
-    let Traffic { network, link, bridged, ingress } = traffic;
-    let comment = quoted(&nft::accept_comment(network));
-    let rule = |tests: String| format!("{tests} -m comment --comment {comment} -j ACCEPT");
     let leads_to_docker_user = present
         .iter()
         .any(|rule| rule.starts_with("-A FORWARD ") && rule.ends_with(&format!(" -j {DOCKER_USER}")));
@@ -147,29 +176,54 @@ fn missing(present: &[String], traffic: Traffic<'_>) -> Vec<Missing> {
         true => (DOCKER_USER, undecided(present, DOCKER_USER).at),
         false => (FORWARD, forward.at),
     };
-    let wished = [
-        (
-            inward,
-            inward_at,
-            rule(match ingress {
-                IngressPolicy::Open => format!("-o {link}"),
-                IngressPolicy::SameBridge | IngressPolicy::Isolated => {
-                    format!("-o {link} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT")
-                }
-            }),
-        ),
-        (
-            FORWARD,
-            forward.at,
-            rule(match ingress {
-                IngressPolicy::Isolated => format!("-i {link} ! -o {link}"),
-                IngressPolicy::Open | IngressPolicy::SameBridge => format!("-i {link}"),
-            }),
-        ),
-    ];
-    let bridged = bridged.map(|bridge| (FORWARD, forward.at, rule(format!("-i {bridge} -o {bridge}"))));
-    let wished = wished.into_iter().chain(bridged).map(|(chain, at, body)| Missing { chain, at, body });
-    wished.filter(|wish| !present.contains(&format!("-A {} {}", wish.chain, wish.body))).collect()
+    let is_there = |chain: &str, body: &String| present.contains(&format!("-A {chain} {body}"));
+    let Bodies { inward: goes_in, others } = Bodies::of(traffic);
+    let wished = others.iter().map(|body| (FORWARD, forward.at, body));
+    let missing = [(inward, inward_at, &goes_in)]
+        .into_iter()
+        .chain(wished)
+        .filter(|(chain, _, body)| !is_there(chain, body))
+        .map(|(chain, at, body)| Change::Add { chain, at, body: body.clone() });
+    let of_another_policy: BTreeSet<String> = IngressPolicy::ALL
+        .into_iter()
+        .map(|ingress| Bodies::of(Traffic { ingress, ..traffic }))
+        .flat_map(|Bodies { inward, others }| others.into_iter().chain([inward]))
+        .filter(|body| *body != goes_in && !others.contains(body))
+        .collect();
+    let unwished = of_another_policy.iter().flat_map(|body| {
+        [FORWARD, DOCKER_USER]
+            .into_iter()
+            .filter(|chain| is_there(chain, body))
+            .map(|chain| Change::Remove { chain, body: body.clone() })
+    });
+    missing.chain(unwished).collect()
+}
+
+/// The rules that let a network's traffic through, without their chains.
+struct Bodies {
+    /// Of what goes to the link.
+    inward: String,
+    others: Vec<String>,
+}
+
+impl Bodies {
+    fn of(traffic: Traffic<'_>) -> Self {
+        let Traffic { network, link, bridged, ingress } = traffic;
+        let comment = quoted(&nft::accept_comment(network));
+        let rule = |tests: String| format!("{tests} -m comment --comment {comment} -j ACCEPT");
+        let inward = match ingress {
+            IngressPolicy::Open => format!("-o {link}"),
+            IngressPolicy::SameBridge | IngressPolicy::Isolated => {
+                format!("-o {link} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT")
+            }
+        };
+        let outward = match ingress {
+            IngressPolicy::Isolated => format!("-i {link} ! -o {link}"),
+            IngressPolicy::Open | IngressPolicy::SameBridge => format!("-i {link}"),
+        };
+        let bridged = bridged.map(|bridge| format!("-i {bridge} -o {bridge}"));
+        Self { inward: rule(inward), others: [outward].into_iter().chain(bridged).map(rule).collect() }
+    }
 }
 
 /// What becomes of the rest of a chain's packets, and at which rule, counted from 1.
@@ -209,18 +263,18 @@ fn end(present: &[String], body: &str) -> Option<End> {
 mod tests {
     use super::*;
 
+    fn body(tests: &str) -> String {
+        format!("{tests} -m comment --comment \"cni-bridge accept-forward-n\" -j ACCEPT")
+    }
+
     fn check(present: &str, ingress: IngressPolicy, wished: &[(&'static str, Option<u64>, &str)]) {
         let present: Vec<String> = present.lines().map(|line| line.trim().to_owned()).collect();
         let traffic = Traffic { network: "n", link: "br0", bridged: None, ingress };
-        let wished: Vec<Missing> = wished
+        let wished: Vec<Change> = wished
             .iter()
-            .map(|(chain, at, tests)| Missing {
-                chain,
-                at: *at,
-                body: format!("{tests} -m comment --comment \"cni-bridge accept-forward-n\" -j ACCEPT"),
-            })
+            .map(|(chain, at, tests)| Change::Add { chain, at: *at, body: body(tests) })
             .collect();
-        assert_eq!(missing(&present, traffic), wished, "{present:?}");
+        assert_eq!(changes(&present, traffic), wished, "{present:?}");
     }
 
     #[test]
@@ -252,21 +306,34 @@ mod tests {
         let present = ["-P FORWARD DROP".to_owned()];
         let traffic =
             |bridged| Traffic { network: "n", link: "br0.5", bridged, ingress: IngressPolicy::Isolated };
-        let of_vlan = missing(&present, traffic(Some("br0")));
-        let rule = "-i br0 -o br0 -m comment --comment \"cni-bridge accept-forward-n\" -j ACCEPT";
-        let bridged = Missing { chain: FORWARD, at: None, body: rule.to_owned() };
-        assert_eq!(of_vlan, [missing(&present, traffic(None)), vec![bridged]].concat());
+        let of_vlan = changes(&present, traffic(Some("br0")));
+        let bridged = Change::Add { chain: FORWARD, at: None, body: body("-i br0 -o br0") };
+        assert_eq!(of_vlan, [changes(&present, traffic(None)), vec![bridged]].concat());
     }
 
     #[test]
-    fn what_is_there_is_not_missing() {
-        let comment = "-m comment --comment \"cni-bridge accept-forward-n\" -j ACCEPT";
-        let present = format!("-P FORWARD DROP\n-A FORWARD -o br0 {comment}\n-A FORWARD -i br0 {comment}");
-        check(&present, IngressPolicy::Open, &[]);
-        check(
-            &present,
-            IngressPolicy::SameBridge,
-            &[("FORWARD", None, "-o br0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT")],
+    fn what_is_there_is_not_missing_and_what_another_policy_left_goes() {
+        let present = |rules: &[(&str, &str)]| -> Vec<String> {
+            let rules = rules.iter().map(|(chain, tests)| format!("-A {chain} {}", body(tests)));
+            ["-P FORWARD DROP".to_owned()].into_iter().chain(rules).collect()
+        };
+        let traffic = |ingress| Traffic { network: "n", link: "br0", bridged: None, ingress };
+        let answers = "-o br0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT";
+        let add = |tests| Change::Add { chain: FORWARD, at: None, body: body(tests) };
+        let remove = |chain, tests| Change::Remove { chain, body: body(tests) };
+        let open = present(&[(FORWARD, "-o br0"), (FORWARD, "-i br0"), (DOCKER_USER, "-o br0")]);
+        assert_eq!(changes(&open, traffic(IngressPolicy::Open)), []);
+        assert_eq!(
+            changes(&open, traffic(IngressPolicy::SameBridge)),
+            [add(answers), remove(FORWARD, "-o br0"), remove(DOCKER_USER, "-o br0")]
         );
+        let isolated = present(&[(FORWARD, answers), (FORWARD, "-i br0 ! -o br0")]);
+        assert_eq!(changes(&isolated, traffic(IngressPolicy::Isolated)), []);
+        assert_eq!(
+            changes(&isolated, traffic(IngressPolicy::Open)),
+            [add("-o br0"), add("-i br0"), remove(FORWARD, "-i br0 ! -o br0"), remove(FORWARD, answers)]
+        );
+        let of_others = Traffic { network: "other", ..traffic(IngressPolicy::Isolated) };
+        assert!(changes(&open, of_others).iter().all(|change| matches!(change, Change::Add { .. })));
     }
 }

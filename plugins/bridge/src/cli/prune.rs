@@ -35,16 +35,23 @@ pub(super) fn prune() -> anyhow::Result<String> {
         removed += &format!("removed bridge {}\n", bridge.name);
     }
     let mut rules = Rules::open()?;
+    let mut gone = Vec::new();
     for record in rules.records()? {
         if survey::is_alive(&record, &links) {
             continue;
         }
-        rules.remove_recorded(&record)?;
+        let departed = rules.remove_recorded(&record)?;
         let Record { network, container_id, ifname, .. } = record;
         removed += &format!("removed rules of {network}/{container_id}/{ifname}\n");
+        gone.push((network, departed));
     }
     rules::remove_unneeded_guard(&mut rules, &alone)?;
     removed += &prune_iptables(&mut rules, &links)?;
+    // What comes now sees for itself who is attached.
+    drop(alone);
+    for (network, departed) in gone {
+        rules::forget(&mut rules, &network, &departed)?;
+    }
     rules::remove_orphans(&mut rules, &mut host)?;
     Ok(removed)
 }

@@ -72,7 +72,7 @@ impl Tool {
     ///
     /// # Errors
     /// As [`install`](super::install).
-    pub(super) fn change<T>(
+    pub(crate) fn change<T>(
         &self,
         mut present: Vec<String>,
         look: impl Fn(&[String]) -> (String, T),
@@ -94,7 +94,7 @@ impl Tool {
     ///
     /// # Errors
     /// As [`install`](super::install).
-    pub(crate) fn apply(&self, script: &str) -> Result<(), Error> {
+    fn apply(&self, script: &str) -> Result<(), Error> {
         if script.is_empty() {
             return Ok(());
         }

@@ -8,7 +8,8 @@
 //! The rules carry the name of a chain of our own table, and live as long as it does: as long as an attachment that
 //! came with the key. That chain has no rules and no packet comes there.
 //!
-//! Nobody is let in whom the network's own policy refuses: these rules ask for the same.
+//! Nobody is let in whom the network's own policy refuses: these rules ask for the same, and those for a policy that the
+//! network had before go.
 
 use std::collections::BTreeSet;
 
@@ -95,20 +96,29 @@ struct Place<'a> {
     present: &'a [FoundRule],
 }
 
-/// A rule that is not there.
+/// A rule that is not there, or one for another policy that is.
 #[derive(Debug)]
-struct Missing {
+struct Change {
     family: Family,
     table: String,
     chain: String,
-    before: Option<u64>,
     way: Way,
     /// What the packets that it accepts come from or go to.
     link: String,
-    rule: Rule,
+    kind: Kind,
 }
 
-impl Missing {
+#[derive(Debug)]
+enum Kind {
+    Add {
+        rule: Rule,
+        before: Option<u64>,
+    },
+    /// The rule's handle.
+    Remove(u64),
+}
+
+impl Change {
     fn words(&self) -> String {
         let Self { family, table, chain, link, .. } = self;
         let way = match self.way {
@@ -116,30 +126,36 @@ impl Missing {
             Way::In => "goes to",
             Way::Bridged => "is bridged on",
         };
-        format!(
-            "nf_tables chain {} {table} {chain} lacks the rule that accepts what {way} {link}",
-            family.name()
-        )
+        let chain = format!("nf_tables chain {} {table} {chain}", family.name());
+        match self.kind {
+            Kind::Add { .. } => format!("{chain} lacks the rule that accepts what {way} {link}"),
+            Kind::Remove(_) => {
+                format!("{chain} has a rule of another ingressPolicy that accepts what {way} {link}")
+            }
+        }
     }
 }
 
-/// Each rule for the attachment's network that is missing, in words.
+/// Each rule for the attachment's network that is missing, and each that is there for another policy, in words.
 pub(super) fn differences(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
-    Ok(missing(socket, attached)?.iter().map(Missing::words).collect())
+    Ok(changes(socket, attached)?.iter().map(Change::words).collect())
 }
 
-/// Brings in the rules for the attachment's network; says which were missing.
+/// Brings in the rules for the attachment's network and removes those for another policy; says what was wrong.
 pub(super) fn install(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
     content::change(socket, |socket, batch| {
-        let missing = missing(socket, attached)?;
-        for Missing { family, table, chain, before, rule, .. } in &missing {
+        let changes = changes(socket, attached)?;
+        for Change { family, table, chain, kind, .. } in &changes {
             let table = Table { family: *family, name: table };
-            match before {
-                Some(handle) => batch.insert_rule_before(table, chain, *handle, rule),
-                None => batch.add_rule(table, chain, rule),
+            match kind {
+                Kind::Add { rule, before: Some(handle) } => {
+                    batch.insert_rule_before(table, chain, *handle, rule);
+                }
+                Kind::Add { rule, before: None } => batch.add_rule(table, chain, rule),
+                Kind::Remove(handle) => batch.delete_rule(table, chain, *handle),
             }
         }
-        Ok(missing.iter().map(Missing::words).collect())
+        Ok(changes.iter().map(Change::words).collect())
     })
 }
 
@@ -203,9 +219,9 @@ fn each_marked(socket: &mut Socket, mut visit: impl FnMut(Table<'_>, &str, &Foun
     Ok(())
 }
 
-fn missing(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Missing>, Error> {
+fn changes(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Change>, Error> {
     let comment = comment(&chain_of(attached.owner.network));
-    let mut missing = Vec::new();
+    let mut changes = Vec::new();
     for barrier in foreign::barriers(socket)? {
         let Barrier { chain, rules, dropped_at, .. } = &barrier;
         let table = barrier.table();
@@ -220,33 +236,36 @@ fn missing(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Missing>,
         };
         let bridged = attached.vlan_gateway.map(|_| Place { way: Way::Bridged, ..out });
         for place in [inward, out].into_iter().chain(bridged) {
-            missing.extend(missing_at(&place, attached, &comment));
+            changes.extend(changes_at(&place, attached, &comment));
         }
     }
-    Ok(missing)
+    Ok(changes)
 }
 
-fn missing_at(place: &Place<'_>, attached: &Attached<'_>, comment: &str) -> Vec<Missing> {
+fn changes_at(place: &Place<'_>, attached: &Attached<'_>, comment: &str) -> Vec<Change> {
     let Place { table, chain, way, before, present } = place;
-    let is_there =
-        |rule: &Rule| present.iter().any(|found| found.comment() == Some(comment) && found.does(rule));
     let link = match (way, attached.vlan_gateway) {
         (Way::Bridged, Some(gateway)) => gateway.bridge,
         _ => attached.gateway_link,
     };
-    rules(*way, dialect(*table, chain), link, attached.policy.ingress, comment)
-        .into_iter()
-        .filter(|rule| !is_there(rule))
-        .map(|rule| Missing {
-            family: table.family,
-            table: table.name.to_owned(),
-            chain: (*chain).to_owned(),
-            before: *before,
-            way: *way,
-            link: link.to_owned(),
-            rule,
-        })
-        .collect()
+    let own: Vec<&FoundRule> = present.iter().filter(|found| found.comment() == Some(comment)).collect();
+    let rules_for = |ingress| rules(*way, dialect(*table, chain), link, ingress, comment);
+    let wished = rules_for(attached.policy.ingress);
+    let of_any_policy: Vec<Rule> = IngressPolicy::ALL.into_iter().flat_map(rules_for).collect();
+    let is_one_of = |found: &FoundRule, rules: &[Rule]| rules.iter().any(|rule| found.does(rule));
+    let unwished = own.iter().filter(|found| is_one_of(found, &of_any_policy) && !is_one_of(found, &wished));
+    let remove = unwished.map(|found| Kind::Remove(found.handle));
+    let missing = wished.iter().filter(|rule| !own.iter().any(|found| found.does(rule)));
+    let add = missing.map(|rule| Kind::Add { rule: rule.clone(), before: *before });
+    let change = |kind| Change {
+        family: table.family,
+        table: table.name.to_owned(),
+        chain: (*chain).to_owned(),
+        way: *way,
+        link: link.to_owned(),
+        kind,
+    };
+    add.chain(remove).map(change).collect()
 }
 
 /// The rules of `DOCKER-USER`, if the chain that drops leads there.

@@ -136,6 +136,9 @@ pub(crate) enum IngressPolicy {
 }
 
 impl IngressPolicy {
+    /// Each there is.
+    pub(crate) const ALL: [Self; 3] = [Self::Open, Self::SameBridge, Self::Isolated];
+
     /// As the configuration has it; `open` for the absence of a policy.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -308,9 +311,14 @@ impl Rules {
     }
 
     /// Lets the traffic of the attachment's network through the forward chains of others; says which rules were
-    /// missing. Its record has to be there: see [`install`](Self::install).
+    /// missing, or there for another policy. Its record has to be there: see [`install`](Self::install).
     pub(crate) fn accept_forward(&mut self, attached: &Attached<'_>) -> Result<Vec<String>, Error> {
         Ok(accept::install(&mut self.socket, attached)?)
+    }
+
+    /// Whether somebody is attached to the network who came with `acceptForward`.
+    pub(crate) fn is_accepted(&mut self, network: &str) -> Result<bool, Error> {
+        Ok(self.socket.chain(routed::SKELETON.table, &accept::chain_of(network))?.is_some())
     }
 
     /// Each difference between the kernel and the rules of `attached`, in words.

@@ -59,7 +59,7 @@ impl Removal<'_> {
         let again = self.rules.remove_again(&self.owner).map_err(failed)?;
         let removed = self.departed.removed;
         for removed in [removed, again] {
-            forget_accepted(removed, self.owner.network)?;
+            forget_accepted(&mut self.rules, removed, self.owner.network)?;
         }
         if self.others_guarded {
             // Their DELs may have seen the port of this one.
@@ -90,7 +90,7 @@ pub(crate) fn remove_of_gone(
     for identity in identities {
         if is_gone(host, identity)? {
             let removed = rules.remove_again(&identity.owner()).map_err(failed)?;
-            forget_accepted(removed, identity.owner().network)?;
+            forget_accepted(rules, removed, identity.owner().network)?;
         }
     }
     Ok(())
@@ -113,25 +113,31 @@ pub(crate) fn collect(
         if record.network != names::network(network) || keep(host, &record)? {
             continue;
         }
-        let Departed { removed, addresses } = rules.remove_recorded(&record).map_err(failed)?;
-        forget_accepted(removed, network)?;
+        let departed = rules.remove_recorded(&record).map_err(failed)?;
         // The record is gone, so no later GC would come this way for the others.
-        failures.note(forget_flows_by(&mut rules, &addresses));
+        failures.note(forget(&mut rules, network, &departed));
     }
     remove_unneeded(&mut rules)?;
     remove_orphans(&mut rules, host)?;
     failures.into_result()
 }
 
+/// Has the host forget what it keeps elsewhere for an attachment to `network` that has lost its rules.
+pub(crate) fn forget(rules: &mut Rules, network: &str, departed: &Departed) -> Result<(), Error> {
+    let Departed { removed, addresses } = departed;
+    forget_accepted(rules, *removed, network)?;
+    forget_flows_by(rules, addresses)
+}
+
 /// Removes from the chains of others what networks have left there that nobody is attached to.
 pub(crate) fn remove_orphans(rules: &mut Rules, host: &mut Netlink) -> Result<(), Error> {
-    if !rules.has_orphans().map_err(failed)? && !xtables::has(nft::is_accept_comment)? {
-        return Ok(());
+    let mut networks = || host.links().map(|links| survey::networks(&links)).map_err(Error::internal);
+    if rules.has_orphans().map_err(failed)? {
+        rules.remove_orphans(&networks()?).map_err(failed)?;
     }
-    let networks = survey::networks(&host.links().map_err(Error::internal)?);
-    rules.remove_orphans(&networks).map_err(failed)?;
-    let kept: BTreeSet<String> = networks.iter().map(|network| nft::accept_comment(network)).collect();
-    xtables::remove(|comment| nft::is_accept_comment(comment) && !kept.contains(comment))
+    xtables::remove(nft::is_accept_comment, || {
+        Ok(networks()?.iter().map(|network| nft::accept_comment(network)).collect())
+    })
 }
 
 /// Removes what lets these attachments' networks through the chains that nf_tables does not show, where they ask for it
@@ -140,7 +146,7 @@ pub(super) fn forget_unwished<'a>(subjects: impl IntoIterator<Item = &'a Subject
     let without = subjects.into_iter().filter(|subject| !subject.policy.accept_forward);
     let comments: BTreeSet<String> =
         without.map(|subject| nft::accept_comment(&subject.identity.network())).collect();
-    xtables::remove(|comment| comments.contains(comment))
+    xtables::remove(|comment| comments.contains(comment), || Ok(BTreeSet::new()))
 }
 
 /// Has the host forget the flows of containers which are gone, by their addresses.
@@ -155,13 +161,18 @@ fn forget_flows_by(rules: &mut Rules, addresses: &[IpAddr]) -> Result<(), Error>
     rules.forget_flows(addresses).map_err(|error| failed(error).context("forget flows"))
 }
 
-/// Removes what lets a network through the chains that nf_tables does not show, if nobody is left who needs it.
-fn forget_accepted(removed: Removed, network: &str) -> Result<(), Error> {
-    match removed {
-        Removed::LastAccepted => {
-            let comment = nft::accept_comment(network);
-            xtables::remove(|found| found == comment)
-        }
-        Removed::Nothing | Removed::Rules => Ok(()),
+/// Removes what lets a network through the chains that nf_tables does not show, if nobody is left who needs it, nor has
+/// come since.
+fn forget_accepted(rules: &mut Rules, removed: Removed, network: &str) -> Result<(), Error> {
+    if removed != Removed::LastAccepted {
+        return Ok(());
     }
+    let comment = nft::accept_comment(network);
+    xtables::remove(
+        |found| found == comment,
+        || {
+            let is_needed = rules.is_accepted(network).map_err(failed)?;
+            Ok(is_needed.then(|| comment.clone()).into_iter().collect())
+        },
+    )
 }
