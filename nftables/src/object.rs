@@ -139,6 +139,8 @@ pub struct FoundTable {
     pub uses: u32,
     /// Whether its chains are taken off their hooks.
     pub dormant: bool,
+    /// Whether it is one socket's alone, or was and waits for its owner: the kernel refuses everybody else's changes.
+    pub owned: bool,
 }
 
 /// A chain as the kernel describes it.

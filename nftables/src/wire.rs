@@ -35,6 +35,7 @@ const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 /// Of include/uapi/linux/netfilter/nf_tables.h.
 const NFT_TABLE_F_DORMANT: u32 = 1;
+const NFT_TABLE_F_OWNER: u32 = 2;
 const TABLE_USE: u16 = 3;
 const TABLE_USERDATA: u16 = 6;
 const CHAIN_TABLE: u16 = 1;
@@ -392,7 +393,11 @@ pub(crate) fn decode_generation(body: &[u8]) -> Option<u32> {
 pub(crate) fn decode_table(body: &[u8]) -> Option<FoundTable> {
     let attributes = split_family(body).1;
     let flags = find_u32(attributes, TABLE_FLAGS).unwrap_or_default();
-    Some(FoundTable { uses: find_u32(attributes, TABLE_USE)?, dormant: flags & NFT_TABLE_F_DORMANT != 0 })
+    Some(FoundTable {
+        uses: find_u32(attributes, TABLE_USE)?,
+        dormant: flags & NFT_TABLE_F_DORMANT != 0,
+        owned: flags & NFT_TABLE_F_OWNER != 0,
+    })
 }
 
 pub(crate) fn decode_chain(body: &[u8]) -> Option<Chain> {

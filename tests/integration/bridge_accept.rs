@@ -472,6 +472,53 @@ fn a_failed_add_takes_its_rules_back() {
     story.assert_foreign_is_as_before();
 }
 
+/// As firewalld's with `NftablesTableOwner=yes`.
+#[test]
+fn a_table_that_only_its_owner_can_change_is_named_and_keeps_no_rule_from_other_firewalls() {
+    let story = Story::new(&[&NFTABLES]);
+    let host = story.world.host();
+    let owner = |rule: &str| {
+        let table = format!(
+            "add table inet owned {{ flags owner; }}
+             add chain inet owned through {{ type filter hook forward priority 20; policy drop; }}
+             add rule inet owned through ct state established accept
+             add rule inet owned through {rule}
+            "
+        );
+        // As long as this lives, so do the socket of `nft` and its table.
+        const HOLD: &str =
+            r#"open(my $nft, "|-", "nft", "-i") or die; print $nft $ARGV[0]; $nft->flush; sleep"#;
+        let owner = host.command(["perl", "-MIO::Handle", "-e", HOLD, &table]).start();
+        integration_tests::wait_until("the table is there", || {
+            host.run("nft list chain inet owned through").stdout.contains(rule).then_some(())
+        });
+        owner
+    };
+    let network = story.accepting("same-bridge");
+    let one = story.world.container("one");
+    for (rule, is_named) in [("udp dport 9 accept", true), ("iifname \"br-1\" accept", false)] {
+        let owner = owner(rule);
+        let output = network.plugin_call("ADD", 0, Some(&Attachment::of(&one)), None).run();
+        let result = output.json();
+        let named = "forwarded packets of br-1 are dropped by inet owned through: policy drop, \
+                     in a table that only its owner can change\n";
+        assert_eq!(output.stderr.contains(named), is_named, "{rule}: {output}");
+        assert_eq!(output.stderr.lines().count(), usize::from(is_named), "{rule}: {output}");
+        assert!(story.foreign().contains("cni-bridge accept-forward-net"), "{}", story.foreign());
+        check(&one, &BEHIND, !is_named, rule);
+        let call = |verb| network.plugin_call(verb, 0, Some(&Attachment::of(&one)), Some(&result));
+        call("CHECK").run().success();
+        let shown = story.bridge(&["show", "net"]).success().to_owned();
+        assert_eq!(shown.contains("only its owner can change"), is_named, "{shown}");
+        call("DEL").run().success();
+        owner.kill();
+        integration_tests::wait_until("the owner's table is gone", || {
+            (host.run("nft list table inet owned").status != 0).then_some(())
+        });
+        story.assert_foreign_is_as_before();
+    }
+}
+
 #[test]
 fn the_rules_change_with_the_policy() {
     let legacy = Firewall {

@@ -9,7 +9,7 @@
 //! came with the key. That chain has no rules and no packet comes there.
 //!
 //! Nobody is let in whom the network's own policy refuses: these rules ask for the same, and those for a policy that the
-//! network had before go.
+//! network had before go. A table that is its owner's alone (`flags owner`) takes none.
 
 use std::collections::BTreeSet;
 
@@ -223,6 +223,9 @@ fn changes(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Change>, 
     let comment = comment(&chain_of(attached.owner.network));
     let mut changes = Vec::new();
     for barrier in foreign::barriers(socket)? {
+        if barrier.is_closed {
+            continue;
+        }
         let Barrier { chain, rules, dropped_at, .. } = &barrier;
         let table = barrier.table();
         let docker_user = docker_user(socket, &barrier)?;

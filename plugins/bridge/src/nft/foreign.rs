@@ -14,7 +14,7 @@ use super::skeleton::ROUTED;
 pub(crate) struct ForeignDrop {
     /// As `nft` writes it: `ip filter FORWARD`; behind the program that shows it where that is another.
     pub(crate) chain: String,
-    /// How it drops: `policy drop`, or the rule that does.
+    /// How it drops: `policy drop`, or the rule that does; and where it is so, that no rule can be written there.
     pub(crate) reason: String,
 }
 
@@ -30,6 +30,8 @@ pub(super) struct Barrier {
     pub(super) rules: Vec<FoundRule>,
     /// The rule that drops, by its handle; `None` for the policy.
     pub(super) dropped_at: Option<u64>,
+    /// Whether nobody but the owner of its table can write a rule there (`flags owner`).
+    pub(super) is_closed: bool,
 }
 
 impl Barrier {
@@ -43,8 +45,13 @@ pub(super) fn drops(socket: &mut Socket, link: &str) -> Result<Vec<ForeignDrop>,
     let mut drops = Vec::new();
     for barrier in barriers(socket)? {
         if !accepts(socket, barrier.table(), &barrier.chain, link)? {
-            let Barrier { family, table, chain, reason, .. } = barrier;
-            drops.push(ForeignDrop { chain: format!("{} {table} {chain}", family.name()), reason });
+            let Barrier { family, table, chain, reason, is_closed, .. } = barrier;
+            let chain = format!("{} {table} {chain}", family.name());
+            let reason = match is_closed {
+                true => format!("{reason}, in a table that only its owner can change"),
+                false => reason,
+            };
+            drops.push(ForeignDrop { chain, reason });
         }
     }
     Ok(drops)
@@ -59,6 +66,7 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
         let Some(reason) = undecided.fate.drops(&chain.name, chain.policy_drops()) else { continue };
         barriers.push(Barrier {
             family: table.family,
+            is_closed: socket.table(table)?.is_some_and(|found| found.owned),
             reason,
             rules: socket.rules(table, &chain.name)?,
             dropped_at: undecided.at,

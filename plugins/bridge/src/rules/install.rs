@@ -92,6 +92,8 @@ pub(crate) fn install<'a>(
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
         xtables::accept(subject.traffic())?;
+        // A table that is its owner's alone takes no rule, and a zone of his may let the bridge through already.
+        tell_foreign_drops(rules, &subject.gateway_link);
     }
     Ok(Some(installed))
 }
