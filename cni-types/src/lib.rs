@@ -11,6 +11,7 @@
 
 mod arena;
 mod args;
+mod boot;
 mod command;
 mod conf;
 mod delegate;
@@ -29,6 +30,7 @@ mod version;
 
 pub use arena::Arena;
 pub use args::CniArgs;
+pub use boot::BootId;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
 pub use delegate::{Delegate, Running};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode, Failures};
+use cni_types::{AttachmentCall, BootId, CniResult, Dns, Error, ErrorCode, Failures};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Dialect, Forwarding, OnError, Settings};
@@ -110,6 +110,7 @@ fn record(
     };
     Ok(Record {
         key: RecordKey::new(network, call.attachment().clone())?,
+        boot: BootId::current(),
         joined: host.now(),
         bridge,
         gateways,

@@ -30,7 +30,7 @@ impl NetnsRef {
 impl Record {
     /// Whether the container is provably dead.
     pub fn is_dead(&self) -> bool {
-        self.netns.as_ref().is_some_and(NetnsRef::is_gone)
+        self.is_of_earlier_boot() || self.netns.as_ref().is_some_and(NetnsRef::is_gone)
     }
 }
 

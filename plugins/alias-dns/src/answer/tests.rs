@@ -22,6 +22,7 @@ fn record(network: &str, container_id: &str, address: &str, names: &[&str]) -> R
     };
     Record {
         key: RecordKey::new(network, Attachment::new(container_id, "eth0").unwrap()).unwrap(),
+        boot: None,
         joined: 1,
         bridge: bridge.into(),
         gateways: gateways.iter().map(|gateway| gateway.parse().unwrap()).collect(),

@@ -26,7 +26,7 @@ use self::clients::Client;
 use self::listeners::Place;
 pub(super) use self::listeners::wanted;
 use self::possession::Possession;
-use self::records::by_path;
+use self::records::{by_path, in_words};
 pub(super) use self::start::run;
 use self::start_error::{StartError, io};
 use super::channel::Channel;
@@ -118,7 +118,13 @@ impl Worker {
             })
             .ok();
         let mut zones = Zones::default();
-        let unreadable = by_path(store.read_each(|record| drop(zones.apply(record))));
+        let unreadable = by_path(store.read_each(|record| {
+            // Of a container that is dead. Only the first worker of a boot, which still has rights, meets one.
+            if record.is_of_earlier_boot() && store.remove(&record.key).is_ok() {
+                return log::info!("removed the record of {}, of an earlier boot", in_words(&record.key));
+            }
+            zones.apply(record);
+        }));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
         resolv_conf.refresh();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use cni_types::{Environment, Error, ErrorCode, skel};
+use cni_types::{BootId, Environment, Error, ErrorCode, skel};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -241,7 +241,7 @@ fn add_records_the_attachment_and_has_it_served() {
     assert!(host.0.served.borrow().contains(&record.key));
     let text = serde_json::to_value(&record).unwrap();
     let expected = json!({
-        "network": "tnet", "containerID": ID, "ifname": "eth0", "joined": 1,
+        "network": "tnet", "containerID": ID, "ifname": "eth0", "boot": BootId::current(), "joined": 1,
         "bridge": "tbr0", "gateways": ["10.82.0.1/24"], "addresses": ["10.82.0.50"],
         "names": ["c1", "centos-1", "9c0c1adead2a"], "links": [{"target": "n1", "alias": "lnk"}],
         "domain": "tnet", "ttl": 5, "forward": true,

@@ -309,8 +309,8 @@ fn entries(directory: &Path) -> impl Iterator<Item = io::Result<PathBuf>> + use<
 
 fn parse(text: &[u8], key: &RecordKey) -> Result<Record, String> {
     let mut record: Record = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    if record.joined > since_boot() {
-        // Where the directory outlives a boot. By the clock of this one it would be newer than what is made today.
+    if record.is_of_earlier_boot() || record.joined > since_boot() {
+        // Where the directory outlives a boot. By the clock of this one it could be newer than what is made today.
         record.joined = 0;
     }
     if record.key != *key {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cni_types::{Attachment, Error, ErrorCode, is_identifier};
+use cni_types::{Attachment, BootId, Error, ErrorCode, is_identifier};
 use ipnetwork::IpNetwork;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,9 @@ pub struct Record {
     /// Whose record it is.
     #[serde(flatten)]
     pub key: RecordKey,
+    /// The boot in which the attachment was made, if the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
     /// When the attachment was made: nanoseconds since this host booted. A container that joined several networks is
     /// answered from the one that it joined first.
     pub joined: u64,
@@ -128,6 +131,13 @@ pub struct Record {
     /// The container's namespace, if it could be seen at ADD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsRef>,
+}
+
+impl Record {
+    /// Whether it was provably made before this host was started last.
+    pub(crate) fn is_of_earlier_boot(&self) -> bool {
+        self.boot.is_some_and(BootId::is_over)
+    }
 }
 
 /// A private name: the container that has it finds `target`, whatever its address is by then.

@@ -16,6 +16,7 @@ fn record(number: u8, names: &[&str]) -> Record {
     let name = |text: &str| DomainName::new(text).unwrap();
     Record {
         key: RecordKey::new("testnet", Attachment::new(&format!("c{number}"), "eth0").unwrap()).unwrap(),
+        boot: None,
         joined: number.into(),
         bridge: BRIDGE.to_owned(),
         gateways: vec!["172.20.0.1/16".parse().unwrap()],

@@ -13,6 +13,7 @@ use alias_dns::domain_name::DomainName;
 use alias_dns::records::disk::Store;
 use alias_dns::records::{NetnsRef, Record, RecordKey};
 use alias_dns::state_dir::StateDir;
+use cni_types::BootId;
 use domain::base::iana::Rtype;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -151,8 +152,15 @@ fn outlived_boot() {
     host();
     let left = Record { joined: u64::MAX, ..record("c9", "172.20.0.2", "left") };
     Store::new(&state()).write(&left).expect("write the record");
+    // Of a boot that was shorter than this one, and of whose containers nobody has the address.
+    let earlier = BootId::from_bytes([b'0'; BootId::LEN]);
+    let dead = Record { boot: Some(earlier), ..record("c8", "172.20.0.8", "dead") };
+    Store::new(&state()).write(&dead).expect("write the record");
     put("c1", "172.20.0.2", "centos-1");
     assert_eq!(inside("c1", centos_1), ["A 172.20.0.2"]);
+    assert_eq!(ask(GATEWAY, "dead", Rtype::A).unwrap().rcode, "NXDOMAIN");
+    assert_eq!(Store::new(&state()).read(&dead.key).unwrap(), None);
+    assert!(Store::new(&state()).read(&left.key).unwrap().is_some());
 }
 
 /// As on a busy machine: each part that a server starts is executed later than the server waits for its guard.

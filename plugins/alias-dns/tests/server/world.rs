@@ -91,6 +91,7 @@ pub(crate) fn record(container: &str, address: &str, name: &str) -> Record {
     let v6 = address.rsplit('.').next().map(|last| format!("fd00:20::{last}").parse().unwrap());
     Record {
         key: key(container),
+        boot: None,
         joined: 1,
         bridge: "br0".to_owned(),
         gateways: vec![format!("{GATEWAY}/16").parse().unwrap(), format!("{GATEWAY_V6}/64").parse().unwrap()],

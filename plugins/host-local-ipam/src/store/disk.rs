@@ -19,11 +19,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cni_types::Attachment;
+use cni_types::{Attachment, BootId};
 
 pub(crate) use self::listing::{Content, LeaseFile};
 use self::upkeep::{AsOf, Changes, Lease, Reading};
-use super::boot::BootId;
 use super::files::{Rewritable, is_absence, make_directory, move_in, remove_file};
 use super::hash::hash;
 use super::index::{Entry, Index, Location, Room};

@@ -21,9 +21,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::SystemTime;
 
+use cni_types::BootId;
+
 use self::slots::{BLOCK, Block, Bucket, Chunk, Slot, Table, checksum, damaged, field};
 use super::Era;
-use super::boot::BootId;
 use super::hash::mix;
 use super::stamp::Stamp;
 use crate::span::{Point, Span};

@@ -4,7 +4,6 @@
 //! leases as with none; [`lock`] keeps every other caller out meanwhile. Nothing here knows ranges or configurations.
 
 mod access;
-mod boot;
 mod disk;
 mod files;
 mod hash;

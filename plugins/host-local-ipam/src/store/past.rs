@@ -1,7 +1,10 @@
 //! What an index that is given up still tells: which files need not be read again, and whose holders are provably dead.
 
+use std::time::{Duration, SystemTime};
+
+use cni_types::BootId;
+
 use super::Era;
-use super::boot::{self, BootId};
 use super::index::{Entry, Index, Location, Room};
 use super::scan::Found;
 use super::stamp::{Changed, Stamp, fingerprint};
@@ -40,7 +43,7 @@ impl Past {
             Dead::None
         } else if earlier.stamp() == Some(stamp) {
             Dead::All
-        } else if boot::started().is_some_and(|started| stamp.is_before(started)) {
+        } else if boot_started().is_some_and(|started| stamp.is_before(started)) {
             Dead::Untouched
         } else {
             Dead::None
@@ -132,4 +135,11 @@ impl Known {
     fn is_in_place(self) -> bool {
         self.file & Self::IN_PLACE != 0
     }
+}
+
+/// When the kernel started, by today's clock. That clock may be wrong: never rely on this alone.
+fn boot_started() -> Option<SystemTime> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = text.split(' ').next()?.parse().ok()?;
+    SystemTime::now().checked_sub(Duration::try_from_secs_f64(uptime).ok()?)
 }

@@ -15,7 +15,7 @@ pub(super) fn by_path(unreadable: Vec<Unreadable>) -> BTreeMap<PathBuf, String> 
     unreadable.into_iter().map(|Unreadable { path, reason }| (path, reason)).collect()
 }
 
-fn in_words(key: &RecordKey) -> String {
+pub(super) fn in_words(key: &RecordKey) -> String {
     format!("{}/{}/{}", key.network(), key.container_id(), key.ifname())
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use cni_types::BootId;
 use proptest::prelude::*;
 
 use super::*;
@@ -55,6 +56,14 @@ fn a_record_that_outlived_a_boot_is_not_newer_than_those_of_this_one() {
     assert_eq!(joined_at(&of_this_one), joined);
     assert_eq!(joined_at(&of_earlier_boot), 0);
     assert!(store.load().records.iter().all(|record| record.joined <= joined));
+
+    // One of a boot that was shorter is told by the boot's id.
+    let [earlier, current] = [Some(BootId::from_bytes([b'0'; BootId::LEN])), BootId::current()];
+    for (boot, joined, is_dead) in [(earlier, 0, true), (current, 1, false), (None, 1, false)] {
+        store.write(&Record { boot, joined: 1, ..record(of_earlier_boot.clone()) }).unwrap();
+        let read = store.read(&of_earlier_boot).unwrap().unwrap();
+        assert_eq!((read.joined, read.is_dead()), (joined, is_dead), "{boot:?}");
+    }
 }
 
 #[test]
