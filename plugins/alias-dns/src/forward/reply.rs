@@ -65,60 +65,20 @@ impl Reply {
         if header[2] & 0x02 != 0 {
             return Err(Rejected::Truncated);
         }
-        let mut rcode = rcode;
-        let mut walk = Walk { message, at: HEADER_LEN + question.len() };
-        let mut ttls = Vec::new();
-        // Of the answer, which may be no more than the way to a name that is not there.
-        let mut shortest = u32::MAX;
-        let mut is_found = false;
-        let mut negative: Option<u32> = None;
-        for _ in 0..count(6) {
-            let record = walk.record().ok_or(Rejected::Malformed)?;
-            shortest = shortest.min(record.ttl);
-            is_found |= asks_for(question, record.rtype);
-            ttls.push(record.ttl_at);
-        }
-        for _ in 0..count(8) {
-            let record = walk.record().ok_or(Rejected::Malformed)?;
-            if record.rtype == TYPE_SOA {
-                // RFC 2308, section 5.
-                negative = Some(record.ttl.min(record.soa_minimum));
-            }
-            ttls.push(record.ttl_at);
-        }
-        let mut additional = 0;
-        let mut has_edns = false;
-        let mut end = walk.at;
-        for _ in 0..count(10) {
-            let record = walk.record().ok_or(Rejected::Malformed)?;
-            if record.rtype == TYPE_OPT {
-                has_edns = true;
-                if record.extended_rcode > 0 {
-                    rcode = RCODE_SERVFAIL;
-                }
-                // What follows it, if anything, is left out as well: that section only saves questions.
-                break;
-            }
-            ttls.push(record.ttl_at);
-            additional += 1;
-            end = walk.at;
-        }
-        let mut octets: Box<[u8]> = message[..end].into();
+        let records = Records::read(message, question, [6, 8, 10].map(count)).ok_or(Rejected::Malformed)?;
+        // What there is no room for in the header says that something failed (RFC 6891, section 6.1.3).
+        let rcode =
+            if records.extended_rcode.is_some_and(|extended| extended > 0) { RCODE_SERVFAIL } else { rcode };
+        let mut octets: Box<[u8]> = message[..records.end].into();
         octets[3] = octets[3] & 0xf0 | rcode;
-        octets[10..HEADER_LEN].copy_from_slice(&u16::to_be_bytes(additional));
-        let lifetime = match rcode {
-            RCODE_NOERROR if is_found => Some(shortest),
-            // Without a SOA nobody says how long (RFC 2308, section 5).
-            RCODE_NOERROR | RCODE_NXDOMAIN => negative.map(|negative| negative.min(shortest)),
-            _ => None,
-        };
+        octets[10..HEADER_LEN].copy_from_slice(&records.additional.to_be_bytes());
         Ok(Self {
             octets,
             question_len: question.len(),
-            ttls: ttls.into(),
             rcode,
-            has_edns,
-            lifetime: lifetime.filter(|ttl| *ttl > 0),
+            has_edns: records.extended_rcode.is_some(),
+            lifetime: records.lifetime(rcode),
+            ttls: records.ttls.into(),
         })
     }
 
@@ -213,6 +173,72 @@ pub(crate) struct Client<'a> {
     pub(crate) question: &'a [u8],
     pub(crate) edns: Option<Edns>,
     pub(crate) limit: usize,
+}
+
+/// What the records of a message tell.
+#[derive(Default)]
+struct Records {
+    /// Where the TTLs stand.
+    ttls: Vec<usize>,
+    /// The shortest TTL of the answer, which may be no more than the way to a name that is not there.
+    shortest: Option<u32>,
+    /// Whether the answer has what was asked for.
+    is_found: bool,
+    /// How long it may be kept that something is not there (RFC 2308, section 5).
+    negative: Option<u32>,
+    /// Of the OPT record, if there is one.
+    extended_rcode: Option<u8>,
+    /// Additional records in front of that.
+    additional: u16,
+    /// Where they end. What follows, if anything, is left out as well: that section only saves questions.
+    end: usize,
+}
+
+impl Records {
+    /// Reads as many records in each section behind `question` as `counts` says; `None` when they cannot be read.
+    fn read(message: &[u8], question: &[u8], counts: [u16; 3]) -> Option<Self> {
+        let [answer, authority, additional] = counts;
+        let mut walk = Walk { message, at: HEADER_LEN + question.len() };
+        let mut records = Self::default();
+        for _ in 0..answer {
+            let record = walk.record()?;
+            records.shortest = Some(records.shortest.map_or(record.ttl, |ttl| ttl.min(record.ttl)));
+            records.is_found |= asks_for(question, record.rtype);
+            records.ttls.push(record.ttl_at);
+        }
+        for _ in 0..authority {
+            let record = walk.record()?;
+            if record.rtype == TYPE_SOA {
+                records.negative = Some(record.ttl.min(record.soa_minimum));
+            }
+            records.ttls.push(record.ttl_at);
+        }
+        records.end = walk.at;
+        for _ in 0..additional {
+            let record = walk.record()?;
+            if record.rtype == TYPE_OPT {
+                records.extended_rcode = Some(record.extended_rcode);
+                break;
+            }
+            records.ttls.push(record.ttl_at);
+            records.additional += 1;
+            records.end = walk.at;
+        }
+        Some(records)
+    }
+
+    /// Seconds that a message with these and `rcode` may be kept; `None` when it must not.
+    fn lifetime(&self, rcode: u8) -> Option<u32> {
+        let lifetime = match rcode {
+            RCODE_NOERROR if self.is_found => self.shortest,
+            // Without a SOA nobody says how long.
+            RCODE_NOERROR | RCODE_NXDOMAIN => {
+                self.negative.map(|negative| self.shortest.map_or(negative, |ttl| ttl.min(negative)))
+            }
+            _ => None,
+        };
+        lifetime.filter(|ttl| *ttl > 0)
+    }
 }
 
 struct Walk<'m> {

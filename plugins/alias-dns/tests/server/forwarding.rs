@@ -36,6 +36,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
+/// Where a query has its number of additional records, of which OPT is the only one.
+const ADDITIONAL: usize = 11;
+
 /// Where nobody is.
 const SILENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 9));
 
@@ -358,19 +361,29 @@ fn bare_errors() {
         let name = fresh("old");
         let asking = asking(&name);
         let (query, client) = query_at(&one, &name);
-        assert_eq!(query[11], 1, "with EDNS at first");
-        let mut header = query[..12].to_vec();
-        (header[2], header[3]) = (0x81, 0x81);
-        header[4..].fill(0);
-        one.send_to(&header, client).unwrap();
+        assert_eq!(query[ADDITIONAL], 1, "with EDNS at first");
+        one.send_to(&bare_error(&query), client).unwrap();
         let (query, client) = query_at(&one, &name);
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
-        asking.join().unwrap().answer == ["A 192.0.2.4"] && query[11] == 0
+        asking.join().unwrap().answer == ["A 192.0.2.4"] && query[ADDITIONAL] == 0
+    });
+    eventually("what it says to a question without EDNS is believed", || {
+        let name = fresh("never");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        assert_eq!(query[ADDITIONAL], 0, "not remembered");
+        one.send_to(&bare_error(&query), client).unwrap();
+        asking.join().unwrap().rcode == "FORMERR"
     });
 }
 
-/// Where a query has its number of additional records, of which OPT is the only one.
-const ADDITIONAL: usize = 11;
+/// FORMERR without the question, as servers say it that know no EDNS.
+fn bare_error(query: &[u8]) -> Vec<u8> {
+    let mut header = query[..12].to_vec();
+    (header[2], header[3]) = (0x81, 0x81);
+    header[4..].fill(0);
+    header
+}
 
 fn silent_about_edns() {
     outside();
