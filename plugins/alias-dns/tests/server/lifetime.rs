@@ -489,6 +489,7 @@ fn too_many_clients() {
     let image = std::env::current_exe().unwrap();
     // The server that it starts may have as few.
     run(&format!("prlimit --nofile=40:40 {} --put c1 172.20.0.2 centos-1", image.display()));
+    settled();
     let [server] = processes("serve")[..] else { panic!("one server") };
     let descriptors = || std::fs::read_dir(format!("/proc/{server}/fd")).unwrap().count();
     let control = UnixAddr::new(&state().path().join("control")).unwrap();
