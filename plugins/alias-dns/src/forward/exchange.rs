@@ -112,14 +112,17 @@ impl Exchange {
         self.transport.is_some()
     }
 
-    /// Sends the datagram once more, that may be lost: from the same port and with the same id, so that the answer to
-    /// an earlier one is still good. Without EDNS, for there are boxes on the way that drop whatever has it. Over a
-    /// connection nothing is lost.
-    pub(super) fn repeat(&mut self) -> Result<()> {
-        if !matches!(self.transport, Some(Transport::Datagram { .. })) {
-            return Ok(());
+    /// The same as [`repeat`](Self::repeat) without EDNS, for there are boxes on the way that drop whatever has it.
+    pub(super) fn repeat_without_edns(&mut self) -> Result<()> {
+        if matches!(self.transport, Some(Transport::Datagram { .. })) {
+            self.fall_back();
         }
-        self.fall_back();
+        self.repeat()
+    }
+
+    /// Sends the datagram once more, that may be lost: from the same port and with the same id, so that the answer to
+    /// an earlier one is still good. Over a connection nothing is lost.
+    pub(super) fn repeat(&self) -> Result<()> {
         if let Some(Transport::Datagram { socket, .. }) = &self.transport {
             send(socket.as_raw_fd(), self.query(), MsgFlags::MSG_NOSIGNAL)?;
         }
@@ -218,9 +221,6 @@ impl Exchange {
                 return Ok(self
                     .read(message)
                     .map_or(Progress::Broken, |reply| self.judged(reply, offered_edns)));
-            }
-            if received.len() > PREFIX_LEN + MAX_MESSAGE {
-                return Ok(Progress::Broken);
             }
         }
         self.transport = Some(Transport::Connection { socket, sent, received });

@@ -136,7 +136,7 @@ impl Server {
     }
 
     /// Takes note of what a message shows that came after the server was asked with EDNS, or first with it and then
-    /// without. One that has answered with it has only been slow once, or a datagram was lost.
+    /// without. One that has answered with it does not understand this one question.
     fn note_edns(&mut self, reply: &Reply, has_fallen_back: bool, now: Instant) {
         if reply.has_edns() {
             self.edns = Some(SeenOfEdns { answers_it: true, at: now });
@@ -402,7 +402,10 @@ impl Forwarder {
                 server.health.answered += 1;
                 server.failed_last = None;
                 let flight = self.land(slot);
-                self.cache.put(&flight.key, &reply, now);
+                // Without EDNS there are no signatures: whoever wants them may get them the next time.
+                if reply.has_edns() || !flight.dnssec_ok {
+                    self.cache.put(&flight.key, &reply, now);
+                }
                 respond(&flight, &reply, deliver);
             }
         }
@@ -528,11 +531,14 @@ impl Forwarder {
         flight.generation = generation;
         flight.attempts += 1;
         let index = flight.current;
-        self.servers.entry(flight.servers[index]).or_default().health.asked += 1;
+        let server = self.servers.entry(flight.servers[index]).or_default();
+        server.health.asked += 1;
+        let answers_edns = server.answers_edns(now) == Some(true);
         let token = Token { kind: Kind::Upstream, slot: slot as u32, generation };
         self.deadlines.push_back((now + PATIENCE, token));
         let asked = match flight.talks.get_mut(index) {
-            Some(talk) if talk.exchange.is_under_way() => talk.exchange.repeat(),
+            Some(talk) if talk.exchange.is_under_way() && answers_edns => talk.exchange.repeat(),
+            Some(talk) if talk.exchange.is_under_way() => talk.exchange.repeat_without_edns(),
             _ => self.begin(poller, slot, index, now),
         };
         if asked.is_err()

@@ -28,7 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_server_that_fails_at_one_name_is_asked_first_for_the_next", failures),
     ("a_server_that_says_formerr_and_no_more_is_asked_without_edns", bare_errors),
     ("a_server_that_is_silent_about_edns_is_asked_without_it", silent_about_edns),
-    ("one_slow_answer_does_not_take_edns_from_a_server_that_speaks_it", slow_with_edns),
+    ("neither_silence_nor_an_error_takes_edns_from_a_server_that_speaks_it", slow_with_edns),
+    ("an_answer_without_edns_is_not_kept_for_who_wants_signatures", without_signatures),
     ("a_datagram_longer_than_was_asked_for_is_taken_whole", long_datagrams),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
@@ -442,19 +443,65 @@ fn slow_with_edns() {
         one.send_to(&with_edns(&query), client).unwrap();
         asking.join().unwrap().answer == ["A 192.0.2.4"]
     });
-    eventually("the answer to the query without EDNS counts", || {
-        let name = fresh("slow");
+    let name = fresh("slow");
+    let asking_slow = asking(&name);
+    for time in 0..2 {
+        assert_eq!(query_at(&one, &name).0[ADDITIONAL], 1, "{time}");
+    }
+    drop(asking_slow.join());
+    eventually("what it answers without EDNS after an error counts for this question", || {
+        let name = fresh("odd");
         let asking = asking(&name);
-        query_at(&one, &name);
         let (query, client) = query_at(&one, &name);
-        assert_eq!(query[ADDITIONAL], 0);
+        assert_eq!(query[ADDITIONAL], 1);
+        one.send_to(&bare_error(&query), client).unwrap();
+        let (query, client) = query_at(&one, &name);
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
-        asking.join().unwrap().answer == ["A 192.0.2.5"]
+        asking.join().unwrap().answer == ["A 192.0.2.5"] && query[ADDITIONAL] == 0
     });
     let name = fresh("next");
     let asking = asking(&name);
     assert_eq!(query_at(&one, &name).0[ADDITIONAL], 1);
     drop(asking.join());
+}
+
+fn without_signatures() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let ask_with_do = |name: &str| {
+        let mut query = query(7, name, Rtype::A, Some(1232));
+        let flags = query.len() - 4;
+        query[flags] = 0x80;
+        std::thread::spawn(move || exchange(GATEWAY, &query).unwrap())
+    };
+    // On a busy machine the answer may come too late.
+    eventually("it is asked again", || {
+        let name = fresh("unsigned");
+        let mut is_answered = true;
+        for _ in 0..2 {
+            let asking = ask_with_do(&name);
+            let (query, client) = query_at(&one, &name);
+            one.send_to(&kept(reply_to(&query, 0, Some([192, 0, 2, 4]))), client).unwrap();
+            is_answered &= asking.join().unwrap().answer == ["A 192.0.2.4"];
+        }
+        is_answered
+    });
+    eventually("it is kept for the others", || {
+        let name = fresh("plain");
+        let asking_first = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&kept(reply_to(&query, 0, Some([192, 0, 2, 4]))), client).unwrap();
+        asking_first.join().unwrap().answer == ["A 192.0.2.4"]
+            && asking(&name).join().unwrap().answer == ["A 192.0.2.4"]
+    });
+}
+
+/// `reply` with an hour for its only record, which has four octets of data.
+fn kept(mut reply: Vec<u8>) -> Vec<u8> {
+    let ttl = reply.len() - 10;
+    reply[ttl..ttl + 4].copy_from_slice(&3600_u32.to_be_bytes());
+    reply
 }
 
 fn long_datagrams() {
