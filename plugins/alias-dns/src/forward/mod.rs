@@ -590,3 +590,45 @@ fn respond(flight: &Flight, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[
         deliver(waiting.recipient, &out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: [u8; 5] = [0, 0, 1, 0, 1];
+
+    /// An answer of nothing, with an OPT record or without.
+    fn reply(with_edns: bool) -> Reply {
+        let mut octets = vec![0, 1, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(with_edns)];
+        octets.extend(QUESTION);
+        if with_edns {
+            octets.extend(crate::serve::edns::opt_octets(
+                Edns { payload: PAYLOAD, version: 0, dnssec_ok: false },
+                domain::base::iana::OptRcode::NOERROR,
+            ));
+        }
+        Reply::read(&octets, 1, &QUESTION).unwrap()
+    }
+
+    #[test]
+    fn what_an_answer_shows_of_edns_is_remembered_for_a_while() {
+        let (now, failure) = (Instant::now(), Reply::failure(&QUESTION));
+        let seen = |earlier: Option<bool>, reply: &Reply, has_fallen_back| {
+            let edns = earlier.map(|answers_it| SeenOfEdns { answers_it, at: now });
+            let mut server = Server { edns, ..Server::default() };
+            server.note_edns(reply, has_fallen_back, now);
+            server.answers_edns(now + EDNS_REMEMBERED / 2)
+        };
+        assert_eq!(seen(None, &reply(true), false), Some(true));
+        assert_eq!(seen(Some(false), &reply(true), false), Some(true));
+        // Not every server that takes EDNS answers with it.
+        assert_eq!(seen(None, &reply(false), false), None);
+        assert_eq!(seen(None, &reply(false), true), Some(false));
+        assert_eq!(seen(Some(true), &reply(false), true), Some(true));
+        // It may fail for any reason.
+        assert_eq!(seen(None, &failure, true), None);
+        let mut server = Server::default();
+        server.note_edns(&reply(false), true, now);
+        assert_eq!(server.answers_edns(now + EDNS_REMEMBERED), None);
+    }
+}

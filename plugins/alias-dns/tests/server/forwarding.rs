@@ -329,8 +329,30 @@ fn late_answers() {
         let (query, client) = query_at(&one, &name);
         query_at(&two, &name);
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
-        asking.join().unwrap().answer == ["A 192.0.2.4"]
+        if asking.join().unwrap().answer != ["A 192.0.2.4"] {
+            return false;
+        }
+        // Nor is anything held against it.
+        let name = fresh("next");
+        let asking_next = self::asking(&name);
+        let (query, client) = query_at(&one, &name);
+        let is_second_left_alone = !was_asked(&two, &name);
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        drop(asking_next.join());
+        is_second_left_alone
     });
+}
+
+/// Whether a query for `name` waits at `server`, among others.
+fn was_asked(server: &UdpSocket, name: &str) -> bool {
+    let label = name.split('.').next().unwrap();
+    let mut buffer = [0; 512];
+    server.set_nonblocking(true).unwrap();
+    let mut next = || server.recv_from(&mut buffer).ok().map(|(len, _)| buffer[..len].to_vec());
+    let mut queries = std::iter::from_fn(&mut next);
+    let was_asked = queries.any(|query| query.windows(label.len()).any(|octets| octets == label.as_bytes()));
+    server.set_nonblocking(false).unwrap();
+    was_asked
 }
 
 fn failures() {
