@@ -36,6 +36,8 @@ impl ErrorCode {
     pub const NOT_AVAILABLE: Self = Self(50);
     /// STATUS: the plugin cannot serve ADD, and running containers have limited connectivity.
     pub const LIMITED_CONNECTIVITY: Self = Self(51);
+    /// CHECK: the attachment is not, or not any more, what ADD made. (The spec leaves codes from 100 on to plugins.)
+    pub const CHANGED: Self = Self(100);
     /// A fault that is not the caller's.
     pub const INTERNAL: Self = Self(999);
 }

@@ -107,6 +107,23 @@ fn damage_on_the_host_is_named() {
     }
 }
 
+/// By what our IPAM plugin says, and by what the reference's does.
+#[test]
+fn leases_that_are_gone_are_named_and_so_is_what_else_differs() {
+    let mut story = Story::new(&json!({}));
+    let host = story.world.host();
+    host.run("rm /var/lib/cni/networks/n/10.1.2.2").success();
+    assert_eq!(story.found(), "10.1.2.2 is in prevResult but not leased");
+    host.run("rm /var/lib/cni/networks/n/fd00:1::2").success();
+    let gone = "host-local: Failed to find address added by container c1";
+    assert_eq!(story.found(), gone);
+    host.run("ip address delete 10.1.2.1/24 dev br0").success();
+    let both = format!("gateway address 10.1.2.1/24 is missing on \"br0\"; {gone}");
+    assert_eq!(story.found(), both);
+    story.path = Suite::Reference.dir().display().to_string();
+    assert_eq!(story.found(), both);
+}
+
 #[test]
 fn a_host_veth_that_was_renamed_is_named_and_removed() {
     let story = Story::new(&json!({}));

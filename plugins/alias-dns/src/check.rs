@@ -40,7 +40,8 @@ fn compare(
     let record = Store::new(&state).read(&key).map_err(|unreadable| difference(&key, unreadable))?;
     log::debug!("read the record");
     let Some(record) = record else {
-        return Err(Error::new(ErrorCode::UNKNOWN_CONTAINER, format!("{}: no record", described(&key))));
+        // Not code 3, the unknown container: with that a runtime need not detach, and the rest of the chain is attached.
+        return Err(difference(&key, "no record"));
     };
     let mut differences = with_configuration(&record, settings);
     if let Some(netns) = record.netns.as_ref().filter(|_| record.is_dead()) {
@@ -131,7 +132,7 @@ fn with_result(
 }
 
 fn difference(key: &RecordKey, what: impl std::fmt::Display) -> Error {
-    Error::internal(format_args!("{}: {what}", described(key)))
+    Error::new(ErrorCode::CHANGED, format!("{}: {what}", described(key)))
 }
 
 fn described(key: &RecordKey) -> String {

@@ -22,9 +22,6 @@ use crate::plan::{Plan, addresses_of};
 use crate::rules;
 use crate::tuning::Before;
 
-/// Code of a CHECK that found the attachment changed; the spec leaves codes from 100 on to the plugin.
-const DIFFERENT: ErrorCode = ErrorCode(100);
-
 /// Compares the attachment with what ADD made.
 pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     let find = |name: &str| Delegate::find(name, &call.env().plugin_path());
@@ -58,7 +55,13 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
         differences: Vec::new(),
     };
     let compared = comparison.run();
-    leases.map(Running::ended).transpose()?;
+    match leases.map(Running::ended).transpose() {
+        // What else differs must not go unnamed because the leases do, too.
+        Err(of_ipam) if compared.is_ok() && !comparison.differences.is_empty() => comparison.differs(of_ipam),
+        ended => {
+            ended?;
+        }
+    }
     compared?;
     comparison.verdict()
 }
@@ -130,7 +133,7 @@ impl Comparison<'_> {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(Error::new(DIFFERENT, differences.join("; "))
+        Err(Error::new(ErrorCode::CHANGED, differences.join("; "))
             .with_details(format!("attachment {}", identity.alias())))
     }
 

@@ -1,6 +1,6 @@
 //! CHECK: the attachment's leases are there, and are the addresses that ADD answered with.
 
-use cni_types::{AttachmentCall, CniResult, Error};
+use cni_types::{AttachmentCall, CniResult, Error, ErrorCode};
 
 use crate::allocator::RequestableFrom;
 use crate::config::Settings;
@@ -23,7 +23,7 @@ pub(crate) fn check(call: &AttachmentCall) -> Result<(), Error> {
     };
     log::debug!("found {} leases", leased.len());
     if leased.is_empty() {
-        return Err(Error::internal(format_args!(
+        return Err(changed(format!(
             "host-local: Failed to find address added by container {}",
             call.attachment().container_id()
         )));
@@ -54,5 +54,9 @@ fn compare(leased: &[Point], result: &CniResult, settings: &Settings) -> Result<
                 .map(|address| format!("{address} is in prevResult but not leased")),
         )
         .collect();
-    if differences.is_empty() { Ok(()) } else { Err(Error::internal(differences.join("; "))) }
+    if differences.is_empty() { Ok(()) } else { Err(changed(differences.join("; "))) }
+}
+
+fn changed(what: String) -> Error {
+    Error::new(ErrorCode::CHANGED, what)
 }

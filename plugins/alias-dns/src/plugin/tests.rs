@@ -533,13 +533,13 @@ fn check_compares_record_prev_result_and_server() {
     check(&prev_result()).succeed(&host);
     let mut moved = result.clone();
     moved["ips"][0]["address"] = json!("10.82.0.51/24");
-    check(&moved).fail(&host, ErrorCode::INTERNAL, "10.82.0.51");
+    check(&moved).fail(&host, ErrorCode::CHANGED, "10.82.0.51");
     host.0.served.borrow_mut().remove(&only_record(&host).key);
-    check(&result).fail(&host, ErrorCode::INTERNAL, "the server does not answer by its record");
+    check(&result).fail(&host, ErrorCode::CHANGED, "the server does not answer by its record");
     host.0.server = Server::IsSilent;
     check(&result).fail(&host, ErrorCode::TRY_AGAIN_LATER, "the server does not answer");
     call("DEL").succeed(&host);
-    check(&result).fail(&host, ErrorCode::UNKNOWN_CONTAINER, "no record");
+    check(&result).fail(&host, ErrorCode::CHANGED, "no record");
 }
 
 #[test]
@@ -596,11 +596,11 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
     ];
     for (change, told) in changes {
         tamper(change);
-        check().fail(&host, ErrorCode::INTERNAL, told);
+        check().fail(&host, ErrorCode::CHANGED, told);
     }
     tamper(&|record| (record.ttl, record.names) = (600, Vec::new()));
     for told in ["lacks the name c1; the record lacks the name centos-1;", "; ttl: the record has 600"] {
-        check().fail(&host, ErrorCode::INTERNAL, told);
+        check().fail(&host, ErrorCode::CHANGED, told);
     }
     // In another case, or with a name more, of which this call does not know where it came from.
     tamper(&|record| {

@@ -118,16 +118,16 @@ fn check_compares_the_leases_with_the_previous_result() {
 
     let mut other = result.clone();
     other["ips"][0]["address"] = json!("10.8.0.77/24");
-    let (_, msg) = check(other).error();
-    assert_eq!(msg, "10.8.0.2 is leased but not in prevResult; 10.8.0.77 is in prevResult but not leased");
+    let differing = "10.8.0.2 is leased but not in prevResult; 10.8.0.77 is in prevResult but not leased";
+    assert_eq!(check(other).error(), (100, differing.to_owned()));
 
     std::fs::remove_file(network.leases_dir().join("fd00:8::2")).unwrap();
     let (_, msg) = check(result.clone()).error();
     assert_eq!(msg, "fd00:8::2 is in prevResult but not leased");
 
     std::fs::remove_file(network.leases_dir().join("10.8.0.2")).unwrap();
-    let (_, msg) = check(result).error();
-    assert_eq!(msg, "host-local: Failed to find address added by container c1");
+    let gone = "host-local: Failed to find address added by container c1";
+    assert_eq!(check(result).error(), (100, gone.to_owned()));
 }
 
 #[test]
