@@ -56,7 +56,7 @@ fn list_and_show_say_what_the_kernel_says() {
     assert_eq!(shown["bridge"]["addresses"], json!(["10.1.0.1/16"]));
     for (index, container) in story.containers.iter().enumerate() {
         let attachment = &shown["attachments"][index];
-        assert_eq!(attachment["containerId"], container.name());
+        assert_eq!(attachment["containerID"], container.name());
         let inside = container.run("ip -json link show dev eth0").json();
         assert_eq!(attachment["mac"], inside[0]["address"]);
         assert_eq!(attachment["addresses"], json!([format!("10.1.0.{}/16", index + 2)]));

@@ -253,13 +253,24 @@ fn the_debian_package_takes_the_place_of_the_reference_and_gives_it_back() {
     }
 }
 
-/// The verbs that `--help` lists, as lines that begin with the program's name.
+/// What `program --help` prints.
 #[track_caller]
-fn verbs(world: &World, program: &str) -> BTreeSet<String> {
-    let help = world.host().command([Suite::Ours.binary(program).as_os_str(), "--help".as_ref()]).run();
-    let lines = help.success().lines().filter_map(|line| line.trim_start().strip_prefix(program));
+fn help(world: &World, program: &str) -> String {
+    let binary = Suite::Ours.binary(program);
+    world.host().command([binary.as_os_str(), "--help".as_ref()]).run().success().to_owned()
+}
+
+/// The verbs that the help lists, as lines that begin with the program's name.
+fn verbs(help: &str, program: &str) -> BTreeSet<String> {
+    let lines = help.lines().filter_map(|line| line.trim_start().strip_prefix(program));
     let verbs = lines.filter_map(|rest| rest.strip_prefix(' ')?.split_whitespace().next());
     verbs.filter(|verb| verb.starts_with(|c: char| c.is_ascii_lowercase())).map(str::to_owned).collect()
+}
+
+/// The options that the help names, without their dashes.
+fn options(help: &str) -> BTreeSet<&str> {
+    let words = help.split(|c: char| c.is_whitespace() || matches!(c, '[' | ']' | ';' | ','));
+    words.filter_map(|word| word.strip_prefix("--")).collect()
 }
 
 /// What the bash completion offers for the first word after `command`.
@@ -280,14 +291,17 @@ fn offered_by_bash(world: &World, file: &Path, function: &str, command: &str) ->
 }
 
 #[test]
-fn manual_and_completions_know_every_verb() {
+fn manual_and_completions_know_every_verb_and_option() {
     let world = World::new();
     let packaging = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging"));
-    for (program, command, function) in
-        [("alias-dns", "alias-dns", "_alias_dns"), ("host-local-ipam", "host-local-ipam", "_host_local_ipam")]
-    {
-        let verbs = verbs(&world, program);
-        assert!(verbs.len() >= 2, "{program} --help lists {verbs:?}");
+    for (program, command, function) in [
+        ("alias-dns", "alias-dns", "_alias_dns"),
+        ("bridge", "cni-bridge", "_cni_bridge"),
+        ("host-local-ipam", "host-local-ipam", "_host_local_ipam"),
+    ] {
+        let help = help(&world, program);
+        let (verbs, options) = (verbs(&help, program), options(&help));
+        assert!(verbs.len() >= 2 && options.len() >= 3, "{program} --help lists {verbs:?} and {options:?}");
         let bash = packaging.join("completions/bash").join(command);
         assert_eq!(offered_by_bash(&world, &bash, function, command), verbs, "{}", bash.display());
         for (path, before, after) in [
@@ -300,5 +314,31 @@ fn manual_and_completions_know_every_verb() {
                 assert!(text.contains(&format!("{before}{verb}{after}")), "{path} lacks {verb}");
             }
         }
+        for (path, before) in [
+            (format!("man/{command}.8"), "Fl -"),
+            (format!("completions/bash/{command}"), "--"),
+            (format!("completions/zsh/_{command}"), "--"),
+            (format!("completions/fish/{command}.fish"), " -l "),
+        ] {
+            let text = std::fs::read_to_string(packaging.join(&path)).unwrap();
+            for option in &options {
+                assert!(text.contains(&format!("{before}{option}")), "{path} lacks --{option}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_program_tells_its_version_and_what_it_does_not_understand() {
+    let world = World::new();
+    for program in ["alias-dns", "bridge", "host-local-ipam"] {
+        let typed =
+            |word: &str| world.host().command([Suite::Ours.binary(program).as_os_str(), word.as_ref()]).run();
+        for option in ["--version", "-V"] {
+            assert_eq!(typed(option).success(), format!("{program} {}\n", env!("CARGO_PKG_VERSION")));
+        }
+        let wrong = typed("frobnicate");
+        assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""), "{wrong}");
+        assert!(wrong.stderr.contains("frobnicate"), "{wrong}");
     }
 }

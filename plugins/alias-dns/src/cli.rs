@@ -35,6 +35,7 @@ alias-dns serve                             the server; the plugin starts it by 
 --type T    asks for records of this type (A and AAAA, or PTR where NAME is an address)
 --json      prints JSON
 --help      prints this
+--version   prints the version
 
 Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
 ";
@@ -47,6 +48,8 @@ const WRONG_USAGE: u8 = 2;
 enum CommandLine {
     /// `--help`.
     Help,
+    /// `--version`.
+    Version,
     /// The server.
     Serve,
     /// What the server starts beside itself.
@@ -98,6 +101,9 @@ impl CommandLine {
     fn run(self, env: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
             Self::Help => out.write_all(USAGE.as_bytes()).context("print the usage"),
+            Self::Version => {
+                writeln!(out, "alias-dns {}", env!("CARGO_PKG_VERSION")).context("print the version")
+            }
             Self::Serve => daemon::serve(&StateDir::of_host(env)?),
             Self::Supervise => daemon::supervise(),
             Self::Guard => daemon::guard(),
@@ -122,6 +128,7 @@ impl CommandLine {
                 Long("as") => source = Some(parser.value()?.parse()?),
                 Long("type") => rtype = Some(parser.value()?.string()?),
                 Short('h') | Long("help") => return Ok(Self::Help),
+                Short('V') | Long("version") => return Ok(Self::Version),
                 other => return Err(other.unexpected()),
             }
         }

@@ -235,5 +235,8 @@ impl RuntimeConfig {
 fn upstream(text: &str) -> Result<SocketAddr, String> {
     name_server::parse_any(text)
         .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
-        .ok_or_else(|| format!("\"{text}\" is not the address of a name server"))
+        .ok_or_else(|| match name_server::missing_device(text) {
+            Some(device) => format!("\"{text}\" is reached by \"{device}\", a device that this host has not"),
+            None => format!("\"{text}\" is not the address of a name server"),
+        })
 }

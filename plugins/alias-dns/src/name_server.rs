@@ -21,10 +21,21 @@ pub(crate) fn parse_any(text: &str) -> Option<SocketAddr> {
 
 fn parse_with_port(text: &str, port: u16) -> Option<SocketAddr> {
     if let Some((address, device)) = text.split_once('%') {
-        let scope = device.parse().ok().or_else(|| nix::net::if_::if_nametoindex(device).ok())?;
-        return Some(SocketAddrV6::new(address.parse().ok()?, port, 0, scope).into());
+        return Some(SocketAddrV6::new(address.parse().ok()?, port, 0, index(device)?).into());
     }
     Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, port))
+}
+
+/// The device that `text` names, if all that is wrong with it is that this host has none of that name.
+pub(crate) fn missing_device(text: &str) -> Option<&str> {
+    let (before, after) = text.split_once('%')?;
+    let device = after.split_once("]:").map_or(after, |(device, _)| device);
+    let loopback = format!("{before}%lo{}", &after[device.len()..]);
+    (!device.is_empty() && index(device).is_none() && parse_any(&loopback).is_some()).then_some(device)
+}
+
+fn index(device: &str) -> Option<u32> {
+    device.parse().ok().or_else(|| nix::net::if_::if_nametoindex(device).ok())
 }
 
 #[cfg(test)]
@@ -59,6 +70,22 @@ mod tests {
             "[fd00::1]:",
         ] {
             assert_eq!(parse_any(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_missing_is_told_from_other_mistakes() {
+        for (text, device) in [
+            ("fe80::1%nosuchdevice", Some("nosuchdevice")),
+            ("[fe80::1%nosuchdevice]:5353", Some("nosuchdevice")),
+            ("[fe80::1%nosuchdevice]:port", None),
+            ("fe80::g%nosuchdevice", None),
+            ("9.9.9.9%nosuchdevice", None),
+            ("fe80::1%lo", None),
+            ("fe80::1%", None),
+            ("fe80::1", None),
+        ] {
+            assert_eq!(missing_device(text), device, "{text}");
         }
     }
 }

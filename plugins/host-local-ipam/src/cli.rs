@@ -32,6 +32,9 @@ DIR is the configuration's ipam.dataDir, by default /var/lib/cni/networks.
 A container runtime calls the plugin with CNI_COMMAND set: https://www.cni.dev/docs/spec/
 ";
 
+/// The exit status for a command line that cannot be read.
+const WRONG_USAGE: u8 = 2;
+
 /// A command line that has been understood.
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
@@ -51,18 +54,27 @@ enum Format {
 pub(crate) fn main() -> ExitCode {
     cni_types::logging::init("host-local-ipam", log::LevelFilter::Warn);
     cni_types::signals::settle();
-    let served =
-        parse(std::env::args_os().skip(1)).and_then(|request| serve(&request, &mut io::stdout().lock()));
-    match served {
+    let request = match parse(std::env::args_os().skip(1)) {
+        Ok(request) => request,
+        Err(error) => {
+            say(&error);
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    match serve(&request, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // There is nobody left to tell if this fails.
-            let _ = writeln!(io::stderr(), "host-local-ipam: {error:#}");
+            say(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(error: &anyhow::Error) {
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(io::stderr(), "host-local-ipam: {error:#}");
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

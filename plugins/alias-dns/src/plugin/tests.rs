@@ -330,6 +330,11 @@ fn a_users_mistake_is_named_and_leaves_nothing() {
         ("ttl", json!(-1), "ttl: invalid value: integer `-1`"),
         ("ttl", json!(4_000_000_000_u32), "ttl: 4000000000 is more than"),
         ("upstreams", json!(["9.9.9.9", "dns.example"]), "upstreams[1]: \"dns.example\""),
+        (
+            "upstreams",
+            json!(["fe80::1%nosuchdevice"]),
+            "upstreams[0]: \"fe80::1%nosuchdevice\" is reached by \"nosuchdevice\", a device",
+        ),
         ("onError", json!("ignore"), "onError: \"ignore\""),
         ("forward", json!("yes"), "forward: invalid type: string \"yes\""),
     ] {

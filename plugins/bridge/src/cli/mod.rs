@@ -30,6 +30,7 @@ bridge prune                removes bridges that nobody is attached to, and rule
 --json      list, show: prints JSON
 --dot       show: prints a graph for Graphviz
 --help      prints this
+--version   prints the version
 
 repair reads the configuration of the network in /etc/cni/net.d, or the directory that NETCONFPATH names.
 Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
@@ -42,6 +43,7 @@ const WRONG_USAGE: u8 = 2;
 #[derive(Debug, PartialEq, Eq)]
 enum CommandLine {
     Help,
+    Version,
     List(Format),
     Show(Option<String>, Format),
     Repair(Option<String>),
@@ -54,6 +56,17 @@ enum Format {
     Text,
     Json,
     Dot,
+}
+
+impl Format {
+    /// The option that asks for it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::Json => "--json",
+            Self::Dot => "--dot",
+        }
+    }
 }
 
 /// Does what the command line says.
@@ -90,8 +103,14 @@ fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("help") | Short('h') => return Ok(CommandLine::Help),
-            Long("json") => format = Format::Json,
-            Long("dot") => format = Format::Dot,
+            Long("version") | Short('V') => return Ok(CommandLine::Version),
+            Long(option @ ("json" | "dot")) => {
+                let asked = if option == "json" { Format::Json } else { Format::Dot };
+                if format != Format::Text && format != asked {
+                    return Err("--json and --dot exclude each other".into());
+                }
+                format = asked;
+            }
             Value(word) => words.push(word.string()?),
             other => return Err(other.unexpected()),
         }
@@ -106,13 +125,16 @@ fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
         (["prune"], Format::Text) => Ok(CommandLine::Prune),
         (["help"], Format::Text) => Ok(CommandLine::Help),
         ([], _) => Err("what is to be done?".into()),
-        (words, _) => Err(format!("not understood: {}", words.join(" ")).into()),
+        (words, _) => {
+            Err(format!("not understood: {} {}", words.join(" "), format.option()).trim_end().into())
+        }
     }
 }
 
 fn answer(command: CommandLine) -> anyhow::Result<String> {
     Ok(match command {
         CommandLine::Help => USAGE.to_owned(),
+        CommandLine::Version => format!("bridge {}\n", env!("CARGO_PKG_VERSION")),
         CommandLine::List(Format::Json) => json(&View::of_host()?)?,
         CommandLine::List(_) => text::list(&View::of_host()?),
         CommandLine::Show(Some(network), format) => {
@@ -160,6 +182,9 @@ mod tests {
             ("repair net", CommandLine::Repair(Some("net".into()))),
             ("prune", CommandLine::Prune),
             ("show --help", CommandLine::Help),
+            ("--version", CommandLine::Version),
+            ("-V", CommandLine::Version),
+            ("show --json --json", CommandLine::Show(None, Format::Json)),
         ] {
             assert_eq!(parsed(words), Ok(command), "{words}");
         }
@@ -167,11 +192,16 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        for (words, named) in
-            [("", "what"), ("shwo net", "shwo net"), ("list --xml", "--xml"), ("prune --json", "prune")]
-        {
-            let error = parsed(words).unwrap_err();
-            assert!(error.contains(named), "{words}: {error}");
+        for (words, named) in [
+            ("", "what is to be done?"),
+            ("shwo net", "not understood: shwo net"),
+            ("list --xml", "invalid option '--xml'"),
+            ("--json prune", "not understood: prune --json"),
+            ("list --dot", "not understood: list --dot"),
+            ("show --json --dot", "--json and --dot exclude each other"),
+            ("show --dot --json", "--json and --dot exclude each other"),
+        ] {
+            assert_eq!(parsed(words), Err(named.to_owned()), "{words}");
         }
     }
 }

@@ -56,6 +56,7 @@ pub(super) struct LinkView {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AttachmentView {
+    #[serde(rename = "containerID")]
     pub(super) container_id: String,
     pub(super) ifname: String,
     pub(super) host_veth: String,
