@@ -25,7 +25,7 @@ pub trait Plugin {
     /// The name that the plugin goes by in its log and its about line.
     const NAME: &'static str;
 
-    /// Attaches a container.
+    /// Attaches a container. Where the result cannot be handed over, [`Plugin::del`] follows with the same call.
     ///
     /// # Errors
     /// Whatever kept it from that; by then nothing of the attempt is left.
@@ -130,6 +130,14 @@ impl DelCall {
     }
 }
 
+/// A call that went well.
+struct Served {
+    /// The document to print; empty for the verbs that answer nothing.
+    answer: String,
+    /// What was attached, of which nobody knows before the answer is read.
+    attached: Option<AttachmentCall>,
+}
+
 /// Runs `plugin` as this process: its environment, its stdin, stdout and stderr.
 pub fn main<P: Plugin>(plugin: &P) -> ExitCode {
     logging::init(P::NAME, log::LevelFilter::Warn);
@@ -166,25 +174,40 @@ pub fn run<P: Plugin>(
         Ok(_) => log::info!("succeeded after {taken:.3} ms"),
         Err(error) => log::info!("failed after {taken:.3} ms: code {}: {error}", error.code().0),
     }
-    let (answer, status) = match served {
-        Ok(answer) => (answer, 0),
-        Err(error) => (json::encode(&error).unwrap_or_default(), 1),
+    let (answer, attached, status) = match served {
+        Ok(Served { answer, attached }) => (answer, attached, 0),
+        Err(error) => (json::encode(&error).unwrap_or_default(), None, 1),
     };
     match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => status,
         Err(error) => {
             log::error!("write the answer to stdout: {error}");
+            if let Some(call) = attached {
+                take_back(plugin, call);
+            }
             1
         }
     }
 }
 
-/// The document to print on success; empty for the verbs that answer nothing.
-fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Result<String, Error> {
+/// Detaches what was just attached: a runtime that is gone has taken no note of it, and nobody would ask for its DEL.
+fn take_back<P: Plugin>(plugin: &P, attached: AttachmentCall) {
+    let ContainerCall { network, attachment, netns } = attached;
+    let call = DelCall { network, attachment, netns: Some(netns) };
+    let detached = catch_unwind(AssertUnwindSafe(|| plugin.del(&call)));
+    match detached.unwrap_or_else(|panic| Err(internal(panic.as_ref()))) {
+        Ok(()) => log::warn!("detached the container again"),
+        Err(error) => log::error!("detach the container again: {error}"),
+    }
+}
+
+fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Result<Served, Error> {
+    let nothing = |()| Served { answer: String::new(), attached: None };
     let Variables { command, attachment, netns } = Variables::read(&env)?;
     if command == Command::Version {
         let answer = VersionAnswer { cni_version: SpecVersion::LATEST, supported_versions: SpecVersion::ALL };
-        return serde_json::to_string(&answer).map(|answer| answer + "\n").map_err(Error::internal);
+        let answer = serde_json::to_string(&answer).map_err(Error::internal)? + "\n";
+        return Ok(Served { answer, attached: None });
     }
     // Room for any usual configuration, so that it is read at once.
     let mut bytes = Vec::with_capacity(8192);
@@ -206,19 +229,25 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
             Command::Gc => plugin.gc(&network),
             _ => plugin.status(&network),
         }
-        .map(|()| String::new());
+        .map(nothing);
     };
     if let (Command::Add | Command::Del, Some(netns), false) = (command, &netns, overrides) {
         refuse_own_netns(netns)?;
     }
     if command == Command::Del {
-        return plugin.del(&DelCall { network, attachment, netns }).map(|()| String::new());
+        return plugin.del(&DelCall { network, attachment, netns }).map(nothing);
     }
     let netns = netns.unwrap_or_default();
     let call = AttachmentCall { network, attachment, netns };
-    match command {
-        Command::Check => plugin.check(&call).map(|()| String::new()),
-        _ => plugin.add(&call).and_then(|result| result.encode(call.conf().version())),
+    if command == Command::Check {
+        return plugin.check(&call).map(nothing);
+    }
+    match plugin.add(&call)?.encode(call.conf().version()) {
+        Ok(answer) => Ok(Served { answer, attached: Some(call) }),
+        Err(error) => {
+            take_back(plugin, call);
+            Err(error)
+        }
     }
 }
 

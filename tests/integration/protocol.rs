@@ -1,6 +1,6 @@
 //! The protocol through the built binaries, byte by byte; where the reference has the behaviour, compared with it.
 
-use integration_tests::{Output, PluginCall, Suite, World};
+use integration_tests::{Output, PluginCall, Snapshot, Suite, World};
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -238,4 +238,44 @@ fn keys_match_in_any_case_null_is_absent_and_unknown_keys_are_named_on_stderr() 
     assert_eq!(serde_json::from_str::<Value>(output.success()).unwrap()["ips"][0]["address"], "10.1.2.2/24");
     assert!(output.stderr.contains("colour"), "{output}");
     assert!(!output.stderr.contains("isgateway"), "{output}");
+}
+
+/// A runtime that has been killed meanwhile has taken no note of the attachment, and nobody would ask for its DEL.
+#[test]
+fn an_attachment_that_nobody_hears_of_is_taken_back() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let [resident, container] = ["resident", "c1"].map(|name| world.container(name));
+    let ipam = json!({ "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.2.0/24" }]] });
+    let bridge = json!({
+        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true,
+        "ipam": ipam
+    });
+    let add = |call: PluginCall, config: &Value| {
+        call.verb("ADD").container(&container).env("CNI_PATH", &path).config(config).run()
+    };
+    let unheard = |name: &str, config: &Value| {
+        let deaf = ["sh", "-c", "exec \"$0\" > /dev/full"];
+        let output = add(world.traced_plugin(&deaf, name), config);
+        assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{output}");
+        for said in ["write the answer to stdout", "detached the container again"] {
+            assert!(output.stderr.contains(said), "{output}");
+        }
+    };
+    world.plugin("bridge").verb("ADD").container(&resident).config(&bridge).run().success();
+    let allocator = json!({ "cniVersion": "1.1.0", "name": "n", "type": "host-local-ipam", "ipam": ipam });
+    for (name, config) in [("host-local-ipam", &allocator), ("bridge", &bridge)] {
+        let before = Snapshot::of(&world);
+        unheard(name, config);
+        before.assert_unchanged_but(&world, &["last_reserved_ip"]);
+        assert_eq!(container.run("ip -o link show").success().lines().count(), 1);
+    }
+    let result = add(world.plugin("bridge"), &bridge).json();
+    let names = json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": result });
+    unheard("alias-dns", &names);
+    let listed =
+        || world.host().command([Suite::Ours.binary("alias-dns").as_os_str(), "list".as_ref()]).run();
+    assert_eq!(listed().success().lines().count(), 1, "{}", listed());
+    add(world.plugin("alias-dns"), &names).success();
+    assert!(listed().success().contains("10.1.2."), "{}", listed());
 }

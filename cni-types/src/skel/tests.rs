@@ -11,6 +11,7 @@ use crate::IpConfig;
 struct Recorder {
     calls: RefCell<Vec<String>>,
     failure: Option<Error>,
+    without_addresses: bool,
 }
 
 impl Recorder {
@@ -32,10 +33,9 @@ impl Plugin for Recorder {
             call.netns().display()
         ))?;
         let address = crate::ip::parse_cidr("10.0.0.2/24").unwrap();
-        Ok(CniResult {
-            ips: vec![IpConfig { interface: None, address, gateway: None }],
-            ..CniResult::default()
-        })
+        let ip = IpConfig { interface: None, address, gateway: None };
+        let ips = if self.without_addresses { vec![] } else { vec![ip] };
+        Ok(CniResult { ips, ..CniResult::default() })
     }
 
     fn check(&self, call: &AttachmentCall) -> Result<(), Error> {
@@ -247,7 +247,7 @@ fn a_panic_becomes_an_error_document() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_written_is_a_failure() {
+fn what_was_attached_is_detached_when_the_answer_cannot_be_written() {
     struct Closed;
     impl Write for Closed {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -257,8 +257,31 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
             Ok(())
         }
     }
-    let vars = env("ADD", "/no/such/netns").into_iter().collect();
-    assert_eq!(run(&Recorder::default(), vars, &mut &*CONF, &mut Closed, &mut io::sink()), 1);
+    let del = "del c1 Some(\"/no/such/netns\")";
+    let failure = || Some(Error::internal("of the plugin"));
+    for (command, failure, calls) in [
+        ("ADD", None, vec!["add c1 eth0 /no/such/netns", del]),
+        // What fails has left nothing.
+        ("ADD", failure(), vec!["add c1 eth0 /no/such/netns"]),
+        ("CHECK", failure(), vec!["check testnet"]),
+        ("DEL", failure(), vec![del]),
+        ("VERSION", None, vec![]),
+    ] {
+        let plugin = Recorder { failure, ..Recorder::default() };
+        let vars = env(command, "/no/such/netns").into_iter().collect();
+        assert_eq!(run(&plugin, vars, &mut &*CONF, &mut Closed, &mut io::sink()), 1, "{command}");
+        assert_eq!(plugin.calls.into_inner(), calls, "{command}");
+    }
+}
+
+#[test]
+fn what_was_attached_is_detached_when_there_is_no_answer_in_the_version_asked_for() {
+    let conf = br#"{"cniVersion":"0.2.0","name":"testnet","type":"recorder"}"#;
+    let plugin = Recorder { without_addresses: true, ..Recorder::default() };
+    let outcome = Outcome::of(plugin, &env("ADD", "/no/such/netns"), &conf[..]);
+    assert!(outcome.stdout.contains("cannot convert: no valid IP addresses"), "{}", outcome.stdout);
+    assert_eq!(outcome.status, 1);
+    assert_eq!(outcome.calls, ["add c1 eth0 /no/such/netns", "del c1 Some(\"/no/such/netns\")"]);
 }
 
 proptest! {
