@@ -3,6 +3,7 @@
 mod aliases;
 mod bad_input;
 mod bridge_accept;
+mod bridge_between;
 mod bridge_by_hand;
 mod bridge_check;
 mod bridge_faults;

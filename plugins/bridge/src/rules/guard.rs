@@ -11,16 +11,17 @@ use crate::netlink::{Failure, Netlink};
 use crate::netns::{LinkLock, Netns};
 use crate::nft::{GUARDED, Rules};
 
-/// Removes the guard if nobody has a guarded port but `host_veth`, which is about to go; says whether others need it.
+/// Removes the guard if nobody has a guarded port but `host_veth`, which is about to go. When it has gone,
+/// [`remove_unneeded`] has to follow: others may have looked meanwhile.
 ///
 /// The kernel takes as long to forget a link as to forget a table, and for both at once no longer.
-pub(super) fn remove_before_link(rules: &mut Rules, host_veth: &str) -> Result<bool, Error> {
+pub(super) fn remove_before_link(rules: &mut Rules, host_veth: &str) -> Result<(), Error> {
     remove_unless(rules, |port| port.name != host_veth)
 }
 
 /// Removes the guard if there is no guarded port.
 pub(crate) fn remove_unneeded(rules: &mut Rules) -> Result<(), Error> {
-    remove_unless(rules, |_| true).map(drop)
+    remove_unless(rules, |_| true)
 }
 
 /// The same, for who excludes others already.
@@ -31,21 +32,17 @@ pub(crate) fn remove_unneeded_alone(rules: &mut Rules, _alone: &LinkLock<'_>) ->
     }
 }
 
-/// Removes the guard unless a guarded port is `in_need`, which it then says.
-fn remove_unless(rules: &mut Rules, in_need: impl Fn(&Link) -> bool) -> Result<bool, Error> {
-    if !rules.has_guard().map_err(failed)? {
-        return Ok(false);
-    }
-    if has_guarded_port(&in_need)? {
-        return Ok(true);
+/// Removes the guard unless a guarded port is `in_need`.
+fn remove_unless(rules: &mut Rules, in_need: impl Fn(&Link) -> bool) -> Result<(), Error> {
+    if !rules.has_guard().map_err(failed)? || has_guarded_port(&in_need)? {
+        return Ok(());
     }
     let home = Netns::own()?;
     let _alone = home.exclude()?;
-    if has_guarded_port(&in_need)? {
-        return Ok(true);
+    match has_guarded_port(&in_need)? {
+        true => Ok(()),
+        false => rules.remove_guard().map_err(failed),
     }
-    rules.remove_guard().map_err(failed)?;
-    Ok(false)
 }
 
 fn has_guarded_port(counts: impl Fn(&Link) -> bool) -> Result<bool, Error> {

@@ -24,16 +24,14 @@ pub(crate) struct Removal<'a> {
     rules: Rules,
     owner: Owner<'a>,
     departed: Departed,
-    /// Whether other ports were guarded.
-    others_guarded: bool,
 }
 
 /// Removes the rules of an owner; [`Removal::complete`] has to follow when its link is gone.
 pub(crate) fn remove(owner: Owner<'_>) -> Result<Removal<'_>, Error> {
     let mut rules = Rules::open().map_err(failed)?;
     let departed = rules.remove(&owner).map_err(failed)?;
-    let others_guarded = remove_before_link(&mut rules, owner.host_veth)?;
-    Ok(Removal { rules, owner, departed, others_guarded })
+    remove_before_link(&mut rules, owner.host_veth)?;
+    Ok(Removal { rules, owner, departed })
 }
 
 impl Removal<'_> {
@@ -61,10 +59,8 @@ impl Removal<'_> {
         for removed in [removed, again] {
             forget_accepted(&mut self.rules, removed, self.owner.network)?;
         }
-        if self.others_guarded {
-            // Their DELs may have seen the port of this one.
-            remove_unneeded(&mut self.rules)?;
-        }
+        // DELs of others, and a repair, may have seen the port of this one.
+        remove_unneeded(&mut self.rules)?;
         match removed {
             Removed::Nothing => {
                 let mut host = Netlink::open().map_err(Error::internal)?;
