@@ -22,6 +22,24 @@ die() {
     exit 1
 }
 
+# Prints the comment at the head of the running script and ends it, where its arguments ask for help.
+answer_help() {
+    local argument
+    for argument in "$@"; do
+        case $argument in
+        --help | -h)
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "scripts/${0##*/}"
+            exit
+            ;;
+        esac
+    done
+}
+
+# For a script that takes none.
+refuse_arguments() {
+    [ $# = 0 ] || die "unknown argument $1; there is --help, or none"
+}
+
 has() {
     command -v "$1" >/dev/null 2>&1
 }

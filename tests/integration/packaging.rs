@@ -342,3 +342,28 @@ fn every_program_tells_its_version_and_what_it_does_not_understand() {
         assert!(wrong.stderr.contains("frobnicate"), "{wrong}");
     }
 }
+
+/// It does nothing else then: `scripts/setup` would install packages.
+#[test]
+fn every_script_says_what_it_does() {
+    let world = World::new();
+    let scripts = script("");
+    let mut asked = 0;
+    for entry in scripts.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        // One is sourced, and the other is the part of `demo` that runs inside.
+        if path.ends_with("lib.sh") || path.ends_with("demo-story") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let head = text.lines().skip(1).map_while(|line| line.strip_prefix('#'));
+        let head: Vec<&str> = head.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+        for option in ["--help", "-h"] {
+            let argv = ["timeout".as_ref(), "20".as_ref(), path.as_os_str(), option.as_ref()];
+            let output = world.host().command(argv).run();
+            assert_eq!(output.success().lines().collect::<Vec<_>>(), head, "{} {option}", path.display());
+            asked += 1;
+        }
+    }
+    assert!(asked >= 20, "asked {asked} times");
+}
