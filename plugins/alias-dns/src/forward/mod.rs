@@ -37,9 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a question may take altogether: the C libraries give up after five seconds.
 const TOTAL: Duration = Duration::from_millis(4500);
 
-/// Times that servers are asked for one question at most, refusals that come at once included.
-const MAX_ATTEMPTS: usize = 8;
-
 /// Questions on their way at once.
 const MAX_FLIGHTS: usize = 1024;
 
@@ -174,8 +171,6 @@ struct Flight {
     talks: Vec<Talk>,
     /// Whose turn it is.
     current: usize,
-    /// Times that a server was asked.
-    attempts: usize,
     /// Of the last attempt.
     generation: u16,
     began: Instant,
@@ -332,7 +327,6 @@ impl Forwarder {
             servers: servers.into(),
             talks: Vec::with_capacity(1),
             current: 0,
-            attempts: 0,
             generation: 0,
             began: now,
             source,
@@ -500,8 +494,7 @@ impl Forwarder {
     ) {
         loop {
             let flight = &mut self.flights[slot];
-            let is_over = flight.attempts >= MAX_ATTEMPTS
-                || now.saturating_duration_since(flight.began) + PATIENCE > TOTAL;
+            let is_over = now.saturating_duration_since(flight.began) + PATIENCE > TOTAL;
             let Some(next) = flight.next().filter(|_| !is_over) else {
                 let mut flight = self.land(slot);
                 let failure = flight.failure.take().unwrap_or_else(|| Reply::failure(&flight.question));
@@ -529,7 +522,6 @@ impl Forwarder {
         let generation = self.generation;
         let flight = &mut self.flights[slot];
         flight.generation = generation;
-        flight.attempts += 1;
         let index = flight.current;
         let server = self.servers.entry(flight.servers[index]).or_default();
         server.health.asked += 1;
@@ -594,6 +586,7 @@ fn respond(flight: &Flight, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::query::{self, Received};
 
     const QUESTION: [u8; 5] = [0, 0, 1, 0, 1];
 
@@ -608,6 +601,29 @@ mod tests {
             ));
         }
         Reply::read(&octets, 1, &QUESTION).unwrap()
+    }
+
+    #[test]
+    fn one_address_has_its_share_of_the_questions_under_way() {
+        let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let upstreams = [upstream.local_addr().unwrap()];
+        let (poller, now, mut out) = (Poller::new().unwrap(), Instant::now(), Vec::new());
+        let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
+        let mut ask = |last: u8, number: u16| {
+            let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            let name = format!("\x05{number:05}\0");
+            let packet = [&header[..], name.as_bytes(), &[0, 1, 0, 1]].concat();
+            let Received::Query(query) = query::read(&packet) else { panic!("{packet:?}") };
+            let socket = Token::only(Kind::Datagrams);
+            let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
+            let client = Waiting::for_answer_to(&query, &packet, recipient, 512);
+            forwarder.ask(&poller, now, client, &upstreams, |_| false, &mut out)
+        };
+        let share = MAX_FLIGHTS_OF_SOURCE as u16;
+        assert!((0..share).all(|number| ask(2, number) == Asked::Waiting));
+        assert_eq!(ask(2, share), Asked::Failed);
+        // What is under way already may be waited for, and the others have theirs.
+        assert_eq!([ask(2, 0), ask(3, 0), ask(3, share)], [Asked::Waiting; 3]);
     }
 
     #[test]
