@@ -383,7 +383,9 @@ mod tests {
         let clients = (0..count).map(|_| TcpStream::connect(socket.local_addr().unwrap()).unwrap()).collect();
         let (poller, mut connections) = (Poller::new().unwrap(), Connections::new(descriptors));
         let listener = Rc::new(Listener { bridge: "br0".to_owned(), gateway: [127, 0, 0, 1].into() });
-        connections.accept(&poller, socket.as_fd(), &listener, |_| true).unwrap();
+        for _ in 0..=count / ACCEPTED {
+            connections.accept(&poller, socket.as_fd(), &listener, |_| true).unwrap();
+        }
         (poller, connections, clients)
     }
 
@@ -441,6 +443,50 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_awaited_for_a_client_than_its_share_and_the_rest_comes_after() {
+        let (poller, mut connections, mut clients) = accepted(1);
+        let [token] = tokens(&connections)[..] else { panic!("one is open") };
+        let asked = MAX_AWAITED as u8 + 3;
+        (0..asked).for_each(|number| clients[0].write_all(&[0, 1, number]).unwrap());
+        clients[0].shutdown(std::net::Shutdown::Write).unwrap();
+        let mut taken = Vec::new();
+        let mut ready = |connections: &mut Connections| {
+            connections.ready(&poller, token, &mut |_, _, _, query, _| {
+                taken.push(query[0]);
+                Made::Awaited
+            });
+            taken.len()
+        };
+        // Once for what was sent, and once for the end of it.
+        assert_eq!([ready(&mut connections), ready(&mut connections)], [MAX_AWAITED as usize; 2]);
+        // However long that takes.
+        connections.expire(Instant::now() + IDLE * 2);
+        assert_eq!(connections.len(), 1);
+        for number in 0..asked {
+            assert_eq!(connections.resumed(), None);
+            connections.deliver(&poller, token, &[number]);
+            let mut response = [0; 3];
+            clients[0].read_exact(&mut response).unwrap();
+            assert_eq!(response, [0, 1, number]);
+            while let Some(resumed) = connections.resumed() {
+                assert_eq!(resumed, token);
+                ready(&mut connections);
+            }
+        }
+        assert_eq!(taken, (0..asked).collect::<Vec<_>>());
+        // Nothing can happen on it any more.
+        assert_eq!(connections.len(), 0);
+        assert_eq!(clients[0].read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_address_has_its_share_of_the_connections() {
+        let (_, connections, mut clients) = accepted(MAX_OF_SOURCE + 1);
+        assert_eq!(connections.len(), MAX_OF_SOURCE);
+        assert_eq!(clients[MAX_OF_SOURCE].read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
     fn the_last_descriptors_are_for_nobody_from_the_network() {
         let (_, connections, mut clients) = accepted_by(2, Descriptors::up_to(0));
         assert_eq!((connections.len(), connections.deadline()), (0, None));
@@ -453,7 +499,7 @@ mod tests {
         let [token] = tokens(&connections)[..] else { panic!("one is open") };
         clients[0].set_nonblocking(true).unwrap();
         // Until neither side takes any more.
-        while clients[0].write_all(&[0, 1, 7]).is_ok() {
+        while clients[0].write_all(&[0, 1, 7].repeat(1000)).is_ok() {
             connections.ready(&poller, token, &mut |_, _, _, _, out| {
                 out.resize(60_000, 0);
                 Made::Done
