@@ -288,15 +288,13 @@ impl Connection {
         self.outgoing.len() - self.sent < MAX_UNSENT && self.awaited < MAX_AWAITED
     }
 
-    /// Says `response`, with its length before it; nothing if it is empty. The client's time begins anew.
+    /// Says `response`, with its length before it; nothing if it is empty.
     fn say(&mut self, response: &[u8]) -> Life {
         if let (false, Ok(len)) = (response.is_empty(), u16::try_from(response.len())) {
             self.outgoing.extend_from_slice(&len.to_be_bytes());
             self.outgoing.extend_from_slice(response);
         }
-        let life = self.flush();
-        self.deadline = Instant::now() + IDLE;
-        life
+        self.flush()
     }
 
     /// Reads what fits beside what is there already: one whole query at least.
@@ -323,7 +321,7 @@ impl Connection {
         Life::On
     }
 
-    /// Sends what the client takes.
+    /// Sends what the client takes; with that its time begins anew.
     fn flush(&mut self) -> Life {
         while self.sent < self.outgoing.len() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
