@@ -32,12 +32,15 @@ impl Worker {
         let Open { wanted, port, obstructed } = open;
         let listener = wanted.listener();
         self.forget(&listener);
-        for keeper in self.keepers() {
-            // One that is gone is missed in a moment, and the next one gets everything.
-            let _ = keeper.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()]);
+        // First of all: what the keepers have stays open, and bound to its place, also where this fails.
+        self.server.open(&self.poller, listener.clone(), port, sockets)?;
+        if let Some(sockets) = self.server.sockets(&listener) {
+            for keeper in self.keepers() {
+                // One that is gone is missed in a moment, and the next one gets everything.
+                let _ = keeper.keep(&label_of(&wanted, port), &[sockets.udp.as_fd(), sockets.tcp.as_fd()]);
+            }
         }
         self.closed.retain(|closed| closed.listener() != listener);
-        self.server.open(&self.poller, listener.clone(), port, sockets)?;
         self.open.insert(listener, Place { ifindex: wanted.ifindex, port, obstructed });
         Ok(())
     }
