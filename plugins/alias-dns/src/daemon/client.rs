@@ -28,7 +28,8 @@ use crate::serve::listen::PORT;
 use crate::state_dir::StateDir;
 use crate::zone::Listener;
 
-/// What a call may take, a start of the server included.
+/// How long the server is waited for, a start of it included. An ADD that has waited in vain waits once more while it
+/// takes its record back, which a server that hangs may have read.
 pub const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Milliseconds until the next look while another client starts the server.
