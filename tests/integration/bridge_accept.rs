@@ -463,13 +463,22 @@ fn an_add_that_is_killed_at_any_moment_leaves_the_firewall_as_it_was_after_del()
 
 #[test]
 fn a_failed_add_takes_its_rules_back() {
-    let story = Story::new(&[&DOCKER, &NFTABLES]);
-    let routes = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
-    let ipam = json!({ "type": "host-local-ipam", "subnet": "10.1.0.0/16", "routes": routes });
-    let network = story.network("net", 1, json!({ "acceptForward": true, "ipam": ipam }));
-    let one = story.world.container("one");
-    network.add(&Attachment::of(&one)).unwrap_err();
-    story.assert_foreign_is_as_before();
+    for keys in [
+        json!({ "acceptForward": true }),
+        json!({ "ipMasq": false }),
+        json!({ "isDefaultGateway": false, "ipMasq": false, "macspoofchk": true }),
+    ] {
+        let story = Story::new(&[&DOCKER, &NFTABLES]);
+        let routes = json!([{ "dst": "10.7.0.0/16", "gw": "192.0.2.1" }]);
+        let mut keys = keys;
+        keys["ipam"] = json!({ "type": "host-local-ipam", "subnet": "10.1.0.0/16", "routes": routes });
+        let network = story.network("net", 1, keys.clone());
+        let one = story.world.container("one");
+        network.add(&Attachment::of(&one)).unwrap_err();
+        story.assert_foreign_is_as_before();
+        let tables = story.world.host().run("nft list tables").success().to_owned();
+        assert!(!tables.contains("cni"), "{keys}: {tables}");
+    }
 }
 
 /// As firewalld's with `NftablesTableOwner=yes`.

@@ -245,6 +245,32 @@ fn the_next_adds_bring_back_what_was_flushed() {
 
 #[test]
 fn prune_removes_the_rules_of_the_dead_alone() {
+    removes_those_of_the_dead_alone(|story, kind| {
+        assert_eq!(story.bridge(&["prune"]).success(), "removed iptables rules of net/one/eth0\n", "{kind}");
+        assert_eq!(story.bridge(&["prune"]).success(), "", "{kind}");
+    });
+}
+
+/// Of another network it removes none, nor any of those that live.
+#[test]
+fn a_gc_that_is_not_told_who_is_valid_removes_the_rules_of_the_dead_alone() {
+    removes_those_of_the_dead_alone(|story, kind| {
+        let before = story.ours();
+        let gc = |network: &str| {
+            let mut config = config();
+            config["cniVersion"] = json!("1.1.0");
+            config["name"] = json!(network);
+            let gc = story.world.plugin("bridge").verb("GC").env("CNI_PATH", &story.path);
+            gc.env("PATH", PROGRAMS).config(&config).run().success().to_owned()
+        };
+        gc("other");
+        assert_eq!(story.ours(), before, "{kind}");
+        gc("net");
+    });
+}
+
+#[track_caller]
+fn removes_those_of_the_dead_alone(remove: impl Fn(&Story, &str)) {
     for kind in kinds() {
         let story = Story::new(kind);
         story.world.remove_netns("one");
@@ -252,8 +278,7 @@ fn prune_removes_the_rules_of_the_dead_alone() {
             let links = story.world.host().run("ip -o link show master br-net");
             (links.stdout.lines().count() == 1).then_some(())
         });
-        assert_eq!(story.bridge(&["prune"]).success(), "removed iptables rules of net/one/eth0\n", "{kind}");
-        assert_eq!(story.bridge(&["prune"]).success(), "", "{kind}");
+        remove(&story, kind);
         assert_eq!(story.ours().len(), 8, "{kind}");
         assert!(story.ours().iter().all(|line| !line.contains("\\\"one\\\"")), "{kind}: {:?}", story.ours());
     }

@@ -49,6 +49,7 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
             Ok(survey::is_alive(record, &host.links().map_err(Error::internal)?))
         };
         failures.note(rules::collect(&mut host, network, is_alive));
+        failures.note(rules::collect_iptables(&mut host, Some(network)));
         log::debug!("done with the rules");
     }
     if let Some(name) = failures.note(config::ipam_type(call.conf())).flatten() {

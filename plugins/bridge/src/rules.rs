@@ -18,7 +18,7 @@ use crate::xtables;
 pub(crate) use self::guard::remove_unneeded_alone as remove_unneeded_guard;
 pub(crate) use self::install::{Prepared, install, prepare, remove_after_link};
 pub(crate) use self::removal::{
-    Removal, collect, forget, forget_flows, remove, remove_orphans, remove_stale,
+    Removal, collect, collect_iptables, forget, forget_flows, remove, remove_orphans, remove_stale,
 };
 pub(crate) use self::repair::{repair, repair_guard, restore_port};
 pub(crate) use self::subject::{FoundGateway, Subject, policy};

@@ -1,13 +1,10 @@
 //! `bridge prune`: bridges of ours that nobody is attached to, and rules of attachments that are gone.
 
-use std::collections::BTreeSet;
-
 use anyhow::Context as _;
 
-use crate::attachment::{Identity, is_gateway_port, is_marked};
-use crate::iptables::{self, Told};
+use crate::attachment::{is_gateway_port, is_marked};
 use crate::netlink::Netlink;
-use crate::netlink::link::{Kind, Link};
+use crate::netlink::link::Kind;
 use crate::netns::Netns;
 use crate::nft::{Record, Rules};
 use crate::{rules, survey};
@@ -46,7 +43,9 @@ pub(super) fn prune() -> anyhow::Result<String> {
         gone.push((network, departed));
     }
     rules::remove_unneeded_guard(&mut rules, &alone)?;
-    removed += &prune_iptables(&mut rules, &links)?;
+    for [network, container_id, ifname] in rules::collect_iptables(&mut host, None)? {
+        removed += &format!("removed iptables rules of {network}/{container_id}/{ifname}\n");
+    }
     // What comes now sees for itself who is attached.
     drop(alone);
     for (network, departed) in gone {
@@ -54,21 +53,4 @@ pub(super) fn prune() -> anyhow::Result<String> {
     }
     rules::remove_orphans(&mut rules, &mut host)?;
     Ok(removed)
-}
-
-/// Removes masquerade rules through iptables of attachments that are gone; says whose. Nothing is started where there
-/// are none.
-fn prune_iptables(rules: &mut Rules, links: &[Link]) -> anyhow::Result<String> {
-    let alive: Vec<Identity> = survey::identities(links).collect();
-    let is_gone = |told: &Told<'_>| !alive.iter().any(|identity| told.is(identity.jumps()));
-    let comments = rules::iptables_comments(rules)?;
-    let gone: BTreeSet<Told<'_>> =
-        comments.iter().filter_map(|comment| Told::by(comment)).filter(|told| is_gone(told)).collect();
-    if !gone.is_empty() {
-        iptables::remove_gone(is_gone)?;
-    }
-    let words = |Told { network, container_id, ifname }| {
-        format!("removed iptables rules of {network}/{container_id}/{ifname}\n")
-    };
-    Ok(gone.into_iter().map(words).collect())
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use cni_types::{Error, Failures};
 
-use super::failed;
 use super::guard::{remove_before_link, remove_unneeded};
 use super::subject::Subject;
+use super::{failed, iptables_comments};
 use crate::attachment::Identity;
+use crate::iptables::{self, Told};
 use crate::names;
 use crate::netlink::Netlink;
 use crate::nft::{self, Departed, Owner, Record, Removed, Rules};
@@ -116,6 +117,29 @@ pub(crate) fn collect(
     remove_unneeded(&mut rules)?;
     remove_orphans(&mut rules, host)?;
     failures.into_result()
+}
+
+/// Removes masquerade rules through iptables of attachments to `network`, or to any, that have no link any more; says
+/// whose: network, container id and interface. Nothing is started where there are none.
+pub(crate) fn collect_iptables(
+    host: &mut Netlink,
+    network: Option<&str>,
+) -> Result<BTreeSet<[String; 3]>, Error> {
+    let comments = iptables_comments(&mut Rules::open().map_err(failed)?)?;
+    // Afterwards: an ADD makes the link before the rules, so whose rules have been seen has one by now, or none any more.
+    let links = host.links().map_err(Error::internal)?;
+    let alive: Vec<Identity> = survey::identities(&links).collect();
+    let gone: BTreeSet<Told<'_>> = comments
+        .iter()
+        .filter(|comment| network.is_none_or(|network| iptables::is_of_network(comment, network)))
+        .filter_map(|comment| Told::by(comment))
+        .filter(|told| !alive.iter().any(|identity| told.is(identity.jumps())))
+        .collect();
+    if !gone.is_empty() {
+        iptables::remove_gone(|told| gone.contains(told))?;
+    }
+    let words = |told: Told<'_>| [told.network, told.container_id, told.ifname].map(str::to_owned);
+    Ok(gone.into_iter().map(words).collect())
 }
 
 /// Has the host forget what it keeps elsewhere for an attachment to `network` that has lost its rules.
