@@ -21,6 +21,9 @@ const FLUSH: &str = "
     done
 ";
 
+/// For a network that asks for nothing else.
+const IPTABLES_ALONE: &str = "iptables alone";
+
 /// A host with two containers, a firewall that drops, and a configuration that asks for every kind of rule.
 struct Story {
     world: World,
@@ -40,6 +43,8 @@ enum Call {
     Repair,
     /// Somebody takes away all that is ours but the rules in the firewall's chain.
     Flush,
+    /// The same, and an ADD after it.
+    FlushAndAdd,
 }
 
 impl Story {
@@ -60,6 +65,14 @@ impl Story {
             "acceptForward": true,
             "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.2.0/24" }], [{ "subnet": "fd00:1::/64" }]] },
         });
+        let mut config = config;
+        if backend == IPTABLES_ALONE {
+            for key in ["isDefaultGateway", "macspoofchk", "acceptForward"] {
+                config[key] = json!(false);
+            }
+            config["ipMasqBackend"] = json!("iptables");
+            config["ingressPolicy"] = json!("");
+        }
         world.write("/run/net.d/n.conf", config.to_string());
         let (one, two) = (world.container("one"), world.container("two"));
         let story = Self { world, path, config, one, two, before: String::new() };
@@ -88,6 +101,11 @@ impl Story {
                 let command = self.world.host().command([program.as_os_str(), "repair".as_ref()]);
                 command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path).start()
             }
+            Call::FlushAndAdd => {
+                let script = format!("{FLUSH}{RELOAD}exec \"$@\"");
+                let behind = self.world.traced_plugin(&["sh", "-c", &script, "sh"], "bridge");
+                self.call(behind, "ADD", container).start()
+            }
             Call::Flush => self.world.host().command(["sh", "-c", &format!("{FLUSH}{RELOAD}")]).start(),
         }
     }
@@ -111,7 +129,7 @@ impl Story {
             Call::Add => self.call(traced, "ADD", &self.one),
             Call::Del => self.call(traced, "DEL", &self.one),
             Call::Gc => self.call(traced, "GC", &self.one).config(&self.collecting()),
-            Call::Repair | Call::Flush => unreachable!("no runtime calls it"),
+            Call::Repair | Call::Flush | Call::FlushAndAdd => unreachable!("no runtime calls it"),
         };
         let running = running.start();
         let is_stopped = wait_until("the call is stopped, or over", || {
@@ -157,7 +175,7 @@ impl Story {
         if matches!(call, Call::Add) {
             attached.push((one, &first));
         }
-        if matches!(other, Call::Add) {
+        if matches!(other, Call::Add | Call::FlushAndAdd) {
             attached.push((two, &second));
         }
         self.assert_whole(&attached, &why);
@@ -176,7 +194,7 @@ impl Story {
             let mut config = self.config.clone();
             config["prevResult"] = result.json();
             let check = self.plain("CHECK", container).config(&config).run();
-            assert_eq!(check.status, 0, "{why}: {check}");
+            assert_eq!(check.status, 0, "{why}: {check}\n{}", self.config);
         }
         let told = self.start(Call::Repair, &self.two).wait();
         assert_eq!(told.success(), "", "{why}");
@@ -193,7 +211,7 @@ impl Story {
 #[track_caller]
 fn beside(call: Call, other: Call) {
     const MOST: u32 = 200;
-    for backend in ["nftables", "iptables"] {
+    for backend in ["nftables", "iptables", IPTABLES_ALONE] {
         let story = Story::new(backend);
         for step in ["sendto", "clone"] {
             let last = (1..MOST).find(|count| story.gets_through(step, *count, call, other));
@@ -221,6 +239,11 @@ fn the_del_of_the_only_other_one_at_each_step_of_an_add_leaves_it_whole() {
 #[test]
 fn a_flush_at_each_step_of_an_add_is_mended_by_a_repair() {
     beside(Call::Add, Call::Flush);
+}
+
+#[test]
+fn a_flush_and_another_add_at_each_step_of_an_add_leave_it_whole() {
+    beside(Call::Add, Call::FlushAndAdd);
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use cni_types::Error;
 
-use super::failed;
 use super::guard::remove_unneeded;
 use super::removal::{forget_unwished, remove_of_gone};
 use super::repair::{repair_iptables, restore_port};
 use super::subject::{Subject, policy};
+use super::{failed, iptables_comments};
 use crate::attachment::Identity;
 use crate::config::Settings;
-use crate::iptables;
+use crate::iptables::{self, Told};
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::nft::{Attached, ForeignDrop, Installed, Rules};
@@ -42,7 +42,7 @@ pub(crate) struct Prepared {
 /// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
 pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
     let wished = policy(settings);
-    if !wished.needs_rules() && !settings.is_gateway() {
+    if !wished.needs_rules() && !settings.is_gateway() && settings.masquerade.is_none() {
         return Ok(None);
     }
     let mut prepared = Prepared { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
@@ -79,8 +79,7 @@ pub(crate) fn install<'a>(
 ) -> Result<Option<InstalledRules>, Error> {
     if subject.by_iptables {
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
-        let restore = || subject.restore_iptables(host, bridge, settings);
-        iptables::install(identity.jumps(), &subject.addresses, restore)?;
+        subject.install_iptables(host, bridge, settings)?;
     }
     let Some(Prepared { rules, is_guarded }) = prepared else { return Ok(None) };
     if !is_guarded {
@@ -109,6 +108,9 @@ impl InstalledRules {
     ) -> Result<(), Error> {
         if self.is_guarded && !self.rules.guard_is_awake().map_err(failed)? {
             self.rules.repair_guard().map_err(failed)?;
+        }
+        if self.subject.by_iptables && !self.subject.has_jumps(&mut self.rules)? {
+            self.subject.install_iptables(host, bridge, settings)?;
         }
         match self.rules.has_records(&[self.subject.attached()]).map_err(failed)? {
             true => Ok(()),
@@ -175,6 +177,19 @@ impl Subject {
             restore_port(host, settings, found)?;
         }
         Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings)).collect())
+    }
+
+    /// Brings in the masquerade rules through iptables, where the network has none those of its other attachments, too.
+    fn install_iptables(&self, host: &mut Netlink, bridge: &Link, settings: &Settings) -> Result<(), Error> {
+        let restore = || self.restore_iptables(host, bridge, settings);
+        iptables::install(self.identity.jumps(), &self.addresses, restore)
+    }
+
+    /// Whether there is a jump through iptables for each address. Starts no process.
+    fn has_jumps(&self, rules: &mut Rules) -> Result<bool, Error> {
+        let comments = iptables_comments(rules)?;
+        let own = comments.iter().filter_map(|comment| Told::by(comment));
+        Ok(own.filter(|told| told.is(self.identity.jumps())).count() >= self.addresses.len())
     }
 
     /// Brings in the masquerade rules through iptables of all attachments to the network, if there are others; says
