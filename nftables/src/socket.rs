@@ -37,19 +37,20 @@ const SETTLE_ATTEMPTS: usize = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(pub(crate) u32);
 
-/// nf_tables did not do what it was asked.
+/// nf_tables did not do what it was asked. What an error says has its reason in it, so it hands on no source, which whoever
+/// prints a chain of causes would print once more.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket failed.
     #[error("nf_tables socket: {0}")]
-    Socket(#[source] io::Error),
+    Socket(io::Error),
     /// The kernel refused.
-    #[error("nf_tables: {action}: {source}")]
+    #[error("nf_tables: {action}: {reason}")]
     Refused {
         /// What was asked, such as `create chain inet t c`.
         action: String,
         /// The kernel's reason.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The kernel's answer made no sense.
     #[error("nf_tables: unreadable answer")]
@@ -63,7 +64,7 @@ impl Error {
     /// The kernel's error number.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Socket(source) | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Socket(reason) | Self::Refused { reason, .. } => reason.raw_os_error(),
             Self::Unreadable | Self::Restless => None,
         }
     }
@@ -538,5 +539,5 @@ fn refused(sent: &[u8], sequence: u32, errno: i32) -> Error {
         .flatten()
         .find(|(header, _)| header.sequence == sequence)
         .map_or_else(|| "transaction".to_owned(), |(header, body)| wire::describe(header, body));
-    Error::Refused { action, source: io::Error::from_raw_os_error(errno) }
+    Error::Refused { action, reason: io::Error::from_raw_os_error(errno) }
 }

@@ -175,3 +175,18 @@ fn who_has_read_enough_of_the_output_is_told_no_error() {
     let output = story.world.host().command(["sh", "-c", script, &program]).run();
     assert_eq!((output.success(), output.stderr.as_str()), ("", ""));
 }
+
+#[test]
+fn without_the_rights_the_reason_is_said_once() {
+    let story = Story::new();
+    let program = Suite::Ours.binary("bridge").display().to_string();
+    for verb in ["list", "show", "repair", "prune"] {
+        let argv = ["setpriv", "--bounding-set", "-net_admin", program.as_str(), verb];
+        let command = story.world.host().command(argv);
+        let output = command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run();
+        assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{output}");
+        let reasons = ["Operation not permitted", "Permission denied"];
+        let told: usize = reasons.iter().map(|reason| output.stderr.matches(reason).count()).sum();
+        assert_eq!(told, 1, "{output}");
+    }
+}

@@ -340,6 +340,12 @@ fn every_program_tells_its_version_and_what_it_does_not_understand() {
         let wrong = typed("frobnicate");
         assert_eq!((wrong.status, wrong.stdout.as_str()), (2, ""), "{wrong}");
         assert!(wrong.stderr.contains("frobnicate"), "{wrong}");
+        let binary = Suite::Ours.binary(program);
+        let line = "exec \"$0\" --version > /dev/full";
+        let argv = ["sh".as_ref(), "-c".as_ref(), line.as_ref(), binary.as_os_str()];
+        let unwritten = world.host().command(argv).run();
+        assert_eq!(unwritten.status, 1, "{unwritten}");
+        assert!(unwritten.stderr.contains("write to stdout: No space left on device"), "{unwritten}");
     }
 }
 

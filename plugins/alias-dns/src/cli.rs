@@ -86,7 +86,10 @@ pub(crate) fn main(args: Vec<OsString>, env: &Environment) -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    match line.run(env, &mut io::stdout().lock()) {
+    let mut printed = Vec::new();
+    let answered = line.run(env, &mut printed);
+    let written = io::stdout().write_all(&printed).and_then(|()| io::stdout().flush());
+    match written.context("write to stdout").and(answered) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -100,10 +103,8 @@ pub(crate) fn main(args: Vec<OsString>, env: &Environment) -> ExitCode {
 impl CommandLine {
     fn run(self, env: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
-            Self::Help => out.write_all(USAGE.as_bytes()).context("print the usage"),
-            Self::Version => {
-                writeln!(out, "alias-dns {}", env!("CARGO_PKG_VERSION")).context("print the version")
-            }
+            Self::Help => Ok(out.write_all(USAGE.as_bytes())?),
+            Self::Version => Ok(writeln!(out, "alias-dns {}", env!("CARGO_PKG_VERSION"))?),
             Self::Serve => daemon::serve(&StateDir::of_host(env)?),
             Self::Supervise => daemon::supervise(),
             Self::Guard => daemon::guard(),

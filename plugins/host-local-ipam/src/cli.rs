@@ -61,7 +61,10 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    match serve(&request, &mut io::stdout().lock()) {
+    let mut printed = Vec::new();
+    let served = serve(&request, &mut printed);
+    let written = io::stdout().write_all(&printed).and_then(|()| io::stdout().flush());
+    match written.context("write to stdout").and(served) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -148,7 +151,6 @@ fn serve(request: &Request, out: &mut dyn Write) -> anyhow::Result<()> {
             writeln!(out, "released {address} of {holder}")?;
         }
     }
-    out.flush()?;
     Ok(())
 }
 
