@@ -249,6 +249,46 @@ fn rules_of_a_network_go_with_its_last_container() {
 }
 
 #[test]
+fn networks_on_one_bridge_keep_each_their_own_rules() {
+    for backend in ["nftables", "iptables"] {
+        let world = World::new();
+        let network = |name: &str, subnet: &str, masquerade: bool, mac_spoof_check: bool| {
+            let bridge = json!({
+                "type": "bridge", "bridge": "br-1", "macspoofchk": mac_spoof_check,
+                "ipMasq": masquerade, "ipMasqBackend": backend,
+                "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": subnet }]] },
+            });
+            Network::new(&world, json!({ "cniVersion": "1.1.0", "name": name, "plugins": [bridge] }))
+        };
+        let checked = network("checked", "10.1.0.0/16", false, true);
+        let masqueraded = network("masqueraded", "10.2.0.0/16", true, false);
+        let one = Attachment::of(&member(&world, &checked, "one"));
+        let whole = |why: &str| {
+            let check = checked.check(&one);
+            assert!(check.is_ok(), "{backend}, {why}: {check:?}");
+            let rules = world.host().run("nft list ruleset").success().to_owned();
+            assert!(!rules.contains("10.1.0."), "{backend}, {why}: {rules}");
+        };
+        whole("alone");
+        masqueraded.attach(&world.container("two"));
+        whole("with the first one of the other network");
+        for flush in ["nft delete table inet cni-bridge", "nft flush chain ip nat POSTROUTING"] {
+            world.host().run(flush);
+        }
+        masqueraded.attach(&world.container("three"));
+        whole("when the other network has lost its rules");
+        for two in ["two", "three"] {
+            let cached = format!("/var/lib/cni/results/masqueraded-{two}-eth0");
+            std::fs::remove_file(world.path(cached)).unwrap();
+        }
+        masqueraded.gc(&[]).unwrap();
+        whole("when nobody is left on the other network");
+        let ports = world.host().run("ip -o link show master br-1");
+        assert_eq!(ports.success().lines().count(), 1, "{backend}: {ports}");
+    }
+}
+
+#[test]
 fn rules_of_a_network_go_however_many_subnets_it_has() {
     let world = World::new();
     let subnets: Vec<Value> = (0..80).map(|n| json!([{ "subnet": format!("fd00:{n:x}::/64") }])).collect();
