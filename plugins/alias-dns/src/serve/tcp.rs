@@ -502,6 +502,7 @@ mod tests {
                 out.resize(60_000, 0);
                 Made::Done
             });
+            assert!(connections.get(token).unwrap().outgoing.len() < 2 * MAX_UNSENT);
         }
         connections.expire(Instant::now() + IDLE);
         assert_eq!(connections.len(), 0);
