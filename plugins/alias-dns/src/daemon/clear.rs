@@ -121,3 +121,41 @@ fn remove_own(state: &StateDir) -> Result<()> {
     directories.map(fs::remove_dir).take_while(Result::is_ok).for_each(drop);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Record;
+
+    /// The state of a namespace where a server has been, and a record of `netns`.
+    fn left(base: &Path, name: &str, netns: &str) -> StateDir {
+        let state = StateDir::at(base.join(name));
+        let record: Record = serde_json::from_value(serde_json::json!({
+            "network": "testnet", "containerID": "c1", "ifname": "eth0", "joined": 1, "bridge": "br0",
+            "gateways": ["172.20.0.1/16"], "addresses": ["172.20.0.2"], "names": ["c1"], "domain": "testnet",
+            "ttl": 5, "forward": true, "netns": { "path": netns, "inode": 1 },
+        }))
+        .unwrap();
+        Store::new(&state).write(&record).unwrap();
+        fs::write(state.path().join(LOCK_FILE), "").unwrap();
+        state
+    }
+
+    #[test]
+    fn only_a_namespace_whose_containers_are_all_provably_dead_is_forgotten() {
+        let base = tempfile::tempdir().unwrap();
+        let gone = "/run/netns/of nobody";
+        let own = left(base.path(), "own", gone);
+        let dead = left(base.path(), "dead", gone);
+        // What is no namespace proves nothing.
+        let alive = left(base.path(), "alive", base.path().to_str().unwrap());
+        let unreadable = left(base.path(), "unreadable", gone);
+        fs::write(unreadable.records().join("testnet/c2:eth0"), "{").unwrap();
+        let served = left(base.path(), "served", gone);
+        let lock = LockFile::try_take(&served.path().join(LOCK_FILE)).unwrap();
+        forget_dead_namespaces(&own);
+        let left = [&own, &dead, &alive, &unreadable, &served].map(|state| state.path().exists());
+        assert_eq!(left, [true, false, true, true, true]);
+        drop(lock);
+    }
+}

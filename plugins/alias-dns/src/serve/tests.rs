@@ -214,3 +214,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn whoever_is_known_is_told_of_every_fault_and_strangers_of_few() {
+    let mut server = server();
+    let faulty = [0; 12];
+    let mut told = |source: &str| {
+        let peer = source.parse().unwrap();
+        let socket = token(Kind::Datagrams, 0, 0);
+        let recipient = Recipient::Datagram { socket, peer };
+        (0..200).filter(|_| !respond(&mut server, recipient, &faulty).is_empty()).count()
+    };
+    assert_eq!(told("172.20.0.2:4000"), 200);
+    // A second may end meanwhile.
+    assert!((64..200).contains(&told("172.20.9.9:4000")));
+}
+
+#[test]
+fn an_address_is_its_own_as_long_as_it_is_open() {
+    let (poller, mut server) = (Poller::new().unwrap(), server());
+    let listener = |last| Listener { bridge: BRIDGE.to_owned(), gateway: [127, 0, 0, last].into() };
+    for last in [1, 2] {
+        let sockets = Sockets {
+            udp: std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            tcp: std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+        };
+        server.open(&poller, listener(last), 5353, sockets).unwrap();
+    }
+    let own = |server: &Server| {
+        let mut own: Vec<String> = server.desk.own.iter().map(ToString::to_string).collect();
+        own.sort();
+        own
+    };
+    assert_eq!(own(&server), ["127.0.0.1:53", "127.0.0.1:5353", "127.0.0.2:53", "127.0.0.2:5353"]);
+    server.close(&poller, &listener(1));
+    assert_eq!(own(&server), ["127.0.0.2:53", "127.0.0.2:5353"]);
+}

@@ -20,7 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::unistd::Pid;
 
 use crate::Test;
-use crate::dns::{ask, ask_once, ask_within};
+use crate::dns::{ask, ask_once, ask_within, connect as connect_over_tcp, query, receive, send};
 use crate::serving::{firewalled, ruleset};
 use crate::world::{
     BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, is_asleep, key, kill_all, listens, processes,
@@ -506,8 +506,12 @@ fn too_many_clients() {
     std::thread::sleep(Duration::from_secs(1));
     let taken = processor_time(server) - before;
     assert!(taken < 20, "{taken} of 100 ticks");
+    // It cannot be taken yet.
+    let mut stream = connect_over_tcp(GATEWAY);
+    send(&mut stream, &query(7, "centos-1", Rtype::A, None));
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
     drop(clients);
+    assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
     put("c2", "172.20.0.3", "centos-2");
     assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
     assert_eq!(processes("serve"), [server]);
