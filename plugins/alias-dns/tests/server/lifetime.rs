@@ -13,7 +13,7 @@ use alias_dns::domain_name::DomainName;
 use alias_dns::records::disk::Store;
 use alias_dns::records::{NetnsRef, Record, RecordKey};
 use alias_dns::state_dir::StateDir;
-use cni_types::BootId;
+use cni_types::{Attachment, BootId};
 use domain::base::iana::Rtype;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -308,8 +308,16 @@ fn lost_events() {
     }
     std::fs::remove_file(records.join("c2:eth0")).unwrap();
     Store::new(&state()).write(&record("c3", "172.20.0.4", "centos-3")).unwrap();
+    let write_on_other_network = |container, address, name| {
+        let key = RecordKey::new("other", Attachment::new(container, "eth0").unwrap()).unwrap();
+        Store::new(&state()).write(&Record { key, ..record(container, address, name) }).unwrap();
+    };
+    write_on_other_network("c4", "172.20.0.5", "centos-4");
     signal("serve", Signal::SIGCONT);
-    eventually("what nobody told is seen", || ask(GATEWAY, "centos-3", Rtype::A).unwrap().rcode == "NOERROR");
+    let is_seen = |name| ask(GATEWAY, name, Rtype::A).unwrap().rcode == "NOERROR";
+    eventually("what nobody told is seen", || is_seen("centos-3") && is_seen("centos-4"));
+    write_on_other_network("c5", "172.20.0.6", "centos-5");
+    eventually("a network that came meanwhile is followed", || is_seen("centos-5"));
     assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().rcode, "NXDOMAIN");
     // Its file cannot be read, which takes no name away that was known before.
     assert_eq!(centos_1(), ["A 172.20.0.2"]);
