@@ -6,7 +6,7 @@ use cni_types::{Error, ErrorCode};
 use nix::errno::Errno;
 
 use crate::config::Settings;
-use crate::netlink::addr::{AddressState, Dad};
+use crate::netlink::addr::{self, AddressState, Dad};
 use crate::netlink::events::Events;
 use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
@@ -140,7 +140,9 @@ pub(crate) fn configure(
             }
             other => other,
         }
-        .map_err(failed(format!("add address {network} to \"{ifname}\"")))?;
+        .map_err(|failure| {
+            addr::refused(failure, network).context(format_args!("add address {network} to \"{ifname}\""))
+        })?;
     }
     let company = Company::of(container, end.index)?;
     let reverse_path = reverse_path(company, end, plan)?;

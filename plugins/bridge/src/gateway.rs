@@ -13,7 +13,7 @@ use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
 use crate::maker::NO_GROUP;
-use crate::netlink::addr::{Address, Dad};
+use crate::netlink::addr::{self, Address, Dad};
 use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
@@ -248,7 +248,8 @@ impl Gateway {
     }
 
     fn failed(&self, failure: Failure, gateway: &IpNetwork) -> Error {
-        Error::internal(failure).context(format_args!("set address {gateway} of \"{}\"", self.link.name))
+        addr::refused(failure, *gateway)
+            .context(format_args!("set address {gateway} of \"{}\"", self.link.name))
     }
 
     /// Lets the host forward the plan's packets that come in by the link.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cni_types::{Error, ErrorCode};
 use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use rtnetlink::AddressMessageBuilder;
@@ -130,6 +131,15 @@ impl Netlink {
     }
 }
 
+/// Why the kernel does not give a link `address`: code 2 where it serves no IPv6 at all (`ipv6.disable=1` at its boot),
+/// else 999.
+pub(crate) fn refused(failure: Failure, address: IpNetwork) -> Error {
+    match address.is_ipv6() && failure.is(Errno::EOPNOTSUPP) {
+        true => Error::new(ErrorCode::UNSUPPORTED_FIELD, format!("this kernel serves no IPv6: {failure}")),
+        false => Error::internal(failure),
+    }
+}
+
 fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     match address {
         IpNetwork::V4(v4) => {
@@ -169,4 +179,21 @@ fn read(message: &AddressMessage) -> Option<Address> {
         global: message.header.scope == AddressScope::Universe,
         state,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_ipv6_is_named_where_an_ipv6_address_is_refused() {
+        let (v4, v6) = ("10.9.0.1/24".parse().unwrap(), "fd00:9::1/64".parse().unwrap());
+        let told = |errno, address| {
+            let error = refused(Failure::Refused(errno), address);
+            (error.code(), error.to_string().contains("this kernel serves no IPv6"))
+        };
+        assert_eq!(told(Errno::EOPNOTSUPP, v6), (ErrorCode::UNSUPPORTED_FIELD, true));
+        assert_eq!(told(Errno::EOPNOTSUPP, v4), (ErrorCode::INTERNAL, false));
+        assert_eq!(told(Errno::EACCES, v6), (ErrorCode::INTERNAL, false));
+    }
 }
