@@ -323,3 +323,36 @@ fn a_host_that_cannot_be_asked_is_not_said_to_lack_the_gateway() {
     let msg = refused.error(5);
     assert!(msg.starts_with("look for the device that has 10.1.2.1: No file descriptors available"), "{msg}");
 }
+
+/// As before Linux 5.9, and under filters of system calls that are older than that one.
+#[test]
+fn without_close_range_too_nothing_of_the_callers_stays_open() {
+    let world = World::new();
+    let path = world.install_plugins();
+    let container = world.container("c1");
+    let bridge = json!({
+        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": { "type": "host-local", "subnet": "10.1.2.0/24" }
+    });
+    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
+    let added = add.config(&bridge).run();
+    let names =
+        json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": added.json() });
+    // The tracer stays with the server, and would keep the test's pipes from their end.
+    let script = "exec 9>/run/held >/run/stdout 2>/run/stderr
+        exec strace -D -f -qq -o /run/trace -e trace=close_range -e inject=close_range:error=ENOSYS \"$@\"";
+    let add = world.traced_plugin(&["sh", "-c", script, "sh"], "alias-dns").verb("ADD").container(&container);
+    let status = add.env("CNI_PATH", &path).config(&names).run().status;
+    let host = world.host();
+    assert_eq!(status, 0, "{}", host.run("cat /run/stdout /run/stderr"));
+    assert!(host.run("cat /run/trace").success().contains("ENOSYS"), "nobody was refused");
+    let open = format!("for pid in $(pgrep --full '^({ALL})'); do readlink /proc/$pid/fd/*; done");
+    let open = host.command(["sh", "-c", &open]).run();
+    let open = open.stdout.lines().collect::<Vec<_>>();
+    assert!(open.iter().any(|file| file.starts_with("socket:")), "no server was found: {open:?}");
+    let callers: Vec<_> = open.iter().filter(|file| file.starts_with("/run/")).collect();
+    assert!(
+        !callers.iter().any(|file| ["/run/held", "/run/stdout", "/run/stderr"].contains(*file)),
+        "{callers:?}"
+    );
+}

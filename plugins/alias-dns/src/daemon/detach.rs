@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cni_types::logging;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::{ForkResult, fork, setsid};
+use nix::unistd::{ForkResult, close, fork, setsid};
 
 use super::image::{self, LOG_VARIABLE, PASSED_ON, Part};
 use super::seqpacket::Seqpacket;
@@ -34,6 +35,9 @@ const MEMBERS: &str = "cgroup.procs";
 
 /// The first descriptor behind the standard ones.
 const FIRST: u32 = 3;
+
+/// A process' open descriptors, by number (proc(5)).
+const OPEN: &str = "/proc/self/fd";
 
 /// Descriptors that a server of many networks and connections needs.
 const MAX_FILES: u64 = 16_384;
@@ -85,7 +89,8 @@ fn start(part: Part, variable: &str, set: impl FnOnce(&mut Command)) -> Result<S
     #[allow(unsafe_code, reason = "what happens between fork and exec cannot be checked by the compiler")]
     unsafe {
         command.pre_exec(move || {
-            close_range(FIRST, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
+            // What it cannot mark, the server itself closes.
+            let _ = close_range(FIRST, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
             fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
             setsid()?;
             umask(Mode::from_bits_truncate(0o022));
@@ -119,13 +124,7 @@ pub(crate) fn follow_log(part: Part) {
 
 /// What a new server does first: everything inherited but `keep` is closed, and the control group left.
 pub(crate) fn settle(keep: Option<RawFd>) {
-    match keep.and_then(|keep| u32::try_from(keep).ok()) {
-        Some(keep) => {
-            close_range(FIRST, keep - 1, 0);
-            close_range(keep + 1, u32::MAX, 0);
-        }
-        None => close_range(FIRST, u32::MAX, 0),
-    }
+    close_inherited(keep);
     leave_cgroups(Path::new(CGROUPS));
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MAX_FILES);
@@ -151,14 +150,35 @@ fn leave_cgroups(top: &Path) {
     }
 }
 
-/// close_range(2). Before Linux 5.9 there is none: then what is open stays open, and only what the caller itself left
-/// open for its children is concerned.
-fn close_range(first: u32, last: u32, flags: u32) {
+fn close_inherited(keep: Option<RawFd>) {
+    let closed = match keep.and_then(|keep| u32::try_from(keep).ok()) {
+        Some(keep) => close_range(FIRST, keep - 1, 0).and_then(|()| close_range(keep + 1, u32::MAX, 0)),
+        None => close_range(FIRST, u32::MAX, 0),
+    };
+    if closed.is_err() {
+        close_one_by_one(keep);
+    }
+}
+
+/// Where close_range(2) is not to be had.
+fn close_one_by_one(keep: Option<RawFd>) {
+    let listed = std::fs::read_dir(OPEN).into_iter().flatten().flatten();
+    let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    // The listing is closed before what it lists is: its own descriptor is among them.
+    let inherited: Vec<_> = numbers
+        .filter(|number| u32::try_from(*number).is_ok_and(|number| number >= FIRST) && Some(*number) != keep)
+        .collect();
+    for number in inherited {
+        let _ = close(number);
+    }
+}
+
+/// close_range(2), of Linux 5.9; its flag [`CLOSE_RANGE_CLOEXEC`](nix::libc::CLOSE_RANGE_CLOEXEC) is of 5.11.
+fn close_range(first: u32, last: u32, flags: u32) -> nix::Result<()> {
     // SAFETY: called before anything of this process owns a descriptor in the range, or only to mark it.
     #[allow(unsafe_code, reason = "nix does not know close_range")]
-    unsafe {
-        nix::libc::syscall(nix::libc::SYS_close_range, first, last, flags);
-    }
+    let closed = unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, flags) };
+    Errno::result(closed).map(drop)
 }
 
 #[cfg(test)]
