@@ -24,6 +24,9 @@ const FLUSH: &str = "
 /// For a network that asks for nothing else.
 const IPTABLES_ALONE: &str = "iptables alone";
 
+/// The same for the other table of ours.
+const MAC_CHECK_ALONE: &str = "macspoofchk alone";
+
 /// A host with two containers, a firewall that drops, and a configuration that asks for every kind of rule.
 struct Story {
     world: World,
@@ -71,6 +74,13 @@ impl Story {
                 config[key] = json!(false);
             }
             config["ipMasqBackend"] = json!("iptables");
+            config["ingressPolicy"] = json!("");
+        }
+        if backend == MAC_CHECK_ALONE {
+            for key in ["isDefaultGateway", "ipMasq", "acceptForward"] {
+                config[key] = json!(false);
+            }
+            config["ipMasqBackend"] = json!("nftables");
             config["ingressPolicy"] = json!("");
         }
         world.write("/run/net.d/n.conf", config.to_string());
@@ -223,11 +233,14 @@ impl Story {
 #[track_caller]
 fn beside(call: Call, other: Call) {
     const MOST: u32 = 200;
-    for backend in ["nftables", "iptables", IPTABLES_ALONE] {
+    for backend in ["nftables", "iptables", IPTABLES_ALONE, MAC_CHECK_ALONE] {
         let story = Story::new(backend);
         for step in ["sendto", "clone"] {
             // Where nothing is masqueraded through iptables, a repair starts no process.
-            if matches!(call, Call::Repair) && backend == "nftables" && step == "clone" {
+            if matches!(call, Call::Repair)
+                && ["nftables", MAC_CHECK_ALONE].contains(&backend)
+                && step == "clone"
+            {
                 continue;
             }
             let last = (1..MOST).find(|count| story.gets_through(step, *count, call, other));

@@ -299,3 +299,44 @@ fn rules_go_when_the_configuration_has_forgotten_them() {
         assert_eq!(story.ours(), [""; 0], "{kind}");
     }
 }
+
+/// Its configuration does not say which backend it has chosen.
+#[test]
+fn rules_of_the_reference_go_with_the_first_del_of_ours() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        let container = story.world.container("three");
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "reference", "type": "bridge", "bridge": "br-ref", "ipMasq": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.2.0.0/16" }], [{ "subnet": "fd00:2::/64" }]] },
+        });
+        let reference = Suite::Reference.dir().display().to_string();
+        let add = story.world.plugin_of(Suite::Reference, "bridge").verb("ADD").container(&container);
+        let path = format!("{PROGRAMS}:/usr/sbin:/usr/bin");
+        add.env("CNI_PATH", &reference).env("PATH", &path).config(&config).run().success();
+        assert_ne!(story.ours(), before, "{kind}");
+        story.call("DEL", &container, &config).run().success();
+        assert_eq!(story.ours(), before, "{kind}");
+    }
+}
+
+/// They share a chain.
+#[test]
+fn one_of_two_interfaces_of_a_container_keeps_its_rules_when_the_other_goes() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        let one = &story.containers[0];
+        for verb in ["ADD", "DEL"] {
+            story.call(verb, one, &config()).env("CNI_IFNAME", "eth1").run().success();
+            assert_eq!(story.ours().len(), if verb == "ADD" { 18 } else { 16 }, "{kind} {verb}");
+            assert_eq!(story.bridge(&["repair"]).success(), "", "{kind} {verb}");
+        }
+        let sorted = |mut lines: Vec<String>| {
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(story.ours()), sorted(before), "{kind}");
+    }
+}
