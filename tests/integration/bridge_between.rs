@@ -229,24 +229,28 @@ impl Story {
     }
 }
 
-/// Has the first container's `call` stopped at each of its steps while `other` happens.
-#[track_caller]
+/// Has the first container's `call` stopped at each of its steps while `other` happens, in four worlds at once: most of
+/// the time each waits for the kernel to let go of links.
 fn beside(call: Call, other: Call) {
-    const MOST: u32 = 200;
-    for backend in ["nftables", "iptables", IPTABLES_ALONE, MAC_CHECK_ALONE] {
-        let story = Story::new(backend);
-        for step in ["sendto", "clone"] {
-            // Where nothing is masqueraded through iptables, a repair starts no process.
-            if matches!(call, Call::Repair)
-                && ["nftables", MAC_CHECK_ALONE].contains(&backend)
-                && step == "clone"
-            {
-                continue;
-            }
-            let last = (1..MOST).find(|count| story.gets_through(step, *count, call, other));
-            let last = last.unwrap_or_else(|| panic!("{call:?} makes {MOST} calls of {step}"));
-            assert!(last > 1, "{call:?} was never stopped at {step}");
+    std::thread::scope(|scope| {
+        for backend in ["nftables", "iptables", IPTABLES_ALONE, MAC_CHECK_ALONE] {
+            scope.spawn(move || beside_with(backend, call, other));
         }
+    });
+}
+
+fn beside_with(backend: &str, call: Call, other: Call) {
+    const MOST: u32 = 200;
+    let story = Story::new(backend);
+    for step in ["sendto", "clone"] {
+        // Where nothing is masqueraded through iptables, a repair starts no process.
+        if matches!(call, Call::Repair) && ["nftables", MAC_CHECK_ALONE].contains(&backend) && step == "clone"
+        {
+            continue;
+        }
+        let last = (1..MOST).find(|count| story.gets_through(step, *count, call, other));
+        let last = last.unwrap_or_else(|| panic!("{call:?} makes {MOST} calls of {step}"));
+        assert!(last > 1, "{call:?} was never stopped at {step}");
     }
 }
 
