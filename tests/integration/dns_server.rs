@@ -304,19 +304,24 @@ fn a_new_binary_takes_the_place_of_the_running_one() {
     assert_eq!(one.resolve("newer"), ["172.20.7.7"]);
 }
 
+/// Attaches the container by `bridge` alone; the configuration of alias-dns that comes next.
+#[track_caller]
+fn chained_after_bridge(world: &World, path: &str, container: &Container) -> Value {
+    let bridge = json!({
+        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": { "type": "host-local", "subnet": "10.1.2.0/24" }
+    });
+    let add = world.plugin("bridge").verb("ADD").container(container).env("CNI_PATH", path);
+    let added = add.config(&bridge).run();
+    json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": added.json() })
+}
+
 #[test]
 fn a_host_that_cannot_be_asked_is_not_said_to_lack_the_gateway() {
     let world = World::new();
     let path = world.install_plugins();
     let container = world.container("c1");
-    let bridge = json!({
-        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
-        "ipam": { "type": "host-local", "subnet": "10.1.2.0/24" }
-    });
-    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
-    let added = add.config(&bridge).run();
-    let names =
-        json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": added.json() });
+    let names = chained_after_bridge(&world, &path, &container);
     let tracer = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=socket:error=EMFILE"];
     let add = world.traced_plugin(&tracer, "alias-dns").verb("ADD").container(&container);
     let refused = add.env("CNI_PATH", &path).config(&names).run();
@@ -330,14 +335,7 @@ fn without_close_range_too_nothing_of_the_callers_stays_open() {
     let world = World::new();
     let path = world.install_plugins();
     let container = world.container("c1");
-    let bridge = json!({
-        "cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "isGateway": true,
-        "ipam": { "type": "host-local", "subnet": "10.1.2.0/24" }
-    });
-    let add = world.plugin("bridge").verb("ADD").container(&container).env("CNI_PATH", &path);
-    let added = add.config(&bridge).run();
-    let names =
-        json!({ "cniVersion": "1.1.0", "name": "n", "type": "alias-dns", "prevResult": added.json() });
+    let names = chained_after_bridge(&world, &path, &container);
     // The tracer stays with the server, and would keep the test's pipes from their end.
     let script = "exec 9>/run/held >/run/stdout 2>/run/stderr
         exec strace -D -f -qq -o /run/trace -e trace=close_range -e inject=close_range:error=ENOSYS \"$@\"";
