@@ -73,6 +73,35 @@ impl Story {
         let families: [Vec<String>; 2] = [listed("iptables"), listed("ip6tables")];
         families.concat()
     }
+
+    /// Has `changes` to table nat come between what the next call has read and what it writes. The path of the program
+    /// that does so.
+    fn comes_between(&self, kind: &str, changes: &[&str]) -> String {
+        let restore = format!("{PROGRAMS}/iptables-restore");
+        let real = format!("/usr/sbin/xtables-{kind}-multi");
+        let changes: String =
+            changes.iter().map(|change| format!("{real} iptables -t nat {change} || exit 9\n")).collect();
+        self.world.host().run(&format!("rm {restore}")).success();
+        let program = format!(
+            "#!/bin/sh
+            if /bin/mkdir /run/came-between 2>/dev/null; then
+                {changes}
+            fi
+            exec {real} iptables-restore \"$@\"
+            "
+        );
+        self.world.write_program(&restore, &program);
+        restore
+    }
+
+    /// Detaches both containers; nothing of ours stays.
+    #[track_caller]
+    fn detach_all(&self, kind: &str) {
+        for container in &self.containers {
+            self.call("DEL", container, &config()).run().success();
+        }
+        assert_eq!(self.ours(), [""; 0], "{kind}");
+    }
 }
 
 /// The kinds of iptables that this kernel has.
@@ -122,10 +151,7 @@ fn repair_brings_back_what_was_flushed() {
             lines
         };
         assert_eq!(sorted(story.ours()), sorted(before), "{kind}");
-        for container in &story.containers {
-            story.call("DEL", container, &config()).run().success();
-        }
-        assert_eq!(story.ours(), [""; 0], "{kind}");
+        story.detach_all(kind);
     }
 }
 
@@ -135,18 +161,7 @@ fn a_chain_that_goes_meanwhile_is_brought_back_with_its_rules() {
     for kind in kinds() {
         let story = Story::new(kind);
         let before = story.ours();
-        let real = format!("/usr/sbin/xtables-{kind}-multi");
-        let restore = format!("{PROGRAMS}/iptables-restore");
-        story.world.host().run(&format!("rm {restore}")).success();
-        let program = format!(
-            "#!/bin/sh
-            if /bin/mkdir /run/came-between 2>/dev/null; then
-                {real} iptables -t nat -F && {real} iptables -t nat -X || exit 9
-            fi
-            exec {real} iptables-restore \"$@\"
-            "
-        );
-        story.world.write_program(&restore, &program);
+        let restore = story.comes_between(kind, &["-F", "-X"]);
         story.world.host().run(&format!("{PROGRAMS}/iptables -t nat -F POSTROUTING")).success();
         let told = story.bridge(&["repair", "net"]).success().to_owned();
         assert_eq!(told.matches("repaired: iptables rule is missing").count(), 6, "{kind}: {told}");
@@ -169,28 +184,14 @@ fn a_chain_that_comes_meanwhile_keeps_the_rules_that_are_in_it() {
         let rule = story.ours().into_iter().find(|rule| rule.contains("\\\"one\\\"")).unwrap();
         let chain = rule.split(' ').find(|word| word.starts_with("CNI-")).unwrap();
         story.call("DEL", container, &config()).run().success();
-        let real = format!("/usr/sbin/xtables-{kind}-multi");
-        let restore = format!("{PROGRAMS}/iptables-restore");
-        story.world.host().run(&format!("rm {restore}")).success();
-        let program = format!(
-            "#!/bin/sh
-            if /bin/mkdir /run/came-between 2>/dev/null; then
-                {real} iptables -t nat -N {chain} || exit 9
-                {real} iptables -t nat -A {chain} -d 192.0.2.0/24 -j ACCEPT || exit 9
-            fi
-            exec {real} iptables-restore \"$@\"
-            "
-        );
-        story.world.write_program(&restore, &program);
+        story
+            .comes_between(kind, &[&format!("-N {chain}"), &format!("-A {chain} -d 192.0.2.0/24 -j ACCEPT")]);
         story.call("ADD", container, &config()).run().success();
         let kept = format!("-A {chain} -d 192.0.2.0/24 -j ACCEPT");
         let listed = story.ours();
         assert!(listed.contains(&kept), "{kind}: {listed:#?}");
         assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}");
-        for container in &story.containers {
-            story.call("DEL", container, &config()).run().success();
-        }
-        assert_eq!(story.ours(), [""; 0], "{kind}");
+        story.detach_all(kind);
     }
 }
 

@@ -160,7 +160,7 @@ fn close_inherited(keep: Option<RawFd>) {
     }
 }
 
-/// Where close_range(2) is not to be had.
+/// Where close_range(2) is not to be had. Without `/proc` nobody tells what is open, and it stays so.
 fn close_one_by_one(keep: Option<RawFd>) {
     let listed = std::fs::read_dir(OPEN).into_iter().flatten().flatten();
     let numbers = listed.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
