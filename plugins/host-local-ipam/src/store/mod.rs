@@ -83,8 +83,12 @@ pub(crate) enum Holder {
 impl Holder {
     /// Reads the content of a lease file. Space around it does not count, nor does how somebody's editor ends a line.
     /// `None` when it names nobody, as does a file that was created but, by a kill or a power loss, never written.
+    ///
+    /// The kernel takes interface names that are no text, and so does the reference: what is none of it is read as
+    /// U+FFFD, which is also what a runtime's JSON says of such a name.
     pub(crate) fn parse(content: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(content).ok()?.trim();
+        let text = String::from_utf8_lossy(content);
+        let text = text.trim();
         match text.split_once('\n') {
             Some((id, ifname)) => {
                 let id = id.strip_suffix('\r').unwrap_or(id);

@@ -1,6 +1,8 @@
 //! Ours and the reference on one directory: each finds, checks and releases what the other leased.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Child;
 
@@ -146,6 +148,22 @@ fn an_id_alone_keeps_its_container_from_a_second_address_though_a_file_elsewhere
         let wanted = "failed to allocate for range 0: 10.8.0.9 has been allocated to c1, duplicate allocation is not allowed";
         assert_eq!(msg, wanted, "{}", program.display());
         assert_eq!(network.leases().len(), 2);
+    }
+}
+
+#[test]
+fn an_interface_whose_name_is_no_text_keeps_its_address() {
+    let network = Network::new("10.8.0.0/24");
+    let mut command = network.command(&reference(), "ADD", "c1");
+    assert!(command.env("CNI_IFNAME", OsStr::from_bytes(b"\xffeth")).output().unwrap().status.success());
+    let is_held = || network.files().get("10.8.0.2").is_some_and(|content| content == b"c1\r\n\xffeth");
+    let refused = network.add_with_args("c2", "IP=10.8.0.2").document();
+    assert_eq!(refused["details"], "10.8.0.2 is leased to c1 (\u{fffd}eth)", "{refused}");
+    for (ifname, is_valid) in [("\u{fffd}eth", true), ("eth", false)] {
+        let valid =
+            network.conf_with("cni.dev/valid-attachments", json!([{"containerID": "c1", "ifname": ifname}]));
+        network.ask_with(&valid, "GC", "").ok();
+        assert_eq!(is_held(), is_valid, "{ifname}");
     }
 }
 
