@@ -70,7 +70,7 @@ impl fmt::Display for SpecVersion {
 
 /// Any dotted version number, for ordering ones that are not spoken here ("1.2.0" is newer than all of ours).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct VersionNumber([u64; 3]);
+pub(crate) struct VersionNumber([i64; 3]);
 
 impl VersionNumber {
     /// Up to three integers; missing ones are 0, and the empty text is 0.1.0.
@@ -129,6 +129,14 @@ mod tests {
         let error = VersionNumber::parse("x.1").unwrap_err();
         assert_eq!(error.code(), ErrorCode::DECODING_FAILURE);
         assert!(error.msg().starts_with("failed to convert major version part \"x\": "), "{error}");
+    }
+
+    #[test]
+    fn a_part_may_be_any_number_that_the_reference_reads() {
+        assert!(VersionNumber::parse("-1.0.0").unwrap() < SpecVersion::V0_1_0.into());
+        assert!(VersionNumber::parse("1.-1").unwrap() < SpecVersion::V1_0_0.into());
+        assert!(VersionNumber::parse("9223372036854775807").unwrap() > SpecVersion::LATEST.into());
+        assert!(VersionNumber::parse("9223372036854775808").is_err());
     }
 
     #[test]
