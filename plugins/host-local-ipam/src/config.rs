@@ -5,6 +5,7 @@
 //! `stickyByName`. Each range set is leased from once; their order (`runtimeConfig.ipRanges`, the single range of
 //! `subnet`, `ranges`) decides the number in `last_reserved_ip.N`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
@@ -175,12 +176,9 @@ impl Settings {
                 )
             })
         });
-        let mut requested: Vec<IpAddr> = Vec::new();
-        for address in by_args.transpose()?.iter().chain(&self.requested) {
-            if !requested.contains(address) {
-                requested.push(*address);
-            }
-        }
+        let mut seen = BTreeSet::new();
+        let given = by_args.transpose()?.into_iter().chain(self.requested.iter().copied());
+        let requested = given.filter(|address| seen.insert(*address)).collect();
         let sticky_name = if self.sticky_by_name { self.sticky_name(args) } else { None };
         Ok(Wishes { requested, sticky_name })
     }

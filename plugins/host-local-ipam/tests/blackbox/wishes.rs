@@ -25,6 +25,20 @@ fn twenty_thousand_excluded_addresses_take_no_seconds_of_the_processor() {
 }
 
 #[test]
+fn a_hundred_thousand_requested_addresses_take_no_seconds_of_the_processor() {
+    let requested: Vec<String> =
+        (0..100_000).map(|number| format!("10.{}.{}.9", 8 + number / 256 % 240, number % 256)).collect();
+    let mut network = Network::new("10.8.0.0/24");
+    network.conf["runtimeConfig"] = json!({"ips": requested});
+    let (code, msg) = network.add_within(10, "c1").error();
+    assert!(
+        code == 7 && msg.starts_with("failed to allocate all requested IPs: 10.8.1.9 10.8.2.9 "),
+        "{code}"
+    );
+    assert!(network.leases().is_empty());
+}
+
+#[test]
 fn the_lowest_free_address_is_leased_first() {
     let network = Network::with(json!({"subnet": "10.8.0.0/24", "allocation": "lowest"}));
     for id in ["c1", "c2", "c3"] {
