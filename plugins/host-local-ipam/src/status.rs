@@ -15,11 +15,9 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     };
     require_writable(&settings.place).map_err(cannot_be_kept)?;
     log::debug!("leases can be kept");
-    let Some(mut store) = DiskStore::open_existing(&settings.place).map_err(cannot_be_kept)? else {
-        return Ok(());
-    };
+    let mut store = DiskStore::open_existing(&settings.place).map_err(cannot_be_kept)?;
     for (index, set) in settings.sets.iter().enumerate() {
-        if !has_room(&mut store, set).map_err(cannot_be_kept)? {
+        if !has_room(store.as_mut(), set).map_err(cannot_be_kept)? {
             return Err(Error::new(
                 ErrorCode::NOT_AVAILABLE,
                 format!(
@@ -32,8 +30,10 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     Ok(())
 }
 
-fn has_room(store: &mut DiskStore, set: &RangeSet) -> Result<bool, StoreError> {
+/// Where there are no leases yet, there is no store.
+fn has_room(store: Option<&mut DiskStore>, set: &RangeSet) -> Result<bool, StoreError> {
     let spans: Vec<Span> = set.leasable().collect();
+    let Some(store) = store else { return Ok(!spans.is_empty()) };
     for span in &spans {
         if store.first_free(*span)?.is_some() {
             return Ok(true);

@@ -79,6 +79,17 @@ fn status_names_the_range_set_that_is_full() {
 }
 
 #[test]
+fn status_knows_a_range_that_leaves_nothing_to_lease_before_the_first_lease_too() {
+    let network = Network::with(
+        json!({"ranges": [[{"subnet": "fd00:8::/64"}], [{"subnet": "10.8.0.0/30"}]], "exclude": ["10.8.0.2"]}),
+    );
+    let (code, msg) = network.ask("STATUS", "").error();
+    assert!(code == 50 && msg.contains("range set 1 is full"), "{code} {msg}");
+    assert!(!network.data_dir().exists());
+    network.ask("ADD", "c1").exhausted();
+}
+
+#[test]
 fn status_tells_what_is_in_the_way_of_leases() {
     for target in ["nowhere", "net1"] {
         let network = Network::new("10.8.0.0/24");
