@@ -12,7 +12,7 @@ use cni_types::{is_identifier, table};
 use serde::Serialize;
 
 use crate::config::DEFAULT_DATA_DIR;
-use crate::store::{Content, DiskStore, Era, Holder, LeaseFile, Place, Store as _};
+use crate::store::{Content, DiskStore, Era, Holder, LeaseFile, Place, Store as _, StoreError};
 
 const HELP: &str = "\
 Leases addresses to containers, as a CNI plugin or by hand.
@@ -130,13 +130,17 @@ fn serve(request: &Request, out: &mut dyn Write) -> anyhow::Result<()> {
         Request::Help => out.write_all(HELP.as_bytes())?,
         Request::Version => writeln!(out, "host-local-ipam {}", env!("CARGO_PKG_VERSION"))?,
         Request::List { network, format, data_dir } => {
-            let networks = match network {
-                Some(network) => vec![network.clone()],
-                None => networks(data_dir)?,
-            };
             let mut rows = Vec::new();
-            for network in &networks {
-                rows.extend(rows_of(data_dir, network)?);
+            match network {
+                Some(network) => rows = rows_of(open(data_dir, network)?, network)?,
+                None => {
+                    for network in networks(data_dir)? {
+                        // It may have gone since.
+                        if let Some(store) = DiskStore::open_existing(&Place::new(data_dir, &network))? {
+                            rows.extend(rows_of(store, &network)?);
+                        }
+                    }
+                }
             }
             match format {
                 Format::Table => write_table(&rows, out)?,
@@ -207,10 +211,12 @@ impl State {
     }
 }
 
-fn rows_of(data_dir: &Path, network: &str) -> anyhow::Result<Vec<Row>> {
-    let Some(mut store) = DiskStore::open_existing(&Place::new(data_dir, network))? else {
-        return Ok(Vec::new());
-    };
+fn open(data_dir: &Path, network: &str) -> anyhow::Result<DiskStore> {
+    let store = DiskStore::open_existing(&Place::new(data_dir, network))?;
+    store.with_context(|| format!("there is no network {network} in {}", data_dir.display()))
+}
+
+fn rows_of(mut store: DiskStore, network: &str) -> Result<Vec<Row>, StoreError> {
     let leases = store.leases();
     store.finish();
     let now = SystemTime::now();
@@ -270,10 +276,7 @@ fn age(age: Duration) -> String {
 
 /// Gives `address` back, and tells whose it was.
 fn release(data_dir: &Path, network: &str, address: IpAddr) -> anyhow::Result<String> {
-    let store = DiskStore::open_existing(&Place::new(data_dir, network))?;
-    let Some(mut store) = store else {
-        bail!("there is no network {network} in {}", data_dir.display());
-    };
+    let mut store = open(data_dir, network)?;
     let point = address.to_canonical().into();
     let Some(holder) = store.holder_of(point)? else {
         bail!("{address} is not leased in network {network}");

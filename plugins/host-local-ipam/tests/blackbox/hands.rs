@@ -40,7 +40,21 @@ fn list_shows_every_lease_and_whose_it_is() {
         ["net1", "10.8.0.2", "c1", "eth0", "live"]
     );
     assert_eq!(lines.len(), 6);
-    assert_eq!(text(&network.type_words(&["list", "other", "--json"]).stdout), "[]\n");
+}
+
+#[test]
+fn a_network_that_is_not_there_is_told_from_one_without_leases() {
+    let network = Network::new("10.8.0.0/24");
+    assert_eq!(text(&network.type_words(&["list", "--json"]).stdout), "[]\n");
+    network.ask("ADD", "c1").ok();
+    network.ask("DEL", "c1").ok();
+    assert_eq!(text(&network.type_words(&["list", "net1", "--json"]).stdout), "[]\n");
+    let message = format!("host-local-ipam: there is no network other in {}\n", network.data_dir().display());
+    for words in [&["list", "other"][..], &["list", "other", "--json"], &["release", "other", "10.8.0.2"]] {
+        let printed = network.type_words(words);
+        assert!(!printed.status.success() && printed.stdout.is_empty(), "{words:?}");
+        assert_eq!(text(&printed.stderr), message);
+    }
 }
 
 #[test]
