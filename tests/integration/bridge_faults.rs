@@ -686,6 +686,24 @@ fn del_asked_to_end_at_any_moment_is_completed_by_the_next() {
 }
 
 #[test]
+fn a_bridge_without_room_for_a_port_is_said_and_left_as_it_was() {
+    let story = Story::new();
+    let ports: String = (1..1023)
+        .map(|number| format!("link add p{number} master br0 type veth peer name q{number}\n"))
+        .collect();
+    story.world.host().command(["ip", "-batch", "-"]).stdin(ports).run().success();
+    let full = Snapshot::of(&story.world);
+    let message = story.call("ADD", &config()).run().error(11);
+    assert!(
+        message.contains("bridge \"br0\" has as many ports as the kernel lets a bridge have"),
+        "{message}"
+    );
+    full.assert_unchanged_but(&story.world, &KEPT);
+    story.world.host().run("ip link delete p1").success();
+    story.call("ADD", &config()).run().success();
+}
+
+#[test]
 fn a_full_pool_and_a_taken_name_leave_everything_as_it_was() {
     let story = Story::new();
     let mut full = config();

@@ -165,9 +165,10 @@ pub(crate) fn create<'a>(
         }
         other => other,
     }
-    .map_err(|failure| match failure.is(Errno::EEXIST) {
-        true => taken(identity),
-        false => failed(failure),
+    .map_err(|failure| match failure {
+        Failure::Refused(Errno::EEXIST) => taken(identity),
+        Failure::Refused(Errno::EXFULL) => full(bridge),
+        failure => failed(failure),
     });
     let announced = made?;
     undo.push("remove the veth pair", move || {
@@ -264,6 +265,17 @@ pub(crate) fn renamed_host_ends(host: &mut Netlink, identity: &Identity) -> Resu
 /// Whether the link of the derived name is the identity's. One without a mark is: its ADD was killed before it got it.
 pub(crate) fn is_of(link: &Link, identity: &Identity) -> bool {
     link.kind == Kind::Veth && (link.alias.is_empty() || link.alias == identity.alias())
+}
+
+/// A bridge that has as many ports as the kernel numbers (`BR_MAX_PORTS` in net/bridge/br_private.h).
+fn full(bridge: &Link) -> Error {
+    Error::new(
+        ErrorCode::TRY_AGAIN_LATER,
+        format!(
+            "bridge \"{}\" has as many ports as the kernel lets a bridge have, which is 1023",
+            bridge.name
+        ),
+    )
 }
 
 fn taken(identity: &Identity) -> Error {
