@@ -29,7 +29,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self { success: output.status.success(), stdout: String::from_utf8(output.stdout.clone()).unwrap() }
     }
 

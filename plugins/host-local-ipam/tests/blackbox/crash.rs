@@ -33,7 +33,7 @@ fn strace(network: &Network, verb: &str, options: &[&str]) -> (bool, String) {
 }
 
 /// Name and count so far of each system call that `verb` makes after it has started to read its input.
-fn moments(network: &Network, verb: &str) -> Vec<(String, usize)> {
+pub(crate) fn moments(network: &Network, verb: &str) -> Vec<(String, usize)> {
     let (success, trace) = strace(network, verb, &[]);
     assert!(success, "{trace}");
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();

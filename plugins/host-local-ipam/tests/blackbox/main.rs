@@ -3,6 +3,7 @@
 //! Needs the reference `host-local` in `target/peers` (or in the directory that `CNI_TEST_PEERS` names) and `strace`;
 //! what changes mounts runs in a mount namespace of its own, which takes root or user namespaces.
 
+mod between;
 mod calls;
 mod crash;
 mod differences;

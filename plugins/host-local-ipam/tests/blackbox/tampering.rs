@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::json;
 
+use crate::between::{Now, ends_or_waits, stopped_behind};
 use crate::calls::{Answer, Network, content, in_mount_namespace, ours, reference};
 
 /// A call that is ended after a minute: one that waits for the other end of a FIFO never ends by itself.
@@ -46,16 +46,7 @@ fn a_call_waits_for_another_one_whose_lock_file_was_removed() {
     directory.lock().unwrap();
     fs::remove_file(network.leases_dir().join("lock")).unwrap();
     let mut child = network.command(ours(), "ADD", "c2").spawn().unwrap();
-    let waiter = format!(" {} ", child.id());
-    // Lines of those who wait begin with an arrow (proc_locks(5)).
-    while !fs::read_to_string("/proc/locks")
-        .unwrap()
-        .lines()
-        .any(|line| line.contains("->") && line.contains(&waiter))
-    {
-        assert!(child.try_wait().unwrap().is_none(), "it did not wait");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    assert!(ends_or_waits(&mut child) == Now::Waiting);
     assert_eq!(network.leases().len(), 1);
     directory.unlock().unwrap();
     assert!(child.wait().unwrap().success());
@@ -163,26 +154,6 @@ fn a_container_id_may_be_as_long_as_a_variable_of_the_environment() {
     }
 }
 
-/// ADD of `id`, stopped in the given system call; `meanwhile` runs, and the call goes on.
-fn add_stopped_at(network: &Network, id: &str, call: &str, meanwhile: impl FnOnce()) {
-    let trace = tempfile::NamedTempFile::new().unwrap();
-    let mut command = Command::new("strace");
-    command.args(["-f", "-e", &format!("inject={call}:signal=STOP"), "-o"]).arg(trace.path()).arg(ours());
-    network.prepare(&mut command, "ADD", id);
-    let mut child = command.spawn().expect("strace has to be installed");
-    let stopped = loop {
-        let traced = fs::read_to_string(trace.path()).unwrap();
-        if let Some(line) = traced.lines().find(|line| line.contains("--- stopped by SIGSTOP ---")) {
-            break line.split_whitespace().next().unwrap().to_owned();
-        }
-        assert!(child.try_wait().unwrap().is_none(), "not stopped: {traced}");
-        std::thread::sleep(Duration::from_millis(1));
-    };
-    meanwhile();
-    assert!(Command::new("kill").args(["-CONT", &stopped]).status().unwrap().success());
-    assert!(child.wait().unwrap().success());
-}
-
 #[test]
 fn what_is_removed_by_hand_while_a_call_is_at_work_is_noticed() {
     // In the midst of keeping the index up to date, and of making it anew.
@@ -196,9 +167,9 @@ fn what_is_removed_by_hand_while_a_call_is_at_work_is_noticed() {
         if is_behind {
             network.write("10.8.2.7", &content("other"));
         }
-        add_stopped_at(&network, "c1", call, || {
-            fs::remove_file(network.leases_dir().join("10.8.0.9")).unwrap();
-        });
+        let remove = || fs::remove_file(network.leases_dir().join("10.8.0.9")).unwrap();
+        let (answer, ()) = stopped_behind(&network, "ADD", "c1", call, remove);
+        answer.ok();
         assert_eq!(network.ask("ADD", "c2").address(), "10.8.0.9", "{call}");
     }
 }
