@@ -222,6 +222,15 @@ fn a_document_without_version_is_of_the_assumed_one() {
 }
 
 #[test]
+fn an_index_of_minus_one_is_that_of_no_interface() {
+    for (index, wanted) in [(json!(-1), None), (json!(0), Some(0)), (json!(null), None)] {
+        let document = json!({"ips": [{"version": "4", "address": "10.0.0.2/24", "interface": index}]});
+        let result = CniResult::decode(&document, SpecVersion::V0_3_1).unwrap();
+        assert_eq!(result.ips[0].interface, wanted);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     for (document, message) in [
         (json!({"cniVersion": "9.9.9"}), "cniVersion: unknown CNI version \"9.9.9\""),

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{CniResult, Dns, is_zero};
 use crate::{SpecVersion, ip};
@@ -44,7 +44,7 @@ struct Interface {
 struct IpConfig {
     #[serde(default)]
     version: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "index", skip_serializing_if = "Option::is_none")]
     interface: Option<usize>,
     #[serde(deserialize_with = "ip::cidr")]
     address: IpNetwork,
@@ -68,6 +68,12 @@ struct Route {
     table: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scope: Option<u8>,
+}
+
+/// A negative one points nowhere: plugins from when these versions were new write -1 for no interface.
+fn index<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let written = Option::<i64>::deserialize(deserializer)?;
+    Ok(written.and_then(|index| usize::try_from(index).ok()))
 }
 
 impl Document {
