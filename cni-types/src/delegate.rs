@@ -185,13 +185,16 @@ fn failure(output: &Output) -> Error {
             },
         );
     }
-    serde_json::from_slice(stdout).unwrap_or_else(|error| {
-        let stdout = String::from_utf8_lossy(stdout);
-        Error::new(
-            ErrorCode::UNKNOWN,
-            format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {error}"),
-        )
-    })
+    let reason = match serde_json::from_slice(stdout) {
+        Ok(said) if said != Error::new(ErrorCode::UNKNOWN, "") => return said,
+        Ok(_) => "neither code nor msg".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let stdout = String::from_utf8_lossy(stdout);
+    Error::new(
+        ErrorCode::UNKNOWN,
+        format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {reason}"),
+    )
 }
 
 mod process;

@@ -45,6 +45,8 @@ impl ErrorCode {
 /// A CNI error, printed as one JSON document on stdout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
+    /// One that a delegate does not tell is [`ErrorCode::UNKNOWN`].
+    #[serde(default)]
     code: u32,
     #[serde(default)]
     msg: String,

@@ -164,6 +164,12 @@ fn a_delegate_that_fails_without_words_is_reported_in_the_references() {
     assert_eq!(failure("echo oops >&2; exit 1").msg(), "netplugin failed: \"oops\\n\"");
     let silent = failure("kill -9 $$");
     assert!(silent.msg().starts_with("netplugin failed with no error message: signal: 9"), "{silent}");
+    let without_code = failure(r#"echo '{"cniVersion": "1.0.0", "msg": "full"}'; exit 1"#);
+    assert_eq!((without_code.code(), without_code.msg()), (ErrorCode::UNKNOWN, "full"));
+    let without_msg = failure(r#"echo '{"code": 11}'; exit 1"#);
+    assert_eq!((without_msg.code(), without_msg.msg()), (ErrorCode::TRY_AGAIN_LATER, ""));
+    let empty = failure("echo '{}'; exit 1");
+    assert!(empty.msg().ends_with("its diagnostic message \"{}\\n\": neither code nor msg"), "{empty}");
     let junk = failure("echo junk; exit 1");
     assert!(
         junk.msg().starts_with("netplugin failed but error parsing its diagnostic message \"junk\\n\": "),
