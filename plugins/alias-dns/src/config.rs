@@ -27,7 +27,8 @@ const DNSNAME: &str = "dnsname";
 struct Written {
     r#type: String,
     domain_name: String,
-    ttl: Option<u32>,
+    /// Of any whole number, so that the error for one that does not fit names the limit.
+    ttl: Option<i64>,
     upstreams: Vec<String>,
     forward: Option<bool>,
     on_error: String,
@@ -181,6 +182,8 @@ impl Written {
             })?;
             return Ok((domain, Vec::new()));
         }
+        // Of dots alone nothing would be left to be named.
+        let written = if written.is_empty() { &self.domain_name } else { written };
         let domain = DomainName::new(written).map_err(|error| Error::invalid_config("domainName", error))?;
         let others = of_network.into_iter().filter(|other| !other.is_same(&domain)).collect();
         Ok((domain, others))
@@ -189,8 +192,10 @@ impl Written {
     fn ttl(&self) -> Result<u32, Error> {
         match self.ttl {
             None => Ok(DEFAULT_TTL),
-            Some(ttl) if ttl <= MAX_TTL => Ok(ttl),
-            Some(ttl) => Err(Error::invalid_config("ttl", format!("{ttl} is more than {MAX_TTL} seconds"))),
+            Some(ttl) => match u32::try_from(ttl) {
+                Ok(ttl) if ttl <= MAX_TTL => Ok(ttl),
+                _ => Err(Error::invalid_config("ttl", format!("{ttl} is not from 0 to {MAX_TTL} seconds"))),
+            },
         }
     }
 

@@ -327,8 +327,10 @@ fn a_users_mistake_is_named_and_leaves_nothing() {
         ("prevResult", no_gateway(json!("127.0.0.1")), "prevResult.ips: no gateway address"),
         ("runtimeConfig", json!({"aliases": ["-ok", "not ok"]}), "runtimeConfig.aliases[1]: \"not ok\""),
         ("domainName", json!("a..b"), "domainName: \"a..b\""),
-        ("ttl", json!(-1), "ttl: invalid value: integer `-1`"),
-        ("ttl", json!(4_000_000_000_u32), "ttl: 4000000000 is more than"),
+        ("domainName", json!(".."), "domainName: \"..\""),
+        ("ttl", json!(-1), "ttl: -1 is not from 0 to 2147483647"),
+        ("ttl", json!(5_000_000_000_u64), "ttl: 5000000000 is not from 0 to 2147483647"),
+        ("ttl", json!("5"), "ttl: invalid type: string \"5\", expected a whole number"),
         ("upstreams", json!(["9.9.9.9", "dns.example"]), "upstreams[1]: \"dns.example\""),
         (
             "upstreams",
