@@ -344,6 +344,11 @@ fn names_are_listed_asked_for_and_exported() {
     );
     let hosts = story.alias_dns("hosts testnet");
     assert!(hosts.starts_with("172.20.0.2\tn1.testnet n1 centos-1 ad9e1859bf3a "), "{hosts}");
+    let line = format!("{} hosts tesnet", Suite::Ours.binary("alias-dns").display());
+    let mistyped = story.world.host().run(&line);
+    assert_eq!(mistyped.success(), "");
+    let told = "no container has names on network \"tesnet\"; there are: testnet";
+    assert!(mistyped.stderr.contains(told), "{mistyped}");
     let status: Value = serde_json::from_str(&story.alias_dns("status --json")).unwrap();
     assert_eq!(status["records"], 2, "{status}");
 }

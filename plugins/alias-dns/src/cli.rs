@@ -7,6 +7,7 @@ mod list;
 mod query;
 mod status;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -165,19 +166,39 @@ impl Ask {
     fn run(self, state: &StateDir, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
         let store = Store::new(state);
         match self {
-            Self::List { network } => {
-                let loaded = match network {
-                    Some(network) => store.load_network(&network),
-                    None => store.load(),
-                };
-                with_records(loaded, |records| list::print(records, format, out))
+            Self::List { network: None } => {
+                with_records(store.load(), |records| list::print(records, format, out))
+            }
+            Self::List { network: Some(network) } => {
+                with_records(of_network(&store, &network), |records| list::print(records, format, out))
             }
             Self::Query(wanted) => query::print(&wanted, state, format, out),
             Self::Hosts { network } => {
-                with_records(store.load_network(&network), |records| hosts::print(records, format, out))
+                with_records(of_network(&store, &network), |records| hosts::print(records, format, out))
             }
             Self::Status => status::print(state, format, out),
         }
+    }
+}
+
+/// The records of `network`. It may be that its last container has gone, which is no failure; but whoever has written
+/// the name of another one than he meant sees which there are.
+fn of_network(store: &Store, network: &str) -> Loaded {
+    let loaded = store.load_network(network);
+    if let Loaded { records, unreadable } = &loaded
+        && records.is_empty()
+        && unreadable.is_empty()
+    {
+        log::warn!("{}", no_names(network, &store.load().records));
+    }
+    loaded
+}
+
+fn no_names(network: &str, others: &[Record]) -> String {
+    let known: BTreeSet<&str> = others.iter().map(|record| record.key.network()).collect();
+    match known.into_iter().collect::<Vec<_>>().join(", ").as_str() {
+        "" => format!("no container has names on network \"{network}\", or on any other one"),
+        known => format!("no container has names on network \"{network}\"; there are: {known}"),
     }
 }
 

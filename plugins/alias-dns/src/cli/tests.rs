@@ -46,6 +46,15 @@ fn list_prints_one_line_an_attachment() {
 }
 
 #[test]
+fn whoever_asks_for_the_names_of_a_network_without_any_is_told_which_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = Store::new(&records(&directory)).load().records;
+    let [other, none] = [&records[..], &[]].map(|records| no_names("tesnet", records));
+    assert_eq!(other, "no container has names on network \"tesnet\"; there are: testnet");
+    assert_eq!(none, "no container has names on network \"tesnet\", or on any other one");
+}
+
+#[test]
 fn query_tells_what_and_why_also_without_a_server() {
     assert_eq!(
         printed("query centos-1 --as 172.20.0.3 --type A"),
