@@ -119,9 +119,11 @@ impl Worker {
             .ok();
         let mut zones = Zones::default();
         let unreadable = by_path(store.read_each(|record| {
-            // Of a container that is dead. Only the first worker of a boot, which still has rights, meets one.
-            if record.is_of_earlier_boot() && store.remove(&record.key).is_ok() {
-                return log::info!("removed the record of {}, of an earlier boot", in_words(&record.key));
+            if !record.is_of_earlier_boot() {
+                zones.apply(record);
+            } else if store.remove(&record.key).is_ok() {
+                // A worker that an earlier one has left its place to has no right to, and leaves it to GC.
+                log::info!("removed the record of {}, of an earlier boot", in_words(&record.key));
             }
             zones.apply(record);
         }));

@@ -161,6 +161,15 @@ fn outlived_boot() {
     assert_eq!(ask(GATEWAY, "dead", Rtype::A).unwrap().rcode, "NXDOMAIN");
     assert_eq!(Store::new(&state()).read(&dead.key).unwrap(), None);
     assert!(Store::new(&state()).read(&left.key).unwrap().is_some());
+
+    // As when somebody puts back what he has saved.
+    Store::new(&state()).write(&dead).expect("write the record");
+    for _ in 0..2 {
+        put("c1", "172.20.0.2", "centos-1");
+        assert_eq!(ask(GATEWAY, "dead", Rtype::A).unwrap().rcode, "NXDOMAIN");
+        signal("serve", Signal::SIGKILL);
+    }
+    assert_eq!(ask(GATEWAY, "dead", Rtype::A).unwrap().rcode, "NXDOMAIN");
 }
 
 /// As on a busy machine: each part that a server starts is executed later than the server waits for its guard.

@@ -53,11 +53,12 @@ impl Worker {
         }
         let zones = &mut self.server.desk().zones;
         match read {
-            Ok(Some(record)) => {
+            Ok(Some(record)) if !record.is_of_earlier_boot() => {
                 log::debug!("answers by the record of {}", in_words(key));
                 Ok(Some(zones.apply(record).displaced))
             }
-            Ok(None) => {
+            // One of an earlier boot, that somebody puts back, is of a container that is dead.
+            Ok(_) => {
                 log::debug!("no longer answers by a record of {}", in_words(key));
                 zones.remove(key);
                 Ok(None)
@@ -84,9 +85,11 @@ impl Worker {
         let Self { server, store, unreadable, .. } = self;
         let zones = &mut server.desk().zones;
         let passed_over = read(store, &mut |record| {
-            known.remove(&record.key);
             unreadable.remove(&store.path(&record.key));
-            zones.apply(record);
+            if !record.is_of_earlier_boot() {
+                known.remove(&record.key);
+                zones.apply(record);
+            }
         });
         unreadable.extend(by_path(passed_over));
         // Gone, or not to be read any more.
