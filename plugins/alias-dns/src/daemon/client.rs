@@ -118,7 +118,7 @@ impl Client {
     /// When the server does not, or a listener cannot be opened.
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
         let Applied { displaced, open, build, guarded, .. } = self.have_answered(key, listeners)?;
-        self.let_in(open.into_iter().filter(|open| open.obstructed).map(Opened::from).collect());
+        self.let_in(open.into_iter().map(Opened::from).collect());
         let own = Build::own();
         if own.supersedes(&build) {
             if let Err(error) = self.replace() {
@@ -405,9 +405,9 @@ impl Client {
     /// Opens a listener and hands it over.
     fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
         let listener = wanted.listener();
-        let Opening { sockets, port, obstructed } =
+        let Opening { sockets, port } =
             gateway::open(&listener).map_err(|reason| cannot_listen(&listener, reason))?;
-        let asked = Asked::Listen { wanted: wanted.clone(), port, obstructed };
+        let asked = Asked::Listen { wanted: wanted.clone(), port };
         let asked = encode(&asked).map_err(ClientError::Lost)?;
         self.socket.limit(self.left()).map_err(ClientError::Lost)?;
         let told = self

@@ -91,14 +91,8 @@ pub(crate) enum Asked {
     Remove { keys: Vec<RecordKey> },
     /// Is the record of `key` answered by?
     Contains { key: RecordKey },
-    /// Serve this listener, by the two attached sockets at `port`. Of one that is `obstructed` the host's rules would keep
-    /// queries away.
-    Listen {
-        wanted: Wanted,
-        port: u16,
-        #[serde(default = "perhaps")]
-        obstructed: bool,
-    },
+    /// Serve this listener, by the two attached sockets at `port`.
+    Listen { wanted: Wanted, port: u16 },
     /// What would be answered? With a file for the answer.
     Query { name: String, rtype: String, source: Option<IpAddr> },
     /// The other end of the attached channel is your guard.
@@ -152,13 +146,6 @@ pub(crate) enum Told {
 pub(crate) struct Open {
     pub(crate) wanted: Wanted,
     pub(crate) port: u16,
-    /// Whether the host's rules would keep queries away from it, or may.
-    pub(crate) obstructed: bool,
-}
-
-/// What is not told may be so.
-fn perhaps() -> bool {
-    true
 }
 
 /// The server answers by a record.

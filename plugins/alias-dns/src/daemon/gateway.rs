@@ -42,8 +42,6 @@ const PROTOCOLS: [u8; 2] = [IPPROTO_UDP as u8, IPPROTO_TCP as u8];
 pub(super) struct Opening {
     pub(super) sockets: Sockets,
     pub(super) port: u16,
-    /// Whether the host's rules would keep queries away from it.
-    pub(super) obstructed: bool,
 }
 
 /// Opens `listener` on the DNS port; on another one, with a redirect, where somebody else has it.
@@ -63,12 +61,11 @@ pub(super) fn open(listener: &Listener) -> Result<Opening, Error> {
         Err(error) => return Err(error),
     };
     let opened = Opened { listener: listener.clone(), port };
-    let obstructed = let_in(std::slice::from_ref(&opened)).unwrap_or_else(|error| {
+    if let Err(error) = let_in(std::slice::from_ref(&opened)) {
         // Few hosts have a rule in the way; one that has is told by its own counters as well.
         log::warn!("let queries to {} through the host's firewall: {error}", listener.gateway);
-        true
-    });
-    Ok(Opening { sockets, port, obstructed })
+    }
+    Ok(Opening { sockets, port })
 }
 
 /// Whoever has the address on this bridge alone is waited for a moment: most likely an earlier server, killed, of which
@@ -144,79 +141,65 @@ pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Erro
 /// # Errors
 /// When the rules cannot be read.
 pub(super) fn are_let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
-    Ok(Obstacles::find(&mut Socket::open()?, opened)?.changes.is_empty())
+    Ok(obstacles(&mut Socket::open()?, opened)?.is_empty())
 }
 
-/// Lets queries to these pass what is in their way; tells whether there is anything.
+/// Lets queries to these pass what is in their way.
 ///
 /// # Errors
 /// When the rules cannot be read, or not be changed.
-pub(super) fn let_in(opened: &[Opened]) -> Result<bool, nft_netlink::Error> {
+pub(super) fn let_in(opened: &[Opened]) -> Result<(), nft_netlink::Error> {
     let mut nft = Socket::open()?;
-    let Obstacles { any, changes } = Obstacles::find(&mut nft, opened)?;
-    let failed = changes.into_iter().filter_map(|change| nft.commit(change).err()).last();
-    failed.map_or(Ok(any), Err)
+    let changes = obstacles(&mut nft, opened)?;
+    changes.into_iter().filter_map(|change| nft.commit(change).err()).last().map_or(Ok(()), Err)
 }
 
-/// What in the host's rules keeps queries away.
-struct Obstacles {
-    /// Whether there are any, be they passed or not.
-    any: bool,
-    /// What has to be changed, so that queries from the bridges pass every chain that drops what nobody lets in, and
-    /// come to the ports where the servers are. A change that somebody does not allow, whose table it is (`flags owner`),
-    /// keeps no other one from being made.
-    changes: Vec<Batch>,
-}
-
-impl Obstacles {
-    fn find(nft: &mut Socket, opened: &[Opened]) -> Result<Self, nft_netlink::Error> {
-        let mut found = Self { any: false, changes: Vec::new() };
-        let mut redirection = Batch::new();
-        let chains = nft.chains()?;
-        let redirects = chains.iter().filter(|chain| is_redirect(chain));
-        for opened in opened {
-            let Opened { listener, port } = opened;
-            if *port != PORT {
-                found.any = true;
-                if !is_redirected(nft, opened)? {
-                    put_redirect(nft, listener, *port, &mut redirection)?;
-                }
-            } else if let Some(old) = redirects.clone().find(|chain| chain.table == table_name(listener)) {
-                // Of an earlier server, which was killed, and had to leave the port to somebody who is gone as well.
-                redirection.delete_table(table(&old.table));
+/// What has to be changed, so that queries from the bridges pass every chain that drops what nobody lets in, and come to
+/// the ports where the servers are. A change that somebody does not allow, whose table it is (`flags owner`), keeps no
+/// other one from being made.
+fn obstacles(nft: &mut Socket, opened: &[Opened]) -> Result<Vec<Batch>, nft_netlink::Error> {
+    let mut redirection = Batch::new();
+    let chains = nft.chains()?;
+    let redirects = chains.iter().filter(|chain| is_redirect(chain));
+    for opened in opened {
+        let Opened { listener, port } = opened;
+        if *port != PORT {
+            if !is_redirected(nft, opened)? {
+                put_redirect(nft, listener, *port, &mut redirection)?;
             }
+        } else if let Some(old) = redirects.clone().find(|chain| chain.table == table_name(listener)) {
+            // Of an earlier server, which was killed, and had to leave the port to somebody who is gone as well.
+            redirection.delete_table(table(&old.table));
         }
-        found.changes.push(redirection);
-        for chain in &chains {
-            let concerned: Vec<(Table<'_>, &Opened)> = opened
-                .iter()
-                .filter_map(|opened| table_of(chain, &opened.listener).map(|table| (table, opened)))
-                .collect();
-            let Some((table, _)) = concerned.first() else { continue };
-            let fate = nft.follow(*table, &chain.name)?.fate;
-            if fate.drops(&chain.name, chain.policy_drops()).is_none() {
+    }
+    let mut changes = vec![redirection];
+    for chain in &chains {
+        let concerned: Vec<(Table<'_>, &Opened)> = opened
+            .iter()
+            .filter_map(|opened| table_of(chain, &opened.listener).map(|table| (table, opened)))
+            .collect();
+        let Some((table, _)) = concerned.first() else { continue };
+        let fate = nft.follow(*table, &chain.name)?.fate;
+        if fate.drops(&chain.name, chain.policy_drops()).is_none() {
+            continue;
+        }
+        let mut accept = Batch::new();
+        let rules = nft.rules(*table, &chain.name)?;
+        let let_in: HashSet<&str> = rules.iter().filter_map(FoundRule::comment).collect();
+        for (table, Opened { listener, port }) in concerned {
+            let comment = comment(listener, *port);
+            if let_in.contains(comment.as_str()) {
                 continue;
             }
-            found.any = true;
-            let mut accept = Batch::new();
-            let rules = nft.rules(*table, &chain.name)?;
-            let let_in: HashSet<&str> = rules.iter().filter_map(FoundRule::comment).collect();
-            for (table, Opened { listener, port }) in concerned {
-                let comment = comment(listener, *port);
-                if let_in.contains(comment.as_str()) {
-                    continue;
-                }
-                for protocol in PROTOCOLS {
-                    let rule =
-                        Rule::new().iifname(&listener.bridge).destination_port(protocol, *port).accept();
-                    accept.insert_rule(table, &chain.name, &rule.comment(&comment));
-                }
+            for protocol in PROTOCOLS {
+                let rule = Rule::new().iifname(&listener.bridge).destination_port(protocol, *port).accept();
+                accept.insert_rule(table, &chain.name, &rule.comment(&comment));
             }
-            found.changes.push(accept);
         }
-        found.changes.retain(|change| !change.is_empty());
-        Ok(found)
+        changes.push(accept);
     }
+    changes.retain(|change| !change.is_empty());
+    Ok(changes)
 }
 
 /// Queries to the DNS port of the gateway go to `port` of it: those from the bridge, and the host's own.

@@ -125,7 +125,6 @@ impl Worker {
                 // A worker that an earlier one has left its place to has no right to, and leaves it to GC.
                 log::info!("removed the record of {}, of an earlier boot", in_words(&record.key));
             }
-            zones.apply(record);
         }));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
@@ -160,8 +159,7 @@ impl Worker {
             None => worker.renew_guard(),
         }
         for (wanted, port, sockets) in gateways {
-            // Those who handed it over do not know.
-            worker.open(Open { wanted, port, obstructed: true }, sockets).map_err(io("epoll"))?;
+            worker.open(Open { wanted, port }, sockets).map_err(io("epoll"))?;
         }
         if worker.supervisor.is_none() {
             // Nobody else has handed over what an earlier server had, or not all of it.

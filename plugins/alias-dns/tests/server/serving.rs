@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
+    ("a_firewall_that_comes_later_lets_queries_through_after_the_next_add", later_firewall),
     (
         "a_firewall_that_nobody_else_may_change_keeps_no_other_one_from_letting_queries_through",
         owned_firewall,
@@ -451,6 +452,20 @@ fn firewall() {
     remove("c1");
     both_transports_of_c2();
     remove("c2");
+    assert_eq!(ruleset(), before);
+}
+
+fn later_firewall() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    firewalled();
+    let before = ruleset();
+    assert!(!inside("c1", || ask_once(GATEWAY, "centos-2", Duration::from_millis(100))));
+    put("c3", "172.20.0.4", "centos-3");
+    both_transports(GATEWAY);
+    both_transports(GATEWAY_V6);
+    ["c1", "c2", "c3"].into_iter().for_each(remove);
     assert_eq!(ruleset(), before);
 }
 

@@ -142,8 +142,8 @@ impl Worker {
                 let (mut open, mut missing) = (Vec::new(), Vec::new());
                 for wanted in wanted {
                     match self.open.get(&wanted.listener()) {
-                        Some(&Place { ifindex, port, obstructed }) if ifindex == wanted.ifindex => {
-                            open.push(Open { wanted, port, obstructed });
+                        Some(&Place { ifindex, port }) if ifindex == wanted.ifindex => {
+                            open.push(Open { wanted, port });
                         }
                         _ => missing.push(wanted),
                     }
@@ -168,11 +168,11 @@ impl Worker {
                 Told::Removed { closed, more: !self.closed.is_empty(), unguarded: self.guard.is_none() }
             }
             Asked::Contains { key } => Told::Contains(self.server.desk().zones.contains(&key)),
-            Asked::Listen { wanted, port, obstructed } => {
+            Asked::Listen { wanted, port } => {
                 let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
                     return Told::Failed("two sockets belong to it".to_owned());
                 };
-                match self.open(Open { wanted, port, obstructed }, Sockets { udp, tcp }) {
+                match self.open(Open { wanted, port }, Sockets { udp, tcp }) {
                     Ok(()) => Told::Done,
                     Err(error) => Told::Failed(error.to_string()),
                 }

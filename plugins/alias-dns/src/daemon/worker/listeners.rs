@@ -17,8 +17,6 @@ pub(super) struct Place {
     /// The index that the bridge had then.
     pub(super) ifindex: u32,
     pub(super) port: u16,
-    /// Whether the host's rules would keep queries away from it, or may.
-    pub(super) obstructed: bool,
 }
 
 /// `listener` with the index that its bridge has now.
@@ -29,7 +27,7 @@ pub(crate) fn wanted(listener: &Listener) -> Result<Wanted> {
 
 impl Worker {
     pub(super) fn open(&mut self, open: Open, sockets: Sockets) -> Result<()> {
-        let Open { wanted, port, obstructed } = open;
+        let Open { wanted, port } = open;
         let listener = wanted.listener();
         self.forget(&listener);
         // First of all: what the keepers have stays open, and bound to its place, also where this fails.
@@ -41,7 +39,7 @@ impl Worker {
             }
         }
         self.closed.retain(|closed| closed.listener() != listener);
-        self.open.insert(listener, Place { ifindex: wanted.ifindex, port, obstructed });
+        self.open.insert(listener, Place { ifindex: wanted.ifindex, port });
         Ok(())
     }
 
@@ -61,8 +59,8 @@ impl Worker {
                 continue;
             }
             let opened = wanted(&listener).and_then(|wanted| {
-                let Opening { sockets, port, obstructed } = gateway::open(&listener)?;
-                self.open(Open { wanted, port, obstructed }, sockets)
+                let Opening { sockets, port } = gateway::open(&listener)?;
+                self.open(Open { wanted, port }, sockets)
             });
             if let Err(error) = opened {
                 log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge);
