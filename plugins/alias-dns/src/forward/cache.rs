@@ -1,8 +1,10 @@
 //! Replies that may be given again, until their time is over. It is small: its use is to spare the upstream servers the
 //! same question from many containers, not to replace a resolver.
+//!
+//! Its time is that since the host was booted: replies grow old while the host is suspended, too.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::reply::Reply;
 
@@ -26,21 +28,21 @@ pub(crate) struct Cache {
 #[derive(Debug)]
 struct Entry {
     reply: Reply,
-    arrived: Instant,
+    arrived: Duration,
     lifetime: Duration,
     number: u64,
 }
 
 impl Cache {
     /// The reply for `key`, with its age in seconds.
-    pub(crate) fn get(&self, key: &[u8], now: Instant) -> Option<(&Reply, u32)> {
+    pub(crate) fn get(&self, key: &[u8], now: Duration) -> Option<(&Reply, u32)> {
         let entry = self.entries.get(key)?;
         let age = now.saturating_duration_since(entry.arrived);
         (age < entry.lifetime).then_some((&entry.reply, age.as_secs() as u32))
     }
 
     /// Keeps `reply` as long as it says itself.
-    pub(crate) fn put(&mut self, key: &[u8], reply: &Reply, now: Instant) {
+    pub(crate) fn put(&mut self, key: &[u8], reply: &Reply, now: Duration) {
         let Some(lifetime) = reply.lifetime() else { return };
         let lifetime = Duration::from_secs(lifetime.into()).min(LONGEST);
         self.remove(key);
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_given_with_its_age_until_its_time_is_over() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
+        let (mut cache, now) = (Cache::default(), Duration::from_hours(7));
         cache.put(b"a", &reply(30, 4), now);
         assert_eq!(cache.get(b"a", now + Duration::from_secs(29)).unwrap().1, 29);
         assert!(cache.get(b"a", now + Duration::from_secs(30)).is_none());
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_comes_again_is_as_young_as_it_came_last() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
+        let (mut cache, now) = (Cache::default(), Duration::from_hours(7));
         for key in [b"a", b"b", b"a"] {
             cache.put(key, &reply(30, 1000), now);
         }
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_the_oldest_go_first() {
-        let (mut cache, now) = (Cache::default(), Instant::now());
+        let (mut cache, now) = (Cache::default(), Duration::from_hours(7));
         for number in 0..2000_u32 {
             cache.put(&number.to_be_bytes(), &reply(30, 1000), now);
             assert!(cache.size <= CAPACITY);

@@ -27,6 +27,7 @@ use self::reply::{Client, Reply};
 pub(crate) use self::resolv_conf::ResolvConf;
 use crate::descriptors::Descriptors;
 use crate::poller::{Kind, Poller, Token};
+use crate::records::since_boot;
 use crate::serve::edns::{Edns, PAYLOAD};
 use crate::serve::query::{HEADER_LEN, Query};
 use crate::tally::Tally;
@@ -295,7 +296,7 @@ impl Forwarder {
             return Asked::Failed;
         }
         let key = self.key(&client, &servers);
-        if let Some((reply, age)) = self.cache.get(&key, now) {
+        if let Some((reply, age)) = self.cache.get(&key, of_cache()) {
             reply.compose(out, &client.client(), age);
             return Asked::Answered;
         }
@@ -398,7 +399,7 @@ impl Forwarder {
                 let flight = self.land(slot);
                 // Without EDNS there are no signatures: whoever wants them may get them the next time.
                 if reply.has_edns() || !flight.dnssec_ok {
-                    self.cache.put(&flight.key, &reply, now);
+                    self.cache.put(&flight.key, &reply, of_cache());
                 }
                 respond(&flight, &reply, deliver);
             }
@@ -577,6 +578,11 @@ fn canonical(server: SocketAddr) -> SocketAddr {
 
 fn respond(flight: &Flight, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[u8])) {
     let mut out = Vec::new();
+/// The time by the clock of the cache.
+fn of_cache() -> Duration {
+    Duration::from_nanos(since_boot())
+}
+
     for waiting in &flight.waiting {
         reply.compose(&mut out, &waiting.client(), 0);
         deliver(waiting.recipient, &out);
