@@ -17,8 +17,8 @@ use crate::poller::{Interest, Poller, Token};
 use crate::serve::edns::{Edns, opt_octets};
 use crate::serve::query::HEADER_LEN;
 
-/// The longest message (its length stands in two octets before it over TCP: RFC 1035, section 4.2.2).
-const MAX_MESSAGE: usize = 65_535;
+/// The longest message, in octets (its length stands in two octets before it over TCP: RFC 1035, section 4.2.2).
+pub(super) const MAX_MESSAGE: usize = 65_535;
 
 /// Octets before a message over TCP.
 const PREFIX_LEN: usize = 2;
@@ -129,11 +129,18 @@ impl Exchange {
         Ok(())
     }
 
-    /// Goes on after `server`'s socket has become ready.
-    pub(super) fn proceed(&mut self, poller: &Poller, token: Token, server: SocketAddr) -> Progress {
+    /// Goes on after `server`'s socket has become ready. `room` is for a message of any length: to clear as much for each
+    /// would cost more than to read it.
+    pub(super) fn proceed(
+        &mut self,
+        poller: &Poller,
+        token: Token,
+        server: SocketAddr,
+        room: &mut [u8],
+    ) -> Progress {
         let step = match self.transport.take() {
             Some(Transport::Datagram { socket, offered_edns }) => {
-                self.datagram(socket, offered_edns, poller, token, server)
+                self.datagram(socket, offered_edns, poller, token, server, room)
             }
             Some(Transport::Connection { socket, sent, received }) => {
                 self.connection(socket, sent, received, poller, token)
@@ -156,9 +163,9 @@ impl Exchange {
         server: SocketAddr,
     ) -> Result<Progress> {
         // There are servers that send more than they were told to.
-        let mut buffer = [0; MAX_MESSAGE];
-        let message = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(len) => &buffer[..len],
+        room: &mut [u8],
+        let message = match recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
+            Ok(len) => &room[..len],
             Err(Errno::EAGAIN | Errno::EINTR) => &[],
             Err(errno) => return Err(errno.into()),
         };

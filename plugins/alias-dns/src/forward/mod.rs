@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use self::cache::Cache;
-use self::exchange::{Exchange, Progress};
+use self::exchange::{Exchange, MAX_MESSAGE, Progress};
 use self::reply::{Client, Reply};
 pub(crate) use self::resolv_conf::ResolvConf;
 use crate::descriptors::Descriptors;
@@ -158,6 +158,8 @@ pub(crate) struct Forwarder {
     generation: u16,
     servers: HashMap<SocketAddr, Server>,
     hasher: RandomState,
+    /// Where messages are read into.
+    room: Box<[u8]>,
 }
 
 #[derive(Debug)]
@@ -275,6 +277,7 @@ impl Forwarder {
             generation: 0,
             servers: HashMap::new(),
             hasher: RandomState::new(),
+            room: vec![0; MAX_MESSAGE].into(),
         }
     }
 
@@ -362,7 +365,7 @@ impl Forwarder {
         let Some(index) = flight.talks.iter().position(of_token) else { return };
         let (server, is_current) = (flight.servers[index], index == flight.current);
         let talk = &mut flight.talks[index];
-        match talk.exchange.proceed(poller, token, server) {
+        match talk.exchange.proceed(poller, token, server, &mut self.room) {
             Progress::Pending => {}
             Progress::Broken => {
                 talk.has_failed = true;
