@@ -37,7 +37,7 @@ impl Cache {
     /// The reply for `key`, with its age in seconds.
     pub(crate) fn get(&self, key: &[u8], now: Duration) -> Option<(&Reply, u32)> {
         let entry = self.entries.get(key)?;
-        let age = now.saturating_duration_since(entry.arrived);
+        let age = now.saturating_sub(entry.arrived);
         (age < entry.lifetime).then_some((&entry.reply, age.as_secs() as u32))
     }
 

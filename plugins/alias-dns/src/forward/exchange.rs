@@ -62,6 +62,8 @@ pub(super) enum Progress {
     Reply(Reply),
     /// Nothing more will come of it.
     Broken,
+    /// Nor of this, for a reason of this host's own.
+    Starved,
 }
 
 impl Exchange {
@@ -147,7 +149,7 @@ impl Exchange {
             }
             None => Ok(Progress::Broken),
         };
-        step.unwrap_or(Progress::Broken)
+        step.unwrap_or_else(|error| if is_own(&error) { Progress::Starved } else { Progress::Broken })
     }
 
     fn query(&self) -> &[u8] {
@@ -161,9 +163,9 @@ impl Exchange {
         poller: &Poller,
         token: Token,
         server: SocketAddr,
+        room: &mut [u8],
     ) -> Result<Progress> {
         // There are servers that send more than they were told to.
-        room: &mut [u8],
         let message = match recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Ok(len) => &room[..len],
             Err(Errno::EAGAIN | Errno::EINTR) => &[],
@@ -264,6 +266,12 @@ impl Exchange {
         let opened = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         if self.descriptors.are_enough_for(&opened) { Ok(opened) } else { Err(Errno::EMFILE.into()) }
     }
+}
+
+/// Whether `error` says nothing of a server: descriptors or memory have run out here.
+pub(super) fn is_own(error: &Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
 #[cfg(test)]

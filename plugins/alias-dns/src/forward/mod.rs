@@ -340,7 +340,6 @@ impl Forwarder {
         self.by_question.insert(key, slot);
         self.of_source.add(source);
         while !self.attempt(poller, slot, now) {
-            self.blame(slot, now);
             let flight = &mut self.flights[slot];
             flight.current += 1;
             if flight.current >= flight.servers.len() {
@@ -374,6 +373,12 @@ impl Forwarder {
                     self.give_up(poller, slot, now, deliver);
                 }
             }
+            Progress::Starved => {
+                talk.has_failed = true;
+                if is_current {
+                    self.next(poller, slot, now, deliver);
+                }
+            }
             Progress::WithoutEdns => {
                 let is_asked = if is_current {
                     self.attempt(poller, slot, now)
@@ -381,7 +386,7 @@ impl Forwarder {
                     self.begin(poller, slot, index, now).is_ok()
                 };
                 if is_current && !is_asked {
-                    self.give_up(poller, slot, now, deliver);
+                    self.next(poller, slot, now, deliver);
                 }
             }
             Progress::Reply(reply) => {
@@ -508,7 +513,6 @@ impl Forwarder {
             if self.attempt(poller, slot, now) {
                 return;
             }
-            self.blame(slot, now);
         }
     }
 
@@ -520,7 +524,8 @@ impl Forwarder {
         blamed.failed_last = Some(now);
     }
 
-    /// Asks the server whose turn it is. Tells whether the question went out.
+    /// Asks the server whose turn it is. Tells whether the question went out; if not, it is held against the server, unless
+    /// this host was not able to ask.
     fn attempt(&mut self, poller: &Poller, slot: usize, now: Instant) -> bool {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
@@ -537,12 +542,14 @@ impl Forwarder {
             Some(talk) if talk.exchange.is_under_way() => talk.exchange.repeat_without_edns(),
             _ => self.begin(poller, slot, index, now),
         };
-        if asked.is_err()
-            && let Some(talk) = self.flights[slot].talks.get_mut(index)
-        {
+        let Err(error) = asked else { return true };
+        if let Some(talk) = self.flights[slot].talks.get_mut(index) {
             talk.has_failed = true;
         }
-        asked.is_ok()
+        if !exchange::is_own(&error) {
+            self.blame(slot, now);
+        }
+        false
     }
 
     /// Asks the server number `index` from the beginning.
@@ -571,6 +578,11 @@ impl Forwarder {
     }
 }
 
+/// The time by the clock of the cache.
+fn of_cache() -> Duration {
+    Duration::from_nanos(since_boot())
+}
+
 /// An address of IPv4 as such, where it is written as one of IPv6 (RFC 4291, section 2.5.5.2): it may be our own.
 fn canonical(server: SocketAddr) -> SocketAddr {
     match server.ip().to_canonical() {
@@ -581,11 +593,6 @@ fn canonical(server: SocketAddr) -> SocketAddr {
 
 fn respond(flight: &Flight, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[u8])) {
     let mut out = Vec::new();
-/// The time by the clock of the cache.
-fn of_cache() -> Duration {
-    Duration::from_nanos(since_boot())
-}
-
     for waiting in &flight.waiting {
         reply.compose(&mut out, &waiting.client(), 0);
         deliver(waiting.recipient, &out);
@@ -594,6 +601,8 @@ fn of_cache() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
     use crate::serve::query::{self, Received};
 
@@ -612,22 +621,34 @@ mod tests {
         Reply::read(&octets, 1, &QUESTION).unwrap()
     }
 
+    /// Has whoever is at 172.20.0.`last` ask `forwarder` question number `number`, to be asked at `upstream`.
+    fn ask(forwarder: &mut Forwarder, upstream: &UdpSocket, last: u8, number: u16) -> Asked {
+        let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let name = format!("\x05{number:05}\0");
+        let packet = [&header[..], name.as_bytes(), &[0, 1, 0, 1]].concat();
+        let Received::Query(query) = query::read(&packet) else { panic!("{packet:?}") };
+        let socket = Token::only(Kind::Datagrams);
+        let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
+        let client = Waiting::for_answer_to(&query, &packet, recipient, 512);
+        let upstreams = [upstream.local_addr().unwrap()];
+        let poller = Poller::new().unwrap();
+        forwarder.ask(&poller, Instant::now(), client, &upstreams, |_| false, &mut Vec::new())
+    }
+
+    #[test]
+    fn no_server_is_blamed_for_what_this_host_lacks() {
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut without = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::up_to(0));
+        assert_eq!(ask(&mut without, &upstream, 2, 0), Asked::Failed);
+        let [(_, health)] = without.health(Instant::now()).try_into().unwrap();
+        assert_eq!((health.failed, health.avoided), (0, false));
+    }
+
     #[test]
     fn one_address_has_its_share_of_the_questions_under_way() {
-        let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let upstreams = [upstream.local_addr().unwrap()];
-        let (poller, now, mut out) = (Poller::new().unwrap(), Instant::now(), Vec::new());
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
-        let mut ask = |last: u8, number: u16| {
-            let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            let name = format!("\x05{number:05}\0");
-            let packet = [&header[..], name.as_bytes(), &[0, 1, 0, 1]].concat();
-            let Received::Query(query) = query::read(&packet) else { panic!("{packet:?}") };
-            let socket = Token::only(Kind::Datagrams);
-            let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
-            let client = Waiting::for_answer_to(&query, &packet, recipient, 512);
-            forwarder.ask(&poller, now, client, &upstreams, |_| false, &mut out)
-        };
+        let mut ask = |last, number| ask(&mut forwarder, &upstream, last, number);
         let share = MAX_FLIGHTS_OF_SOURCE as u16;
         assert!((0..share).all(|number| ask(2, number) == Asked::Waiting));
         assert_eq!(ask(2, share), Asked::Failed);
