@@ -648,12 +648,23 @@ mod tests {
     fn one_address_has_its_share_of_the_questions_under_way() {
         let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
+        let began = Instant::now();
         let mut ask = |last, number| ask(&mut forwarder, &upstream, last, number);
         let share = MAX_FLIGHTS_OF_SOURCE as u16;
         assert!((0..share).all(|number| ask(2, number) == Asked::Waiting));
         assert_eq!(ask(2, share), Asked::Failed);
         // What is under way already may be waited for, and the others have theirs.
         assert_eq!([ask(2, 0), ask(3, 0), ask(3, share)], [Asked::Waiting; 3]);
+        // Who has asked twice is told once.
+        let (poller, mut told) = (Poller::new().unwrap(), 0);
+        while let Some(deadline) = forwarder.deadline() {
+            assert!(deadline.saturating_duration_since(began) <= TOTAL * 2, "it never ends");
+            forwarder.expire(&poller, deadline, &mut |_, _| told += 1);
+        }
+        assert_eq!((told, forwarder.counts()), (share + 2, (0, 0)));
+        // What is over no longer counts.
+        let again = |number| self::tests::ask(&mut forwarder, &upstream, 2, number);
+        assert!((0..share).map(again).all(|asked| asked == Asked::Waiting));
     }
 
     #[test]

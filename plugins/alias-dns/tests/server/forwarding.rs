@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use alias_dns::daemon::Client;
+use alias_dns::daemon::{Client, UpstreamStatus};
+use alias_dns::records::Record;
 use domain::base::iana::Rtype;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
@@ -31,6 +32,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("neither_silence_nor_an_error_takes_edns_from_a_server_that_speaks_it", slow_with_edns),
     ("an_answer_without_edns_is_not_kept_for_who_wants_signatures", without_signatures),
     ("a_datagram_longer_than_was_asked_for_is_taken_whole", long_datagrams),
+    ("a_stray_answer_is_passed_over_and_the_right_one_heard", strays),
+    ("what_is_kept_is_for_those_who_ask_the_same_of_the_same_servers", kept_apart),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
     ("a_client_that_breaks_off_while_its_answer_is_awaited_keeps_nobody_awake", broken_off_client),
@@ -39,6 +42,10 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Where a query has its number of additional records, of which OPT is the only one.
 const ADDITIONAL: usize = 11;
+
+/// Bits of a query: the one in the last octet of its flags, the other in the third octet of what OPT has for a TTL.
+const CHECKING_DISABLED: u8 = 0x10;
+const DNSSEC_OK: u8 = 0x80;
 
 /// Where nobody is.
 const SILENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 0, 9));
@@ -322,6 +329,13 @@ fn late_answers() {
         one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
         asking.join().unwrap().answer == ["A 192.0.2.4"]
     });
+    let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+    let health = |number| {
+        let is_it =
+            |upstream: &&UpstreamStatus| upstream.server == SocketAddr::from(([10, 9, 0, number], 53));
+        &status.upstreams.iter().find(is_it).expect("it was asked").health
+    };
+    assert!(health(4).failed > 0 && !health(4).avoided, "{status:?}");
     resolv_conf("nameserver 10.9.0.4\nnameserver 10.9.0.5");
     eventually("the first server's answer counts after the second was asked", || {
         let name = fresh("both");
@@ -524,6 +538,66 @@ fn kept(mut reply: Vec<u8>) -> Vec<u8> {
     let ttl = reply.len() - 10;
     reply[ttl..ttl + 4].copy_from_slice(&3600_u32.to_be_bytes());
     reply
+}
+
+fn strays() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let mut ids = Vec::new();
+    while ids.len() < 4 {
+        let name = fresh("stray");
+        let asking = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        let [mut of_another_id, mut of_another_name] =
+            [(); 2].map(|()| reply_to(&query, 0, Some([192, 0, 2, 66])));
+        of_another_id[1] ^= 1;
+        of_another_name[13] ^= 1;
+        for reply in [of_another_id, of_another_name, reply_to(&query, 0, Some([192, 0, 2, 4]))] {
+            one.send_to(&reply, client).unwrap();
+        }
+        let response = asking.join().unwrap();
+        // On a busy machine the right one may come too late.
+        if response.rcode == "NOERROR" {
+            assert_eq!(response.answer, ["A 192.0.2.4"]);
+        }
+        ids.push([query[0], query[1]]);
+    }
+    assert!(ids.iter().any(|id| *id != ids[0]), "{ids:?}");
+}
+
+fn kept_apart() {
+    outside();
+    let (one, two) = (server(4), server(5));
+    resolv_conf("nameserver 10.9.0.4");
+    let with_own_server = record("c2", "172.20.0.3", "centos-2");
+    put_record(&Record { upstreams: vec!["10.9.0.5:53".parse().unwrap()], ..with_own_server });
+    let with_flags = |name: &str, checking_disabled: u8, dnssec_ok: u8| {
+        let mut query = query(7, name, Rtype::A, Some(1232));
+        let flags = query.len() - 4;
+        (query[3], query[flags]) = (checking_disabled, dnssec_ok);
+        query
+    };
+    let asking_in = |container, asked: Vec<u8>| {
+        std::thread::spawn(move || inside(container, move || exchange(GATEWAY, &asked).unwrap()))
+    };
+    // On a busy machine an answer may come too late.
+    eventually("each gets the answer to what it has asked", || {
+        let name = fresh("apart");
+        let questions = [(0, 0), (CHECKING_DISABLED, 0), (0, DNSSEC_OK)];
+        let of_one = questions.iter().all(|(checking_disabled, dnssec_ok)| {
+            let asked = with_flags(&name, *checking_disabled, *dnssec_ok);
+            let asking = asking_in("c1", asked);
+            let is_it = |(query, _): &(Vec<u8>, _)| query[3] & CHECKING_DISABLED == *checking_disabled;
+            let (query, client) = std::iter::repeat_with(|| query_at(&one, &name)).find(is_it).unwrap();
+            one.send_to(&kept(reply_to(&query, 0, Some([192, 0, 2, 4]))), client).unwrap();
+            asking.join().unwrap().answer == ["A 192.0.2.4"]
+        });
+        let asking = asking_in("c2", with_flags(&name, 0, 0));
+        let (query, client) = query_at(&two, &name);
+        two.send_to(&kept(reply_to(&query, 0, Some([192, 0, 2, 5]))), client).unwrap();
+        of_one && asking.join().unwrap().answer == ["A 192.0.2.5"]
+    });
 }
 
 fn long_datagrams() {
