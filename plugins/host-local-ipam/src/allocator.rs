@@ -144,8 +144,11 @@ fn allocate_into<'a>(
     if !requested.is_empty() {
         return Err(AllocateError::NotInAnySet(requested));
     }
-    for (index, allocation) in made.iter().enumerate() {
-        store.set_last_reserved(index, allocation.address)?;
+    for (index, (allocation, set)) in made.iter().zip(demand.sets).enumerate() {
+        // One outside of the ranges says nothing of where to go on in them.
+        if set.contains(allocation.address) {
+            store.set_last_reserved(index, allocation.address)?;
+        }
     }
     Ok(())
 }

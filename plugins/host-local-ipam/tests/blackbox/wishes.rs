@@ -59,6 +59,9 @@ fn a_requested_address_may_be_outside_the_range_but_inside_the_subnet() {
     network.ask("CHECK", "c1").ok();
     network.ask("DEL", "c1").ok();
     assert_eq!(network.leases().into_values().collect::<Vec<_>>(), [content("c2")]);
+    network.ask("DEL", "c2").ok();
+    assert_eq!(network.add_with_args("c3", "IP=10.8.0.8").address(), "10.8.0.8");
+    assert_eq!(network.ask("ADD", "c4").address(), "10.8.0.101", "the one released last has to rest");
 }
 
 #[test]
