@@ -4,7 +4,8 @@
 //! [`CniResult`] is the answer to ADD, read and written in the shape of any spec version. [`Delegate`] calls another
 //! plugin, such as the one that leases addresses.
 //!
-//! Nothing here knows a plugin, opens a socket or touches the network. Nothing but [`skel`] writes to stdout.
+//! Nothing here knows a plugin, opens a socket or touches the network. Nothing but [`skel`], and [`by_hand`] for
+//! a person, writes to stdout.
 //!
 //! Sources: the [CNI specification](https://www.cni.dev/docs/spec/) 1.1.0 and its older versions; where the
 //! specification is silent, the behaviour of the reference plugins.
@@ -12,6 +13,7 @@
 mod arena;
 mod args;
 mod boot;
+pub mod by_hand;
 mod command;
 mod conf;
 mod delegate;
@@ -31,6 +33,7 @@ mod version;
 pub use arena::Arena;
 pub use args::CniArgs;
 pub use boot::BootId;
+pub use by_hand::ByHand;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
 pub use delegate::{Delegate, Running};

@@ -9,18 +9,17 @@ mod status;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::io::Write;
 
-use anyhow::Context as _;
-use cni_types::{Environment, logging};
+use cni_types::{ByHand, Environment};
 use lexopt::prelude::*;
-use serde::Serialize;
 
 use crate::daemon;
+use crate::plugin::AliasDns;
 use crate::records::Record;
 use crate::records::disk::{Loaded, Store};
 use crate::state_dir::StateDir;
+use crate::this_host::ThisHost;
 
 /// What `--help` prints.
 const USAGE: &str = "\
@@ -41,12 +40,9 @@ alias-dns serve                             the server; the plugin starts it by 
 Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
 ";
 
-/// The exit status for a command line that cannot be read.
-const WRONG_USAGE: u8 = 2;
-
 /// A command line, checked.
 #[derive(Debug, PartialEq, Eq)]
-enum CommandLine {
+pub(crate) enum CommandLine {
     /// `--help`.
     Help,
     /// `--version`.
@@ -63,7 +59,7 @@ enum CommandLine {
 
 /// What a person wants to know.
 #[derive(Debug, PartialEq, Eq)]
-enum Ask {
+pub(crate) enum Ask {
     List { network: Option<String> },
     Query(query::Wanted),
     Hosts { network: String },
@@ -72,47 +68,32 @@ enum Ask {
 
 /// How it is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Text,
     Json,
 }
 
-/// Does what the arguments of this process say.
-pub(crate) fn main(args: Vec<OsString>, env: &Environment) -> ExitCode {
-    logging::init("alias-dns", log::LevelFilter::Warn);
-    let line = match CommandLine::parse(args) {
-        Ok(line) => line,
-        Err(error) => {
-            log::error!("{error}; try alias-dns --help");
-            return ExitCode::from(WRONG_USAGE);
-        }
-    };
-    let mut printed = Vec::new();
-    let answered = line.run(env, &mut printed);
-    let written = io::stdout().write_all(&printed).and_then(|()| io::stdout().flush());
-    match written.context("write to stdout").and(answered) {
-        Ok(()) => ExitCode::SUCCESS,
-        // The reader has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error:#}");
-            ExitCode::FAILURE
+impl ByHand for AliasDns<ThisHost> {
+    type Request = CommandLine;
+
+    fn read(arguments: Vec<OsString>) -> anyhow::Result<CommandLine> {
+        Ok(CommandLine::parse(arguments)?)
+    }
+
+    fn answer(request: CommandLine, out: &mut dyn Write) -> anyhow::Result<()> {
+        let state = || StateDir::of_host(&Environment::of_process());
+        match request {
+            CommandLine::Help => Ok(out.write_all(USAGE.as_bytes())?),
+            CommandLine::Version => Ok(writeln!(out, "alias-dns {}", env!("CARGO_PKG_VERSION"))?),
+            CommandLine::Serve => daemon::serve(&state()?),
+            CommandLine::Supervise => daemon::supervise(),
+            CommandLine::Guard => daemon::guard(),
+            CommandLine::Ask(ask, format) => ask.run(&state()?, format, out),
         }
     }
 }
 
 impl CommandLine {
-    fn run(self, env: &Environment, out: &mut dyn Write) -> anyhow::Result<()> {
-        match self {
-            Self::Help => Ok(out.write_all(USAGE.as_bytes())?),
-            Self::Version => Ok(writeln!(out, "alias-dns {}", env!("CARGO_PKG_VERSION"))?),
-            Self::Serve => daemon::serve(&StateDir::of_host(env)?),
-            Self::Supervise => daemon::supervise(),
-            Self::Guard => daemon::guard(),
-            Self::Ask(ask, format) => ask.run(&StateDir::of_host(env)?, format, out),
-        }
-    }
-
     /// Reads arguments, without the program's name.
     ///
     /// # Errors
@@ -202,14 +183,6 @@ fn no_names(network: &str, others: &[Record]) -> String {
     }
 }
 
-/// Whether `error` only means that nobody reads any more.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-}
-
 /// Has `print` print what could be read. That something could not is a failure all the same: a script must not take a
 /// part for the whole.
 fn with_records(loaded: Loaded, print: impl FnOnce(Vec<Record>) -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -222,12 +195,6 @@ fn with_records(loaded: Loaded, print: impl FnOnce(Vec<Record>) -> anyhow::Resul
     });
     print(records)?;
     anyhow::ensure!(unreadable.is_empty(), "not all records could be read");
-    Ok(())
-}
-
-fn print_json(value: &impl Serialize, out: &mut dyn Write) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    writeln!(out)?;
     Ok(())
 }
 

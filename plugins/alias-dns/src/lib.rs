@@ -30,20 +30,14 @@ mod tally;
 mod this_host;
 pub mod zone;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cni_types::{Environment, skel};
+use cni_types::by_hand;
 
 use self::plugin::AliasDns;
 use self::this_host::ThisHost;
 
 /// Runs as what this process was started for: the plugin when a runtime calls, otherwise what the arguments say.
 pub fn main() -> ExitCode {
-    let env = Environment::of_process();
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if env.get("CNI_COMMAND").is_some() || args.is_empty() {
-        return skel::main(&AliasDns(ThisHost));
-    }
-    cli::main(args, &env)
+    by_hand::main(&AliasDns(ThisHost))
 }

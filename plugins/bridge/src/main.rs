@@ -1,9 +1,8 @@
 //! CNI plugin `bridge`: a Linux bridge, a veth pair for each container, addresses, routes, masquerade, isolation.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, logging, skel};
+use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, by_hand};
 
 mod add;
 mod attachment;
@@ -67,12 +66,5 @@ impl Plugin for Bridge {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    // A runtime passes none; a person who passes some is answered, whatever is in the environment but a verb.
-    if !arguments.is_empty() && std::env::var_os("CNI_COMMAND").is_none() {
-        logging::init(Bridge::NAME, log::LevelFilter::Warn);
-        cni_types::signals::settle();
-        return cli::run(arguments);
-    }
-    skel::main(&Bridge)
+    by_hand::main(&Bridge)
 }

@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
-use cni_types::{is_identifier, table};
+use cni_types::by_hand::write_json;
+use cni_types::{ByHand, is_identifier, table};
 use serde::Serialize;
 
+use crate::HostLocal;
 use crate::config::DEFAULT_DATA_DIR;
 use crate::store::{Content, DiskStore, Era, Holder, LeaseFile, Place, Store as _, StoreError};
 
@@ -32,12 +33,9 @@ DIR is the configuration's ipam.dataDir, by default /var/lib/cni/networks.
 A container runtime calls the plugin with CNI_COMMAND set: https://www.cni.dev/docs/spec/
 ";
 
-/// The exit status for a command line that cannot be read.
-const WRONG_USAGE: u8 = 2;
-
 /// A command line that has been understood.
 #[derive(Debug, PartialEq, Eq)]
-enum Request {
+pub(crate) enum Request {
     Help,
     Version,
     List { network: Option<String>, format: Format, data_dir: PathBuf },
@@ -45,43 +43,21 @@ enum Request {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Table,
     Json,
 }
 
-/// Runs this process's command line.
-pub(crate) fn main() -> ExitCode {
-    cni_types::logging::init("host-local-ipam", log::LevelFilter::Warn);
-    cni_types::signals::settle();
-    let request = match parse(std::env::args_os().skip(1)) {
-        Ok(request) => request,
-        Err(error) => {
-            say(&error);
-            return ExitCode::from(WRONG_USAGE);
-        }
-    };
-    let mut printed = Vec::new();
-    let served = serve(&request, &mut printed);
-    let written = io::stdout().write_all(&printed).and_then(|()| io::stdout().flush());
-    match written.context("write to stdout").and(served) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&error);
-            ExitCode::FAILURE
-        }
+impl ByHand for HostLocal {
+    type Request = Request;
+
+    fn read(arguments: Vec<OsString>) -> anyhow::Result<Request> {
+        parse(arguments)
     }
-}
 
-fn say(error: &anyhow::Error) {
-    // There is nobody left to tell if this fails.
-    let _ = writeln!(io::stderr(), "host-local-ipam: {error:#}");
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    fn answer(request: Request, out: &mut dyn Write) -> anyhow::Result<()> {
+        serve(&request, out)
+    }
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Request> {
@@ -113,8 +89,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> anyhow::Result<Request> {
             let address = address.parse().with_context(|| format!("invalid IP address {address}"))?;
             Ok(Request::Release { network: network_name(network)?, address, data_dir })
         }
-        ["release", ..] => bail!("release needs a network and an address; see --help"),
-        _ => bail!("unknown command \"{}\"; see --help", words.join(" ")),
+        ["release", ..] => bail!("release needs a network and an address"),
+        _ => bail!("unknown command \"{}\"", words.join(" ")),
     }
 }
 
@@ -144,10 +120,7 @@ fn serve(request: &Request, out: &mut dyn Write) -> anyhow::Result<()> {
             }
             match format {
                 Format::Table => write_table(&rows, out)?,
-                Format::Json => {
-                    serde_json::to_writer_pretty(&mut *out, &rows).map_err(io::Error::from)?;
-                    writeln!(out)?;
-                }
+                Format::Json => write_json(&rows, out)?,
             }
         }
         Request::Release { network, address, data_dir } => {
@@ -318,7 +291,7 @@ mod tests {
     fn what_is_not_understood_is_named() {
         for (line, word) in [
             ("frobnicate", "frobnicate"),
-            ("release net1", "--help"),
+            ("release net1", "needs a network and an address"),
             ("release net1 10.0.0", "10.0.0"),
             ("list ../etc", "../etc"),
             ("list --yaml", "--yaml"),

@@ -20,7 +20,7 @@ mod store;
 
 use std::process::ExitCode;
 
-use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, skel};
+use cni_types::{Arena, AttachmentCall, CniResult, DelCall, Error, NetworkCall, Plugin, by_hand};
 
 #[global_allocator]
 static ALLOCATOR: Arena = Arena::new();
@@ -52,6 +52,5 @@ impl Plugin for HostLocal {
 }
 
 fn main() -> ExitCode {
-    let by_hand = std::env::var_os("CNI_COMMAND").is_none() && std::env::args_os().len() > 1;
-    if by_hand { cli::main() } else { skel::main(&HostLocal) }
+    by_hand::main(&HostLocal)
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
 
+use cni_types::by_hand::write_json;
 use serde::Serialize;
 
-use super::{Format, print_json};
+use super::Format;
 use crate::records::Record;
 
 #[derive(Serialize)]
@@ -19,7 +20,7 @@ struct Host {
 pub(super) fn print(records: Vec<Record>, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
     let hosts = hosts(&records);
     match format {
-        Format::Json => print_json(&hosts, out)?,
+        Format::Json => write_json(&hosts, out)?,
         Format::Text => {
             for Host { address, names } in hosts {
                 writeln!(out, "{address}\t{}", names.join(" "))?;

@@ -2,15 +2,16 @@
 
 use std::io::Write;
 
+use cni_types::by_hand::write_json;
 use cni_types::table;
 
-use super::{Format, print_json};
+use super::Format;
 use crate::names::SHORT_ID;
 use crate::records::{Link, Record};
 
 pub(super) fn print(records: Vec<Record>, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
     match format {
-        Format::Json => print_json(&records, out),
+        Format::Json => Ok(write_json(&records, out)?),
         Format::Text => {
             let rows: Vec<_> = records.iter().map(row).collect();
             let head = ["NETWORK", "CONTAINER", "IFNAME", "ADDRESSES", "NAMES", "LINKS"];

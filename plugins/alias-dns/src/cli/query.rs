@@ -5,10 +5,11 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use anyhow::anyhow;
+use cni_types::by_hand::write_json;
 use domain::base::Name;
 use serde::Serialize;
 
-use super::{Format, print_json, with_records};
+use super::{Format, with_records};
 use crate::daemon::{Client, Explained, explain};
 use crate::records::disk::Store;
 use crate::state_dir::StateDir;
@@ -16,7 +17,7 @@ use crate::zone::Zones;
 
 /// The question of a person.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     name: String,
     rtypes: Vec<String>,
     source: Option<IpAddr>,
@@ -78,7 +79,7 @@ fn print_answers(
         }));
     }
     match format {
-        Format::Json => print_json(&answered, out),
+        Format::Json => Ok(write_json(&answered, out)?),
         Format::Text if answered.is_empty() => Ok(writeln!(out, "no network has names here")?),
         Format::Text => Ok(answered.iter().try_for_each(|answered| print_text(answered, out))?),
     }

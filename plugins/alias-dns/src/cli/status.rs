@@ -3,14 +3,16 @@
 
 use std::io::Write;
 
-use super::{Format, print_json};
+use cni_types::by_hand::write_json;
+
+use super::Format;
 use crate::daemon::{Client, Status};
 use crate::state_dir::StateDir;
 
 pub(super) fn print(state: &StateDir, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
     let status = Client::connect_existing(state)?.map(|mut server| server.status()).transpose()?;
     match (format, status) {
-        (Format::Json, status) => print_json(&status, out),
+        (Format::Json, status) => Ok(write_json(&status, out)?),
         (Format::Text, Some(status)) => Ok(print_text(&status, state, out)?),
         (Format::Text, None) => Ok(writeln!(out, "no server runs for {}", state.path().display())?),
     }

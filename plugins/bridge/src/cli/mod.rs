@@ -10,13 +10,14 @@ mod text;
 mod view;
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::io::Write;
 
-use anyhow::Context as _;
+use cni_types::ByHand;
+use cni_types::by_hand::write_json;
 use lexopt::prelude::*;
 
-use view::View;
+use self::view::View;
+use crate::Bridge;
 
 /// What `--help` prints.
 const USAGE: &str = "\
@@ -36,12 +37,9 @@ repair reads the configuration of the network in /etc/cni/net.d, or the director
 Called by a container runtime, which sets CNI_COMMAND, it is the CNI plugin.
 ";
 
-/// The exit status for a command line that cannot be read.
-const WRONG_USAGE: u8 = 2;
-
 /// A command line, checked.
 #[derive(Debug, PartialEq, Eq)]
-enum CommandLine {
+pub(crate) enum CommandLine {
     Help,
     Version,
     List(Format),
@@ -52,7 +50,7 @@ enum CommandLine {
 
 /// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Text,
     Json,
     Dot,
@@ -69,32 +67,45 @@ impl Format {
     }
 }
 
-/// Does what the command line says.
-pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match parse(lexopt::Parser::from_args(arguments)) {
-        Ok(command) => command,
-        Err(error) => {
-            say(&format!("bridge: {error}\n{USAGE}"));
-            return ExitCode::from(WRONG_USAGE);
-        }
-    };
-    let printed = answer(command).and_then(|text| match io::stdout().write_all(text.as_bytes()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("write to stdout"),
-    });
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("bridge: {error:#}\n"));
-            ExitCode::FAILURE
-        }
-    }
-}
+impl ByHand for Bridge {
+    type Request = CommandLine;
 
-/// Says something on stderr; when that is closed, nobody listens.
-fn say(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    fn read(arguments: Vec<OsString>) -> anyhow::Result<CommandLine> {
+        Ok(parse(lexopt::Parser::from_args(arguments))?)
+    }
+
+    fn answer(request: CommandLine, out: &mut dyn Write) -> anyhow::Result<()> {
+        match request {
+            CommandLine::Help => out.write_all(USAGE.as_bytes())?,
+            CommandLine::Version => writeln!(out, "bridge {}", env!("CARGO_PKG_VERSION"))?,
+            CommandLine::List(Format::Json) => write_json(&View::of_host()?, out)?,
+            CommandLine::List(_) => out.write_all(text::list(&View::of_host()?).as_bytes())?,
+            CommandLine::Show(Some(network), format) => {
+                let network = View::of_host()?.network(&network)?;
+                match format {
+                    Format::Text => out.write_all(text::show(&network).as_bytes())?,
+                    Format::Json => write_json(&network, out)?,
+                    Format::Dot => out.write_all(text::dot(std::slice::from_ref(&network)).as_bytes())?,
+                }
+            }
+            CommandLine::Show(None, format) => {
+                let view = View::of_host()?;
+                match format {
+                    Format::Text => {
+                        let networks: Vec<String> = view.networks.iter().map(text::show).collect();
+                        out.write_all(networks.join("\n").as_bytes())?;
+                    }
+                    Format::Json => write_json(&view, out)?,
+                    Format::Dot => out.write_all(text::dot(&view.networks).as_bytes())?,
+                }
+            }
+            CommandLine::Repair(network) => {
+                out.write_all(repair::repair(network.as_deref())?.as_bytes())?;
+            }
+            CommandLine::Prune => out.write_all(prune::prune()?.as_bytes())?,
+        }
+        Ok(())
+    }
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
@@ -129,37 +140,6 @@ fn parse(mut parser: lexopt::Parser) -> Result<CommandLine, lexopt::Error> {
             Err(format!("not understood: {} {}", words.join(" "), format.option()).trim_end().into())
         }
     }
-}
-
-fn answer(command: CommandLine) -> anyhow::Result<String> {
-    Ok(match command {
-        CommandLine::Help => USAGE.to_owned(),
-        CommandLine::Version => format!("bridge {}\n", env!("CARGO_PKG_VERSION")),
-        CommandLine::List(Format::Json) => json(&View::of_host()?)?,
-        CommandLine::List(_) => text::list(&View::of_host()?),
-        CommandLine::Show(Some(network), format) => {
-            let network = View::of_host()?.network(&network)?;
-            match format {
-                Format::Text => text::show(&network),
-                Format::Json => json(&network)?,
-                Format::Dot => text::dot(std::slice::from_ref(&network)),
-            }
-        }
-        CommandLine::Show(None, format) => {
-            let view = View::of_host()?;
-            match format {
-                Format::Text => view.networks.iter().map(text::show).collect::<Vec<_>>().join("\n"),
-                Format::Json => json(&view)?,
-                Format::Dot => text::dot(&view.networks),
-            }
-        }
-        CommandLine::Repair(network) => repair::repair(network.as_deref())?,
-        CommandLine::Prune => prune::prune()?,
-    })
-}
-
-fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn release_gives_one_address_back_and_names_its_holder() {
         (["release", "net1", "10.8.0.77"], "host-local-ipam: 10.8.0.77 is not leased in network net1\n"),
         (
             ["release", "net1", "lock"],
-            "host-local-ipam: invalid IP address lock: invalid IP address syntax\n",
+            "host-local-ipam: invalid IP address lock: invalid IP address syntax; see host-local-ipam --help\n",
         ),
     ] {
         let printed = network.type_words(&words);
