@@ -231,6 +231,18 @@ fn an_index_of_minus_one_is_that_of_no_interface() {
 }
 
 #[test]
+fn an_interface_may_be_without_a_name() {
+    for version in [SpecVersion::V0_4_0, SpecVersion::V1_1_0] {
+        let result =
+            CniResult::decode(&json!({"interfaces": [{"mac": "02:00:00:00:00:01"}]}), version).unwrap();
+        assert_eq!(
+            (result.interfaces[0].name.as_str(), result.interfaces[0].mac.as_str()),
+            ("", "02:00:00:00:00:01")
+        );
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_named() {
     for (document, message) in [
         (json!({"cniVersion": "9.9.9"}), "cniVersion: unknown CNI version \"9.9.9\""),

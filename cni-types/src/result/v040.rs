@@ -33,6 +33,7 @@ pub(super) struct Body {
 
 #[derive(Serialize, Deserialize)]
 struct Interface {
+    #[serde(default)]
     name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     mac: String,

@@ -49,6 +49,7 @@ struct Interface {
     mac: String,
     #[serde(default, skip_serializing_if = "is_zero")]
     mtu: u32,
+    #[serde(default)]
     name: String,
     #[serde(default, rename = "pciID", skip_serializing_if = "String::is_empty")]
     pci_id: String,
