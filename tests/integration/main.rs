@@ -28,6 +28,7 @@ mod leaks;
 mod links;
 mod logging;
 mod migration;
+mod names_between;
 mod packaging;
 mod protocol;
 mod real_cnitool;

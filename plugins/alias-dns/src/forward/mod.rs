@@ -623,6 +623,10 @@ mod tests {
 
     /// Has whoever is at 172.20.0.`last` ask `forwarder` question number `number`, to be asked at `upstream`.
     fn ask(forwarder: &mut Forwarder, upstream: &UdpSocket, last: u8, number: u16) -> Asked {
+        ask_at(forwarder, &[upstream.local_addr().unwrap()], last, number)
+    }
+
+    fn ask_at(forwarder: &mut Forwarder, upstreams: &[SocketAddr], last: u8, number: u16) -> Asked {
         let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         let name = format!("\x05{number:05}\0");
         let packet = [&header[..], name.as_bytes(), &[0, 1, 0, 1]].concat();
@@ -630,9 +634,20 @@ mod tests {
         let socket = Token::only(Kind::Datagrams);
         let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
         let client = Waiting::for_answer_to(&query, &packet, recipient, 512);
-        let upstreams = [upstream.local_addr().unwrap()];
         let poller = Poller::new().unwrap();
-        forwarder.ask(&poller, Instant::now(), client, &upstreams, |_| false, &mut Vec::new())
+        forwarder.ask(&poller, Instant::now(), client, upstreams, |_| false, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_server_that_cannot_even_be_asked_is_followed_by_the_next_one() {
+        let upstream = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody connects to that without having asked for it (socket(7), SO_BROADCAST).
+        let all = SocketAddr::from(([255; 4], 53));
+        let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
+        assert_eq!(ask_at(&mut forwarder, &[all, upstream], 2, 0), Asked::Waiting);
+        assert_eq!(ask_at(&mut forwarder, &[all], 2, 1), Asked::Failed);
+        let avoided = forwarder.health(Instant::now()).into_iter().filter(|(_, health)| health.avoided);
+        assert_eq!(avoided.map(|(server, _)| server).collect::<Vec<_>>(), [all]);
     }
 
     #[test]

@@ -395,6 +395,11 @@ mod tests {
         assert_eq!(out[11], 1);
         assert_eq!(out[out.len() - OPT_LEN..], opt_octets(edns, OptRcode::NOERROR));
         assert_eq!(out[out.len() - OPT_LEN - 14..][..4], record(1, 0, &[])[2..6]);
+        // What stands in front of OPT is passed on, and counted.
+        let glue = record(1, 60, &[5, 6, 7, 8]);
+        let octets = message(0, 0, [&[&record(1, 60, &[1, 2, 3, 4])], &[], &[&glue, OPT]]);
+        Reply::read(&octets, 0x1234, QUESTION).unwrap().compose(&mut out, &client(512, None), 0);
+        assert_eq!((out[11], out.ends_with(&glue)), (1, true));
     }
 
     #[test]
