@@ -99,6 +99,33 @@ fn a_host_without_ipv6_has_it_on_the_network_that_asks_for_it() {
     }
 }
 
+/// Some runtimes switch it off in every namespace that they make.
+#[test]
+fn a_container_with_ipv6_off_has_it_on_its_loopback_and_the_network_that_asks_for_it() {
+    let world = World::new();
+    let container = world.container("c1");
+    container
+        .run("sysctl -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+        .success();
+    Network::example(&world, "dual-stack").attach(&container);
+    for target in ["fd00:172:22::1", "::1"] {
+        assert!(container.reaches(target), "{target}");
+    }
+}
+
+/// A chained plugin takes it down to give it another hardware address.
+#[test]
+fn an_interface_that_was_down_has_its_addresses_still() {
+    let world = World::new();
+    let (c1, _c2) = two_containers(&world);
+    c1.run("ip link set eth0 down").success();
+    c1.run("ip link set eth0 address 02:00:00:00:00:09").success();
+    c1.run("ip link set eth0 up").success();
+    for target in ["172.22.0.1", "fd00:172:22::1", "fd00:172:22::3"] {
+        assert!(c1.reaches(target), "{target}");
+    }
+}
+
 #[test]
 fn an_add_that_fails_leaves_ipv6_on_the_bridge_as_it_was() {
     let world = World::new();
