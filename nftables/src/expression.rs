@@ -2,12 +2,13 @@
 //!
 //! Names of constants are those of `nf_tables.h`, shortened.
 
+pub(crate) mod packet;
 pub(crate) mod xtables;
 
 use std::borrow::Cow;
 
 use crate::attribute::{find, find_text, find_u32, nest, put_text, put_u32, walk};
-use crate::data::{find_value, find_verdict, put_value, put_verdict};
+use crate::data::{find_verdict, put_value, put_verdict};
 use crate::object::{End, Family, Verdict};
 
 const META_DREG: u16 = 1;
@@ -40,6 +41,9 @@ const NAT_REG_PROTO_MIN: u16 = 5;
 const NAT_DNAT: u32 = libc::NFT_NAT_DNAT as u32;
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const REG_1: u32 = libc::NFT_REG_1 as u32;
+/// `NFTA_OBJREF_IMM_TYPE`, and `NFT_OBJECT_COUNTER`.
+const OBJECT_TYPE: u16 = 1;
+const OBJECT_COUNTER: u32 = 1;
 /// `NFTA_TARGET_NAME`.
 const TARGET_NAME: u16 = 1;
 /// Where an Ethernet header has its type.
@@ -223,14 +227,22 @@ pub(crate) fn verdict_of(expression: &Expression) -> Option<Verdict> {
     find_verdict(find(&expression.data, IMMEDIATE_DATA)?)
 }
 
+/// What a verdict does, when it decides anything.
+pub(crate) fn end_by(verdict: Verdict) -> Option<End> {
+    match verdict {
+        Verdict::Accept => Some(End::Accept),
+        Verdict::Drop => Some(End::Drop),
+        Verdict::Return => Some(End::Return),
+        Verdict::Jump(chain) => Some(End::Jump(chain)),
+        Verdict::Goto(chain) => Some(End::Goto(chain)),
+        Verdict::Continue | Verdict::Other(_) => None,
+    }
+}
+
 /// What an expression does to every packet, when it decides anything.
 pub(crate) fn end_of(expression: &Expression) -> Option<End> {
     match verdict_of(expression) {
-        Some(Verdict::Accept) => Some(End::Accept),
-        Some(Verdict::Drop) => Some(End::Drop),
-        Some(Verdict::Return) => Some(End::Return),
-        Some(Verdict::Jump(chain)) => Some(End::Jump(chain)),
-        Some(Verdict::Goto(chain)) => Some(End::Goto(chain)),
+        Some(verdict) => end_by(verdict),
         None if expression.name == "reject" => Some(End::Reject),
         // How `iptables-nft` writes it.
         None if expression.name == "target"
@@ -244,44 +256,11 @@ pub(crate) fn end_of(expression: &Expression) -> Option<End> {
 
 /// Whether an expression neither tests nor decides anything.
 pub(crate) fn only_counts(expression: &Expression) -> bool {
-    matches!(expression.name.as_ref(), "counter" | "log") || xtables::comment_of(expression).is_some()
-}
-
-/// Whether an expression loads the name of an interface only for `next`, which stands behind it, to go on without it.
-pub(crate) fn is_unread(load: &Expression, next: &Expression) -> bool {
-    let is_interface = |key| key == MetaField::Iifname as u32 || key == MetaField::Oifname as u32;
-    let register = |load: &Expression| find_u32(&load.data, META_DREG).filter(|_| load.name == "meta");
-    let loads_interface =
-        register(load).is_some() && find_u32(&load.data, META_KEY).is_some_and(is_interface);
-    loads_interface && (end_of(next).is_some() || register(next) == register(load))
-}
-
-/// What a test of an interface says of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LinkTest {
-    /// The packet comes from it or goes to it.
-    Of,
-    /// The packet does not go to it.
-    NotTo,
-}
-
-/// What two expressions together test, if it is the packet's interface, and it is `link` or starts like it.
-pub(crate) fn link_test(load: &Expression, compare: &Expression, link: &str) -> Option<LinkTest> {
-    let key = find_u32(&load.data, META_KEY).filter(|_| load.name == "meta")?;
-    let operator = find_u32(&compare.data, CMP_OP).filter(|_| compare.name == "cmp")?;
-    let value = find(&compare.data, CMP_DATA).and_then(find_value)?;
-    // A name in full ends with a NUL; without one it is the start of a name.
-    let is_link = match value.iter().position(|byte| *byte == 0) {
-        Some(end) => &value[..end] == link.as_bytes(),
-        None => link.as_bytes().starts_with(value),
-    };
-    let (from, to) = (key == MetaField::Iifname as u32, key == MetaField::Oifname as u32);
-    let (equal, differs) = (operator == Operator::Equal as u32, operator == Operator::Differs as u32);
-    match is_link {
-        true if (from || to) && equal => Some(LinkTest::Of),
-        true if to && differs => Some(LinkTest::NotTo),
-        _ => None,
-    }
+    let is_named_counter =
+        || expression.name == "objref" && find_u32(&expression.data, OBJECT_TYPE) == Some(OBJECT_COUNTER);
+    matches!(expression.name.as_ref(), "counter" | "log")
+        || is_named_counter()
+        || xtables::comment_of(expression).is_some()
 }
 
 #[cfg(test)]

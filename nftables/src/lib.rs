@@ -22,7 +22,8 @@ mod undecided;
 mod wire;
 
 pub use batch::Batch;
-pub use expression::xtables::IptablesState;
+pub use expression::packet::{InSet, Interface, Packet};
+pub use expression::xtables::{IptablesState, conntrack_passes};
 pub use object::{
     Base, Chain, ChainKind, Element, End, Family, FoundRule, FoundTable, Holds, Hook, KeyType, Policy, Set,
     Table, Verdict,

@@ -3,6 +3,7 @@
 //! Pure: nothing here is sent or received.
 
 use crate::Rule;
+use crate::expression::packet::{self, InSet, Packet};
 
 /// The packets that a table sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -292,18 +293,21 @@ impl FoundRule {
         self.rule.targets()
     }
 
-    /// What happens to every packet that comes to it; `None` when it tests anything, or only counts.
-    pub fn end(&self) -> Option<End> {
-        self.rule.end()
-    }
-
-    /// Whether it accepts packets for no other reason than that they come from or go to the interface `link`.
-    pub fn accepts_link(&self, link: &str) -> bool {
-        self.rule.accepts_link(link)
+    /// What it does to a packet; `None` when that goes on to the next rule, or may, by all that is known of it. `look_up`
+    /// is given the name of a set of the rule's table, and what a key of it begins with.
+    ///
+    /// # Errors
+    /// Those of `look_up`.
+    pub fn end<E>(
+        &self,
+        packet: &Packet<'_>,
+        look_up: &mut impl FnMut(&str, &[u8]) -> Result<InSet, E>,
+    ) -> Result<Option<End>, E> {
+        packet::end(&self.rule, packet, look_up)
     }
 }
 
-/// What a rule does to every packet.
+/// What a rule does to packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// It passes this hook's chain.

@@ -9,8 +9,8 @@ use ipnetwork::IpNetwork;
 
 use crate::Verdict;
 use crate::expression::xtables::{self, IptablesState};
-use crate::expression::{self, Expression, LinkTest};
-use crate::object::{End, Family};
+use crate::expression::{self, Expression};
+use crate::object::Family;
 
 /// One rule of a chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -75,12 +75,28 @@ impl Field {
 /// States of connection tracking; a rule tests for any of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CtState {
+    /// No packet was seen before.
+    New,
     /// Packets were seen both ways.
     Established,
     /// Started because of another flow, such as an ICMP error.
     Related,
     /// Kept from connection tracking.
     Untracked,
+}
+
+impl CtState {
+    /// As the kernel has it: IP_CT_ESTABLISHED is 0, IP_CT_RELATED 1 and IP_CT_NEW 2; NF_CT_STATE_BIT(n) is
+    /// 1 << (n + 1).
+    pub(crate) fn bit(self) -> u32 {
+        match self {
+            Self::Established => 1 << 1,
+            Self::Related => 1 << 2,
+            Self::New => 1 << 3,
+            // NF_CT_STATE_UNTRACKED_BIT
+            Self::Untracked => 1 << 6,
+        }
+    }
 }
 
 /// The bits of a VLAN tag's control information that name the VLAN, IEEE 802.1Q section 9.6.
@@ -214,15 +230,7 @@ impl Rule {
     /// The flow is in one of these states.
     #[must_use]
     pub fn ct_state(self, states: &[CtState]) -> Self {
-        let bits = states.iter().fold(0, |bits, state| {
-            // IP_CT_ESTABLISHED is 0 and IP_CT_RELATED 1; NF_CT_STATE_BIT(n) is 1 << (n + 1).
-            bits | match state {
-                CtState::Established => 1 << 1,
-                CtState::Related => 1 << 2,
-                // NF_CT_STATE_UNTRACKED_BIT
-                CtState::Untracked => 1 << 6,
-            }
-        });
+        let bits = states.iter().fold(0, |bits, state| bits | state.bit());
         self.then(expression::ct(expression::CtField::State)).any_bit(bits)
     }
 
@@ -321,38 +329,6 @@ impl Rule {
             Some(Verdict::Jump(chain) | Verdict::Goto(chain)) => Some(chain),
             _ => None,
         })
-    }
-
-    pub(crate) fn end(&self) -> Option<End> {
-        match self.telling().as_slice() {
-            [only] => expression::end_of(only),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn accepts_link(&self, link: &str) -> bool {
-        let telling = self.telling();
-        let Some((last, tests)) = telling.split_last() else { return false };
-        let tests: Option<Vec<LinkTest>> = tests
-            .chunks(2)
-            .map(|test| match test {
-                [load, compare] => expression::link_test(load, compare, link),
-                _ => None,
-            })
-            .collect();
-        // What only does not go back to where it comes from may come from the link all the same.
-        expression::verdict_of(last) == Some(Verdict::Accept)
-            && tests.is_some_and(|tests| tests.is_empty() || tests.contains(&LinkTest::Of))
-    }
-
-    /// The expressions without counters and the like, and without an interface's name that nobody reads: so
-    /// `iptables-nft` writes the interface `+`, which is any.
-    fn telling(&self) -> Vec<&Expression> {
-        let said: Vec<&Expression> =
-            self.expressions.iter().filter(|expression| !expression::only_counts(expression)).collect();
-        let is_read =
-            |at: &usize| !said.get(at + 1).is_some_and(|next| expression::is_unread(said[*at], next));
-        (0..said.len()).filter(is_read).map(|at| said[at]).collect()
     }
 
     fn then(mut self, expression: Expression) -> Self {

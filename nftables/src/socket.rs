@@ -11,7 +11,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::wire::{self, Request, Role};
-use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, Table, Undecided, follow};
+use crate::{Batch, Chain, Element, Family, FoundRule, FoundTable, InSet, Packet, Table, Undecided, follow};
 
 /// The kernel's dumps fill at most 32 KiB at a time.
 const RECEIVE_BYTES: usize = 32 * 1024;
@@ -320,15 +320,28 @@ impl Socket {
         })
     }
 
-    /// What becomes of the packets of a chain that none of its tests picks out; they go on where there is none.
+    /// What a chain makes of a packet which none of its tests picks out but by what is known of it; it goes on where
+    /// there is no such chain.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn follow(&mut self, table: Table<'_>, chain: &str) -> Result<Undecided, Error> {
+    pub fn follow(&mut self, table: Table<'_>, chain: &str, packet: &Packet<'_>) -> Result<Undecided, Error> {
         follow(chain, &mut |name| {
-            let rules = self.rules(table, name)?;
-            Ok(rules.iter().map(|rule| (rule.handle, rule.end())).collect())
+            let mut ends = Vec::new();
+            for rule in self.rules(table, name)? {
+                let end = rule.end(packet, &mut |set, key| self.look_up(table, set, key))?;
+                ends.push((rule.handle, end));
+            }
+            Ok(ends)
         })
+    }
+
+    /// Looks up a key of which it is known what it begins with, be it in intervals.
+    fn look_up(&mut self, table: Table<'_>, set: &str, start: &[u8]) -> Result<InSet, Error> {
+        let name = |bytes: &mut Vec<u8>| wire::put_set_reference(bytes, table.name, set);
+        let len = self.get(Request::GetSet, Some(table.family), name, wire::decode_set_key_len)?;
+        let Some(key) = len.and_then(|len| start.get(..len as usize)) else { return Ok(InSet::Unknown) };
+        Ok(self.element(table, set, key)?.map_or(InSet::No, InSet::Yes))
     }
 
     /// The rules of all chains of a table, each chain's in order; no chains without the table. `None` when the kernel

@@ -1,4 +1,4 @@
-//! What becomes of the packets of a chain that none of its tests picks out. Pure.
+//! What becomes of the packets of a chain that none of its tests picks out but by what is known of them. Pure.
 
 use crate::object::End;
 
@@ -44,7 +44,8 @@ impl Fate {
     }
 }
 
-/// Follows a packet that fails every test through `chain`; `ends` says what each rule of a chain does to every packet.
+/// Follows a packet through `chain`; `ends` says what each rule of a chain does to it, if that is certain. Any other rule
+/// is taken for one that it does not concern.
 ///
 /// # Errors
 /// Those of `ends`.

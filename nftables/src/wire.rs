@@ -452,6 +452,11 @@ pub(crate) fn decode_set_name(body: &[u8]) -> Option<String> {
     find_text(attributes, SET_NAME)
 }
 
+pub(crate) fn decode_set_key_len(body: &[u8]) -> Option<u32> {
+    let (_, attributes) = split_family(body);
+    find_u32(attributes, SET_KEY_LEN)
+}
+
 pub(crate) fn decode_elements(body: &[u8]) -> impl Iterator<Item = Element> {
     let (_, attributes) = split_family(body);
     walk(find(attributes, ELEM_LIST_ELEMENTS).unwrap_or_default()).filter_map(|(_, element)| {

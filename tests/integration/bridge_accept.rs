@@ -645,7 +645,38 @@ fn a_chain_of_legacy_iptables_that_drops_is_named() {
             &["-N ZONE", "-A FORWARD -g ZONE", "-A ZONE -j REJECT"],
             Some("the last rule of its chain ZONE is reject"),
         ),
-        (&["-N USER", "-A FORWARD -j USER", "-A USER -i br-1 -j ACCEPT", "-P FORWARD DROP"], None),
+        (
+            &["-N USER", "-A FORWARD -j USER", "-A USER -i br-1 -j ACCEPT", "-P FORWARD DROP"],
+            Some("policy drop"),
+        ),
+        (
+            &[
+                "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+                "-A FORWARD -i br+ ! -o br-1 -j ACCEPT",
+                "-P FORWARD DROP",
+            ],
+            None,
+        ),
+        (
+            &[
+                "-A FORWARD -m state --state ESTABLISHED -j ACCEPT",
+                "-N USER",
+                "-A FORWARD -j USER",
+                "-A USER -i br-1 -m comment --comment out -j ACCEPT",
+                "-P FORWARD DROP",
+            ],
+            None,
+        ),
+        (
+            &[
+                "-A FORWARD -m state --state ESTABLISHED -j ACCEPT",
+                "-N USER",
+                "-A FORWARD -i br-2 -j USER",
+                "-A USER -j ACCEPT",
+                "-P FORWARD DROP",
+            ],
+            Some("policy drop"),
+        ),
         (&["-A FORWARD -i br-1 -m conntrack --ctstate NEW -j DROP"], None),
     ] {
         let story = Story::new(&[]);

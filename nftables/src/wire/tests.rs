@@ -1,5 +1,7 @@
 //! Bytes by value; the same bytes as an independent decoder reads them; round trips and junk by property.
 
+use std::convert::Infallible;
+
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute,
@@ -11,7 +13,9 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, Netfilte
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Batch, Field, Generation, Table, Verdict, address_key, ifname_key};
+use crate::{
+    Batch, CtState, Field, Generation, InSet, Interface, Packet, Table, Verdict, address_key, ifname_key,
+};
 
 const TABLE: Table<'static> = Table { family: Family::Inet, name: "t" };
 
@@ -265,8 +269,9 @@ proptest! {
         decode_chain(&bytes);
         decode_error(&bytes);
         if let Some(rule) = decode_rule(&bytes) {
-            rule.end();
-            rule.accepts_link("br0");
+            let interface = Interface { name: "br0".to_owned(), index: 7 };
+            let packet = Packet { from: Some(&interface), to: Some(&interface), state: Some(CtState::New) };
+            let Ok(_) = rule.end(&packet, &mut |_, _| Ok::<_, Infallible>(InSet::No));
             rule.targets().count();
         }
         decode_elements(&bytes).count();

@@ -13,6 +13,7 @@ mod config;
 mod container;
 mod del;
 mod family;
+mod flows;
 mod gateway;
 mod gc;
 mod iptables;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use libc::{IPPROTO_TCP, IPPROTO_UDP};
 use nft_netlink::{
-    Base, Batch, Chain, ChainKind, Family, Field, FoundRule, Hook, Policy, Rule, Socket, Table,
+    Base, Batch, Chain, ChainKind, Family, Field, FoundRule, Hook, Packet, Policy, Rule, Socket, Table,
 };
 use nix::poll::{PollTimeout, poll};
 
@@ -179,7 +179,7 @@ fn obstacles(nft: &mut Socket, opened: &[Opened]) -> Result<Vec<Batch>, nft_netl
             .filter_map(|opened| table_of(chain, &opened.listener).map(|table| (table, opened)))
             .collect();
         let Some((table, _)) = concerned.first() else { continue };
-        let fate = nft.follow(*table, &chain.name)?.fate;
+        let fate = nft.follow(*table, &chain.name, &Packet::default())?.fate;
         if fate.drops(&chain.name, chain.policy_drops()).is_none() {
             continue;
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use crate::flows::Flows;
 use crate::iptables::Told;
 use crate::maker::Progress;
 use crate::netlink::Netlink;
@@ -151,8 +152,9 @@ impl View {
             let gateway = gateway.map(|link| link_view(&mut host, &link)).transpose()?;
             let obstacles = match gateway.as_ref().or(bridge.as_ref()) {
                 Some(link) => {
-                    let mut drops = rules.foreign_drops(&link.name)?;
-                    drops.extend(xtables::drops(&link.name)?);
+                    let mut flows = Flows::new(&mut host, &link.name);
+                    let mut drops = rules.foreign_drops(&mut flows)?;
+                    drops.extend(xtables::drops(&mut flows)?);
                     drops
                 }
                 None => Vec::new(),

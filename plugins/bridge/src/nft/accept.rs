@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 
-use nft_netlink::{Batch, CtState, Error, Family, FoundRule, IptablesState, Rule, Socket, Table};
+use nft_netlink::{Batch, CtState, Error, Family, FoundRule, IptablesState, Packet, Rule, Socket, Table};
 
 use crate::names;
 
@@ -232,7 +232,7 @@ fn changes(socket: &mut Socket, attached: &Attached<'_>) -> Result<Vec<Change>, 
         let out = Place { table, chain, way: Way::Out, before: *dropped_at, present: rules };
         let inward = match &docker_user {
             Some(rules) => {
-                let before = socket.follow(table, DOCKER_USER)?.at;
+                let before = socket.follow(table, DOCKER_USER, &Packet::default())?.at;
                 Place { table, chain: DOCKER_USER, way: Way::In, before, present: rules }
             }
             None => Place { way: Way::In, ..out },

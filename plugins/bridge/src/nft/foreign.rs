@@ -3,11 +3,10 @@
 //! An `accept` of ours cannot help against a `drop` in another base chain of the same hook: every base chain has to
 //! let a packet pass. So the person is told which one does not.
 
-use std::collections::HashSet;
-
-use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Socket, Table};
+use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Packet, Socket, Table};
 
 use super::skeleton::ROUTED;
+use crate::flows::Flows;
 
 /// A base chain that drops what our containers forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +29,7 @@ pub(super) struct Barrier {
     pub(super) rules: Vec<FoundRule>,
     /// The rule that drops, by its handle; `None` for the policy.
     pub(super) dropped_at: Option<u64>,
+    policy_drops: bool,
     /// Whether nobody but the owner of its table can write a rule there (`flags owner`).
     pub(super) is_closed: bool,
 }
@@ -40,11 +40,16 @@ impl Barrier {
     }
 }
 
-/// Those chains of others that drop, and that have no rule which accepts what comes from or goes to `link`.
-pub(super) fn drops(socket: &mut Socket, link: &str) -> Result<Vec<ForeignDrop>, Error> {
+/// Those chains of others that drop the rest, and the flows of a network with it.
+pub(super) fn drops(socket: &mut Socket, flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
     let mut drops = Vec::new();
     for barrier in barriers(socket)? {
-        if !accepts(socket, barrier.table(), &barrier.chain, link)? {
+        let (table, chain) = (barrier.table(), &barrier.chain);
+        let mut passes = |packet: &Packet<'_>| {
+            let undecided = socket.follow(table, chain, packet)?;
+            Ok::<_, Error>(undecided.fate.drops(chain, barrier.policy_drops).is_none())
+        };
+        if !flows.pass(&mut passes)? {
             let Barrier { family, table, chain, reason, is_closed, .. } = barrier;
             let chain = format!("{} {table} {chain}", family.name());
             let reason = match is_closed {
@@ -62,14 +67,16 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
     let mut barriers = Vec::new();
     for chain in socket.chains()? {
         let Some(table) = forwards(&chain) else { continue };
-        let undecided = socket.follow(table, &chain.name)?;
-        let Some(reason) = undecided.fate.drops(&chain.name, chain.policy_drops()) else { continue };
+        let undecided = socket.follow(table, &chain.name, &Packet::default())?;
+        let policy_drops = chain.policy_drops();
+        let Some(reason) = undecided.fate.drops(&chain.name, policy_drops) else { continue };
         barriers.push(Barrier {
             family: table.family,
             is_closed: socket.table(table)?.is_some_and(|found| found.owned),
             reason,
             rules: socket.rules(table, &chain.name)?,
             dropped_at: undecided.at,
+            policy_drops,
             table: chain.table,
             chain: chain.name,
         });
@@ -85,23 +92,4 @@ pub(super) fn forwards(chain: &Chain) -> Option<Table<'_>> {
     let table = Table { family, name: &chain.table };
     let filters = base.hook == Hook::Forward && base.kind == ChainKind::Filter;
     (filters && table != ROUTED).then_some(table)
-}
-
-/// Whether the chain, or one that it leads to, has a rule that accepts packets for no other reason than that they come
-/// from or go to `link`.
-fn accepts(socket: &mut Socket, table: Table<'_>, chain: &str, link: &str) -> Result<bool, Error> {
-    let mut seen = HashSet::new();
-    let mut open = vec![chain.to_owned()];
-    while let Some(name) = open.pop() {
-        if !seen.insert(name.clone()) {
-            continue;
-        }
-        for rule in socket.rules(table, &name)? {
-            if rule.accepts_link(link) {
-                return Ok(true);
-            }
-            open.extend(rule.targets());
-        }
-    }
-    Ok(false)
 }

@@ -44,6 +44,7 @@ use cni_types::Attachment;
 use ipnetwork::IpNetwork;
 use nft_netlink::{Batch, Element, Holds, Socket, ifname_key};
 
+use crate::flows::Flows;
 use content::Newcomer;
 use skeleton::Skeleton;
 
@@ -418,9 +419,9 @@ impl Rules {
         Ok(())
     }
 
-    /// Base chains of others that drop what is forwarded from or to `gateway_link`.
-    pub(crate) fn foreign_drops(&mut self, gateway_link: &str) -> Result<Vec<ForeignDrop>, Error> {
-        Ok(foreign::drops(&mut self.socket, gateway_link)?)
+    /// Base chains of others that drop what is forwarded, and `flows` with it.
+    pub(crate) fn foreign_drops(&mut self, flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
+        Ok(foreign::drops(&mut self.socket, flows)?)
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sched::{CloneFlags, unshare};
 
 use super::*;
+use crate::netlink::Netlink;
 
 /// An attachment that owns what [`Attached`] borrows.
 struct Sample {
@@ -643,20 +644,25 @@ fn a_storm_of_adds_and_dels_leaves_what_the_resident_needs_and_nothing_else() {
     assert_eq!(ruleset(), alone);
 }
 
+/// The chains of others that drop the flows by way of `link`, as a person is told of them.
+fn foreign_drops(rules: &mut Rules, link: &str) -> Vec<String> {
+    let mut host = Netlink::open().unwrap();
+    let drops = rules.foreign_drops(&mut Flows::new(&mut host, link)).unwrap();
+    drops.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect()
+}
+
 #[test]
 fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
     rules.install(&[sample.attached()]).unwrap();
-    let mut found = |link| {
-        let drops = rules.foreign_drops(link).unwrap();
-        drops.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect::<Vec<_>>()
-    };
+    let mut found = |link| foreign_drops(&mut rules, link);
     assert_eq!(found("br-test"), Vec::<String>::new());
     nft("add table inet fw");
     nft("add chain inet fw through { type filter hook forward priority 10; policy drop; }");
     assert_eq!(found("br-test"), ["inet fw through: policy drop"]);
     nft("add chain inet fw users");
+    nft("add rule inet fw through ct state established,related accept");
     nft("add rule inet fw through jump users");
     nft("add rule inet fw users iifname br-test accept");
     assert_eq!(found("br-test"), Vec::<String>::new());
@@ -664,6 +670,90 @@ fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
     nft("add chain inet fw last { type filter hook forward priority 20; policy accept; }");
     nft("add rule inet fw last counter reject");
     assert_eq!(found("br-test"), ["inet fw last: its last rule is reject"]);
+}
+
+/// What accepts the flows of `br-test` in a chain that drops the rest, and what looks alike and does not.
+#[test]
+fn a_foreign_chain_is_read_as_the_kernel_takes_it() {
+    const REPLIES: &str = "ct state vmap { established : accept, related : accept, invalid : drop }";
+    let mut rules = namespace();
+    let ip = |words: &str| {
+        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    ip("link add br-test type bridge");
+    ip("link add uplink type bridge");
+    ip("address add 192.0.2.1/24 dev uplink");
+    ip("link set uplink up");
+    ip("route add default via 192.0.2.2");
+    for (passes, chain) in [
+        (true, "REPLIES iifname br-test accept"),
+        (true, "REPLIES iif br-test accept"),
+        (true, "REPLIES iifname { lo, br-test } accept"),
+        (true, "REPLIES iifname \"br-*\" counter accept"),
+        (true, "REPLIES iifname { \"br-*\", lo } log accept"),
+        (true, "REPLIES iifname @ours counter name passed accept"),
+        (true, "REPLIES iifname vmap { br-test : jump trusted }"),
+        (true, "REPLIES iifname vmap { lo : accept, \"br-*\" : goto trusted }"),
+        (true, "REPLIES iifname . oifname vmap { br-test . uplink : accept }"),
+        (true, "REPLIES iifname br-test oifname { uplink, other } accept"),
+        (true, "REPLIES iifname br-test oif uplink accept"),
+        (true, "REPLIES iifname br-test oifname != br-test accept"),
+        (true, "REPLIES ct state new iifname br-test accept"),
+        (true, "REPLIES ct state { new, untracked } iifname != uplink accept"),
+        (true, "ct state established,related accept; iifname br-test accept"),
+        (true, "ct state != invalid accept"),
+        (true, "ct direction reply accept; iifname br-test accept"),
+        (true, "iifname br-test accept; oifname br-test accept"),
+        // Half of a flow is none.
+        (false, "REPLIES"),
+        (false, "iifname br-test accept"),
+        (false, "oifname br-test ct state established accept"),
+        (false, "REPLIES oifname br-test ct state established accept"),
+        (false, "REPLIES oifname br-test accept"),
+        // Somebody else's.
+        (false, "REPLIES iifname lo accept"),
+        (false, "REPLIES iif lo accept"),
+        (false, "REPLIES iifname { lo, uplink } accept"),
+        (false, "REPLIES iifname \"br-o*\" accept"),
+        (false, "REPLIES iifname { \"br-o*\", lo } accept"),
+        (false, "REPLIES iifname lo jump trusted"),
+        (false, "REPLIES iifname vmap { lo : goto trusted }"),
+        (false, "REPLIES iifname != @ours accept"),
+        (false, "REPLIES iifname br-test oifname other accept"),
+        (false, "REPLIES iifname br-test oifname br-test accept"),
+        (false, "REPLIES iifname . oifname vmap { br-test . other : accept }"),
+        (false, "REPLIES iifname . ip saddr != { lo . 10.1.0.1 } oifname uplink accept"),
+        // Something else is asked as well.
+        (false, "REPLIES iifname br-test tcp dport 443 accept"),
+        (false, "REPLIES iifname br-test ip saddr 10.0.0.0/8 jump trusted"),
+        (false, "REPLIES iifname br-test meta mark 7 accept"),
+        (false, "REPLIES iifname br-test limit rate 10/second accept"),
+        (false, "REPLIES ct mark 7 jump trusted"),
+        // It is dropped first.
+        (false, "REPLIES iifname br-test drop; iifname br-test accept"),
+        (false, "REPLIES iifname vmap { br-test : drop } ; iifname br-test accept"),
+        (false, "REPLIES oifname { uplink } reject; iifname br-test accept"),
+        (false, "ct state new drop; iifname br-test accept"),
+    ] {
+        let words = chain.replace("REPLIES", &format!("{REPLIES};"));
+        nft_script(&format!(
+            "flush ruleset; table inet fw {{
+                set ours {{ type ifname; elements = {{ br-test }}; }}
+                counter passed {{ }}
+                chain trusted {{ accept; }}
+                chain through {{ type filter hook forward priority 0; policy drop; {words}; }}
+            }}"
+        ));
+        let named = foreign_drops(&mut rules, "br-test");
+        assert_eq!(named.is_empty(), passes, "{chain}: {named:?}");
+    }
+}
+
+fn nft_script(script: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, script.as_bytes()).unwrap();
+    nft(&format!("-f {}", file.path().display()));
 }
 
 /// What the reference plugins write for container `abc`, as `nft` lists it, and rules of others beside.
@@ -705,9 +795,7 @@ fn what_the_reference_left_goes_with_a_removal_and_nothing_else_does() {
         attachment: Attachment::new("abc", "eth0").unwrap(),
         ..Sample::new(2, ALL)
     };
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file, REFERENCE_RULES.as_bytes()).unwrap();
-    nft(&format!("-f {}", file.path().display()));
+    nft_script(REFERENCE_RULES);
     let chain = "CNI-0dc0301bc9564ed905ff7609";
     for (words, comment) in [
         (format!("-N {chain}"), None),

@@ -9,6 +9,7 @@ use super::subject::{Subject, policy};
 use super::{failed, iptables_comments};
 use crate::attachment::Identity;
 use crate::config::Settings;
+use crate::flows::Flows;
 use crate::iptables::{self, Told};
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
@@ -40,7 +41,7 @@ pub(crate) struct Prepared {
 }
 
 /// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
-pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
+pub(crate) fn prepare(host: &mut Netlink, settings: &Settings) -> Result<Option<Prepared>, Error> {
     let wished = policy(settings);
     if !wished.needs_rules() && !settings.is_gateway() && settings.masquerade.is_none() {
         return Ok(None);
@@ -54,7 +55,7 @@ pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
         prepared.is_guarded = false;
     }
     if settings.is_gateway() && !wished.accept_forward {
-        tell_foreign_drops(&mut prepared.rules, &settings.gateway_link());
+        tell_foreign_drops(&mut prepared.rules, host, &settings.gateway_link());
     }
     Ok(Some(prepared))
 }
@@ -92,7 +93,7 @@ pub(crate) fn install<'a>(
         rules.accept_forward(&subject.attached()).map_err(failed)?;
         xtables::accept(subject.traffic())?;
         // A table that is its owner's alone takes no rule, and a zone of his may let the bridge through already.
-        tell_foreign_drops(rules, &subject.gateway_link);
+        tell_foreign_drops(rules, host, &subject.gateway_link);
     }
     Ok(Some(installed))
 }
@@ -210,8 +211,9 @@ impl Subject {
 }
 
 /// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
-fn tell_foreign_drops(rules: &mut Rules, gateway_link: &str) {
-    for found in [rules.foreign_drops(gateway_link).map_err(failed), xtables::drops(gateway_link)] {
+fn tell_foreign_drops(rules: &mut Rules, host: &mut Netlink, gateway_link: &str) {
+    let mut flows = Flows::new(host, gateway_link);
+    for found in [rules.foreign_drops(&mut flows).map_err(failed), xtables::drops(&mut flows)] {
         match found {
             Ok(drops) => {
                 for ForeignDrop { chain, reason } in drops {

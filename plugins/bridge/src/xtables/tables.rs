@@ -4,15 +4,16 @@
 //! rules may hold for long, and need not be installed. Layouts: `linux/netfilter_ipv4/ip_tables.h`,
 //! `linux/netfilter_ipv6/ip6_tables.h`, `linux/netfilter/x_tables.h`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use cni_types::Error;
-use nft_netlink::End;
+use nft_netlink::{End, Packet, conntrack_passes};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::family::Family;
+use crate::flows::Flows;
 use crate::nft::ForeignDrop;
 
 use super::{FORWARD, TABLE};
@@ -48,11 +49,11 @@ const HEAD: usize = 32;
 /// How often a table is read that others change meanwhile.
 const ATTEMPTS: usize = 8;
 
-/// Chains that drop what is forwarded, and that have no rule which accepts what comes from or goes to `link`.
+/// Chains that drop what is forwarded, and `flows` with it.
 ///
 /// # Errors
 /// Code 999 when a table cannot be read.
-pub(crate) fn drops(link: &str) -> Result<Vec<ForeignDrop>, Error> {
+pub(crate) fn drops(flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
     let mut drops = Vec::new();
     for (family, program) in [(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")] {
         let chain = format!("{program} {TABLE} {FORWARD}");
@@ -60,8 +61,8 @@ pub(crate) fn drops(link: &str) -> Result<Vec<ForeignDrop>, Error> {
         let Some((info, entries)) = read(family, &layout, TABLE)? else { continue };
         let unknown = || Error::internal(format!("read {chain}: unknown layout"));
         let table = Table::parse(&layout, &info, &entries).ok_or_else(unknown)?;
-        if let Some(reason) = table.drops()
-            && !table.accepts(link)
+        if let Some(reason) = table.drops(&Packet::default())
+            && !flows.pass(&mut |packet| Ok::<_, Error>(table.drops(packet).is_none()))?
         {
             drops.push(ForeignDrop { chain, reason });
         }
@@ -86,8 +87,16 @@ pub(crate) fn comments(table: &str) -> Result<Vec<String>, Error> {
     Ok(comments)
 }
 
+/// A test that an extension makes.
+#[derive(Debug, Clone, Copy)]
+struct Match<'a> {
+    name: &'a str,
+    revision: u8,
+    content: &'a [u8],
+}
+
 /// The text of a match that is a comment.
-fn comment_in((name, content): (&str, &[u8])) -> Option<String> {
+fn comment_in(Match { name, content, .. }: Match<'_>) -> Option<String> {
     (name == "comment").then(|| text(content.get(..COMMENT).unwrap_or(content)).to_owned())
 }
 
@@ -226,14 +235,15 @@ impl<'a> Entry<'a> {
         self.at + self.bytes.len()
     }
 
-    /// Its matches, each with its name; `None` when these are none.
-    fn matches(&self) -> Option<Vec<(&'a str, &'a [u8])>> {
+    /// Its matches; `None` when these are none.
+    fn matches(&self) -> Option<Vec<Match<'a>>> {
         let mut matches = Vec::new();
         let mut rest = self.matches;
         while !rest.is_empty() {
             let len = usize::from(u16_at(rest, 0)?);
             let (found, others) = rest.split_at_checked(len).filter(|_| len >= HEAD)?;
-            matches.push((text(&found[2..HEAD - 1]), &found[HEAD..]));
+            let (name, revision) = (text(&found[2..HEAD - 1]), found[HEAD - 1]);
+            matches.push(Match { name, revision, content: &found[HEAD..] });
             rest = others;
         }
         Some(matches)
@@ -252,8 +262,10 @@ struct Table<'a> {
 #[derive(Debug)]
 struct Rule<'a> {
     interfaces: [Interface<'a>; 2],
-    /// Whether nothing but interfaces is tested.
-    nothing_else: bool,
+    /// What asks for states of connection tracking: revision and content of such a match.
+    states: Vec<(u8, &'a [u8])>,
+    /// Whether anything else is tested.
+    has_other_tests: bool,
     target: Option<End>,
 }
 
@@ -309,32 +321,14 @@ impl<'a> Table<'a> {
         Some(table)
     }
 
-    /// How the forward chain drops what no test picks out, if it does.
-    fn drops(&self) -> Option<String> {
+    /// How the forward chain drops a packet, if that is certain by what is known of it and no other test picks it out.
+    fn drops(&self, packet: &Packet<'_>) -> Option<String> {
         let mut ends = |name: &str| {
             let rules = self.chains.get(name).into_iter().flatten();
-            Ok::<_, std::convert::Infallible>((1..).zip(rules.map(Rule::end)).collect())
+            Ok::<_, std::convert::Infallible>((1..).zip(rules.map(|rule| rule.end(packet))).collect())
         };
         let Ok(undecided) = nft_netlink::follow(FORWARD, &mut ends);
         undecided.fate.drops(FORWARD, self.policy_drops)
-    }
-
-    /// Whether the forward chain, or one that it leads to, has a rule that accepts packets for no other reason than
-    /// that they come from or go to `link`.
-    fn accepts(&self, link: &str) -> bool {
-        let mut seen = HashSet::new();
-        let mut open = vec![FORWARD];
-        while let Some(name) = open.pop() {
-            let Some(rules) = self.chains.get(name).filter(|_| seen.insert(name)) else { continue };
-            if rules.iter().any(|rule| rule.accepts_link(link)) {
-                return true;
-            }
-            open.extend(rules.iter().filter_map(|rule| match &rule.target {
-                Some(End::Jump(chain) | End::Goto(chain)) => Some(chain.as_str()),
-                _ => None,
-            }));
-        }
-        false
     }
 }
 
@@ -393,37 +387,48 @@ impl<'a> Rule<'a> {
             let interfaces = layout.interfaces..layout.interfaces + 4 * IFNAME;
             !interfaces.contains(place) && *place != layout.flags && *place != layout.inverted
         });
-        let nothing_else = others.map(|(_, byte)| *byte).all(|byte| byte == 0)
-            && flags & !layout.flag_goto == 0
-            && inverted & !0b11 == 0
-            && entry.matches()?.into_iter().all(|(name, _)| name == "comment");
+        let mut has_other_tests = others.map(|(_, byte)| *byte).any(|byte| byte != 0)
+            || flags & !layout.flag_goto != 0
+            || inverted & !0b11 != 0;
+        let mut states = Vec::new();
+        for Match { name, revision, content } in entry.matches()? {
+            match name {
+                "comment" => {}
+                "conntrack" => states.push((revision, content)),
+                _ => has_other_tests = true,
+            }
+        }
         Some(Self {
             interfaces: [interface(0)?, interface(1)?],
-            nothing_else,
+            states,
+            has_other_tests,
             target: entry.target.end(entry.end(), flags & layout.flag_goto != 0, names),
         })
     }
 
-    /// What it does to every packet; `None` when it tests anything, or only counts.
-    fn end(&self) -> Option<End> {
-        let tests_nothing = self.nothing_else && self.interfaces.iter().all(Interface::is_any);
-        self.target.clone().filter(|_| tests_nothing)
-    }
-
-    fn accepts_link(&self, link: &str) -> bool {
+    /// What it does to a packet; `None` when that goes on to the next rule, or may, by all that is known of it.
+    fn end(&self, packet: &Packet<'_>) -> Option<End> {
         let [from, to] = self.interfaces;
-        // What only does not go back to where it comes from may come from `link` all the same.
-        let way_back = !from.is_any() && to.inverted && to.is(link);
-        self.target == Some(End::Accept)
-            && self.nothing_else
-            && (from.is_any() || !from.inverted && from.is(link))
-            && (to.is_any() || way_back || !to.inverted && to.is(link))
+        let is_meant = !self.has_other_tests
+            && from.takes(packet.from)
+            && to.takes(packet.to)
+            && self.states.iter().all(|(revision, content)| {
+                let passes = |state| conntrack_passes(u32::from(*revision), content, state);
+                packet.state.and_then(passes) == Some(true)
+            });
+        self.target.clone().filter(|_| is_meant)
     }
 }
 
 impl Interface<'_> {
     fn is_any(&self) -> bool {
         self.mask.iter().all(|byte| *byte == 0)
+    }
+
+    /// Whether a packet gets past it by an interface, if that is certain.
+    fn takes(&self, interface: Option<&nft_netlink::Interface>) -> bool {
+        let is_named = |interface: &nft_netlink::Interface| self.is(&interface.name);
+        self.is_any() || interface.is_some_and(|interface| is_named(interface) != self.inverted)
     }
 
     /// Whether `link` is one of those that are named, whatever they are named for.

@@ -1,9 +1,10 @@
+use nft_netlink::CtState;
 use proptest::prelude::*;
 
 use super::*;
 
 /// A rule as words: `i=NAME`, `o=NAME`, `o!NAME` test interfaces, `NAME+` their start; `p` a protocol, `m=NAME` is a
-/// match; the last word is the target: `A`, `D`, `R` for verdicts, `-` for none, `>N` and `=N` to chain N, else its name.
+/// match, `s=BITS` and `s!BITS` one of states of connection tracking, and `s1=BITS` an older one; the last word is the target: `A`, `D`, `R` for verdicts, `-` for none, `>N` and `=N` to chain N, else its name.
 fn entry(layout: &Layout, at: usize, words: &str, chains: &[usize]) -> Vec<u8> {
     let mut entry = vec![0; layout.matches];
     let mut matches = Vec::new();
@@ -17,6 +18,16 @@ fn entry(layout: &Layout, at: usize, words: &str, chains: &[usize]) -> Vec<u8> {
             let mut found = vec![0; HEAD + 8];
             found[..2].copy_from_slice(&40_u16.to_ne_bytes());
             found[2..2 + name.len()].copy_from_slice(name.as_bytes());
+            matches.extend(found);
+        } else if what == "s" {
+            let mut found = vec![0; HEAD + 168];
+            let (revision, states) = test.strip_prefix("s1=").map_or((3, name), |states| (1, states));
+            found[..2].copy_from_slice(&200_u16.to_ne_bytes());
+            found[2..11].copy_from_slice(b"conntrack");
+            found[HEAD - 1] = revision;
+            found[HEAD + 146] = 1;
+            found[HEAD + 148] = u8::from(test.contains('!'));
+            found[HEAD + 150] = states.parse().unwrap();
             matches.extend(found);
         } else {
             let index = usize::from(what == "o");
@@ -101,60 +112,82 @@ fn table(layout: &Layout, forward: &[&str], policy: &str, chains: &[&[&str]]) ->
 }
 
 #[track_caller]
-fn check(forward: &[&str], policy: &str, chains: &[&[&str]], drops: Option<&str>, accepts: bool) {
+fn check(forward: &[&str], policy: &str, chains: &[&[&str]], drops: Option<&str>, packet: &Packet<'_>) {
     for family in [Family::V4, Family::V6] {
         let layout = Layout::of(family);
         let (info, entries) = table(&layout, forward, policy, chains);
         let table = Table::parse(&layout, &info, &entries).unwrap();
-        assert_eq!(table.drops().as_deref(), drops, "{family:?} {table:?}");
-        assert_eq!(table.accepts("br0"), accepts, "{family:?} {table:?}");
+        assert_eq!(table.drops(packet).as_deref(), drops, "{packet:?} {family:?} {table:?}");
     }
+}
+
+#[track_caller]
+fn check_rest(forward: &[&str], policy: &str, chains: &[&[&str]], drops: Option<&str>) {
+    check(forward, policy, chains, drops, &Packet::default());
 }
 
 #[test]
 fn the_rest_is_dropped_by_the_policy_or_by_a_rule() {
-    check(&[], "A", &[], None, false);
-    check(&[], "D", &[], Some("policy drop"), false);
-    check(&["p D", "i=eth0 D", "m=conntrack D", "-", "LOG"], "A", &[], None, false);
-    check(&["m=comment D"], "A", &[], Some("its last rule is drop"), false);
-    check(&["p A", "REJECT"], "A", &[], Some("its last rule is reject"), false);
-    check(&["R"], "D", &[], Some("policy drop"), false);
+    check_rest(&[], "A", &[], None);
+    check_rest(&[], "D", &[], Some("policy drop"));
+    check_rest(&["p D", "i=eth0 D", "m=conntrack D", "s=8 D", "-", "LOG"], "A", &[], None);
+    check_rest(&["m=comment D"], "A", &[], Some("its last rule is drop"));
+    check_rest(&["p A", "REJECT"], "A", &[], Some("its last rule is reject"));
+    check_rest(&["R"], "D", &[], Some("policy drop"));
 }
 
 #[test]
 fn chains_are_followed() {
-    check(
-        &[">1"],
-        "A",
-        &[&["D"], &["p A", "REJECT"]],
-        Some("the last rule of its chain c1 is reject"),
-        false,
-    );
-    check(&[">0", "D"], "A", &[&["p D"]], Some("its last rule is drop"), false);
-    check(&["=0", "D"], "A", &[&["p D"]], None, false);
-    check(&[">0"], "D", &[&["i=br0 A"]], Some("policy drop"), true);
+    check_rest(&[">1"], "A", &[&["D"], &["p A", "REJECT"]], Some("the last rule of its chain c1 is reject"));
+    check_rest(&[">0", "D"], "A", &[&["p D"]], Some("its last rule is drop"));
+    check_rest(&["=0", "D"], "A", &[&["p D"]], None);
+    check_rest(&[">0"], "D", &[&["i=br0 A"]], Some("policy drop"));
 }
 
 #[test]
-fn a_rule_accepts_a_link_for_no_other_reason() {
-    for (rule, accepts) in [
-        ("i=br0 A", true),
-        ("o=br0 A", true),
-        ("m=comment i=br0 A", true),
-        ("i=br0 o!br0 A", true),
-        ("i=br+ A", true),
-        ("i=br A", false),
-        ("i=br01 A", false),
-        ("o!br0 A", false),
-        ("i!br0 A", false),
-        ("i=eth0 o!br0 A", false),
-        ("i=br0 o=eth0 A", false),
-        ("i=br0 p A", false),
-        ("i=br0 m=conntrack A", false),
-        ("i=br0 -", false),
-        ("i=br0 LOG", false),
+fn a_packet_passes_where_its_interfaces_and_its_state_are_all_that_is_tested() {
+    let interface = |name: &str| nft_netlink::Interface { name: name.to_owned(), index: 0 };
+    let (link, beyond) = (interface("br0"), interface("eth0"));
+    let opening = Packet { from: Some(&link), to: Some(&beyond), state: Some(CtState::New) };
+    let reply = Packet { from: Some(&beyond), to: Some(&link), state: Some(CtState::Established) };
+    for (rules, opens, replies) in [
+        (&["i=br0 A"][..], true, false),
+        (&["o=br0 A"], false, true),
+        (&["m=comment i=br0 A"], true, false),
+        (&["i=br0 o!br0 A"], true, false),
+        (&["i=br+ A"], true, false),
+        (&["i=br A"], false, false),
+        (&["i=br01 A"], false, false),
+        (&["o!br0 A"], true, false),
+        (&["i!br0 A"], false, true),
+        (&["i=eth0 o!br0 A"], false, false),
+        (&["i=br0 o=eth0 A"], true, false),
+        (&["i=br0 o=eth1 A"], false, false),
+        (&["i=br0 p A"], false, false),
+        (&["i=br0 m=conntrack A"], false, false),
+        (&["i=br0 -"], false, false),
+        (&["i=br0 LOG"], false, false),
+        (&["s=6 A"], false, true),
+        (&["s=8 A"], true, false),
+        (&["s!1 A"], true, true),
+        (&["s1=2 A"], false, true),
+        (&["s=2 i=br0 A"], false, false),
+        (&["s=2 i=br0 m=mark A"], false, false),
+        (&["i=br0 D", "i=br0 A"], false, false),
+        (&["i=br0 >0"], true, false),
+        (&["i=eth1 >0"], false, false),
+        (&["p >0"], false, false),
     ] {
-        check(&[rule], "D", &[], Some("policy drop"), accepts);
+        for (packet, passes) in [(opening, opens), (reply, replies)] {
+            let drops = match (passes, rules) {
+                (true, _) => None,
+                (false, ["i=br0 D", ..]) if packet.state == Some(CtState::New) => {
+                    Some("its last rule is drop")
+                }
+                (false, _) => Some("policy drop"),
+            };
+            check(rules, "D", &[&["A"]], drops, &packet);
+        }
     }
 }
 
@@ -168,14 +201,13 @@ proptest! {
         for family in [Family::V4, Family::V6] {
             let layout = Layout::of(family);
             drop(Table::parse(&layout, &info, &entries));
-            let (info, mut entries) = table(&layout, &["m=comment i=br0 >0"], "D", &[&["m=x p D"]]);
+            let (info, mut entries) = table(&layout, &["m=comment s=2 >0"], "D", &[&["m=x p D"]]);
             for (place, byte) in &places {
                 let place = place.index(entries.len());
                 entries[place] = *byte;
             }
             if let Some(table) = Table::parse(&layout, &info, &entries) {
-                table.drops();
-                table.accepts("br0");
+                table.drops(&Packet { state: Some(CtState::New), ..Packet::default() });
             }
         }
     }
