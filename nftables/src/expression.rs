@@ -38,6 +38,7 @@ const NAT_TYPE: u16 = 1;
 const NAT_FAMILY: u16 = 2;
 const NAT_REG_ADDR_MIN: u16 = 3;
 const NAT_REG_PROTO_MIN: u16 = 5;
+const NAT_FLAGS: u16 = 7;
 const NAT_DNAT: u32 = libc::NFT_NAT_DNAT as u32;
 const REG_VERDICT: u32 = libc::NFT_REG_VERDICT as u32;
 const REG_1: u32 = libc::NFT_REG_1 as u32;
@@ -210,13 +211,23 @@ pub(crate) fn destination_nat(family: Family) -> Expression {
 pub(crate) fn includes(found: &Expression, wanted: &Expression) -> bool {
     let has_all = |found: &Expression, wanted: &Expression| {
         found.name == wanted.name
-            // Of this one it shows nothing but what somebody has chosen: ports, or that they are random.
-            && (found.name != "masq" || found.data.len() == wanted.data.len())
+            && choices(found).eq(choices(wanted))
             && walk(&wanted.data).all(|attribute| walk(&found.data).any(|candidate| candidate == attribute))
     };
     // `nft` writes the test of a frame's type in another way, and so does a ruleset that it has saved and loaded.
     let is_ether_type = has_all(wanted, &meta(MetaField::EtherType, 0));
     has_all(found, wanted) || is_ether_type && has_all(found, &payload(Header::Link, ETHER_TYPE_OFFSET, 2, 0))
+}
+
+/// The attributes that the kernel shows of an expression only where somebody has chosen something: that ports are random,
+/// or which.
+fn choices(expression: &Expression) -> impl Iterator<Item = (u16, &[u8])> {
+    walk(&expression.data).filter(|(kind, _)| match expression.name.as_ref() {
+        "masq" => true,
+        "nat" => *kind == NAT_FLAGS,
+        "lookup" => *kind == LOOKUP_DREG,
+        _ => false,
+    })
 }
 
 /// The verdict that an expression is.
@@ -275,10 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn a_translation_to_random_ports_is_another_one() {
+        let wished = destination_nat(Family::Ipv4);
+        let shown = |more: &dyn Fn(&mut Vec<u8>)| {
+            expression("nat", |data| {
+                data.extend(&wished.data);
+                // The kernel shows the ends of both ranges.
+                put_u32(data, 4, REG_ADDRESS);
+                put_u32(data, 6, REG_PORT);
+                more(data);
+            })
+        };
+        assert!(includes(&shown(&|_| {}), &wished));
+        assert!(!includes(&shown(&|data| put_u32(data, NAT_FLAGS, 4)), &wished));
+    }
+
+    #[test]
     fn a_lookup_does_not_pass_for_its_opposite() {
         let (present, absent) = (lookup("s", Lookup::Present), lookup("s", Lookup::Absent));
         assert!(includes(&present, &present) && includes(&absent, &absent));
         assert!(!includes(&absent, &present) && !includes(&present, &absent));
         assert!(!includes(&lookup("s2", Lookup::Present), &present));
+        let verdict = lookup("s", Lookup::Verdict);
+        assert!(!includes(&verdict, &present) && !includes(&present, &verdict));
     }
 }

@@ -1,6 +1,6 @@
 //! What a person types: `bridge list`, `show`, `repair` and `prune`, compared with what the kernel says.
 
-use integration_tests::{Container, Network, Output, Suite, World};
+use integration_tests::{Attachment, Container, Network, Output, Suite, World};
 use serde_json::{Value, json};
 
 /// Two containers on the network `net`, configured where a person's runtime would have it.
@@ -151,6 +151,45 @@ fn repair_makes_a_port_deaf_to_routers_again() {
     let repaired = format!("repaired: host veth \"{port}\" accepted router advertisements\n");
     assert_eq!(story.bridge(&["repair", "net"]).success(), repaired);
     assert_eq!(story.bridge(&["repair"]).success(), "");
+}
+
+#[test]
+fn the_bridge_is_deaf_to_routers_again_with_the_next_add_and_with_repair() {
+    let story = Story::new();
+    let believe =
+        || story.world.host().run("sysctl -q -w net.ipv6.conf.br-net.accept_ra=2").success().to_owned();
+    believe();
+    let named = story.network.check(&Attachment::of(&story.containers[0])).unwrap_err();
+    assert!(named.msg.contains("bridge \"br-net\" accepts router advertisements"), "{named}");
+    let three = story.world.container("three");
+    story.network.attach(&three);
+    for container in story.containers.iter().chain([&three]) {
+        story.network.check(&Attachment::of(container)).unwrap();
+    }
+    believe();
+    let repaired = "repaired: \"br-net\" accepted router advertisements\n";
+    assert_eq!(story.bridge(&["repair", "net"]).success(), repaired);
+    assert_eq!(story.bridge(&["repair"]).success(), "");
+}
+
+/// A policy that somebody has set by hand, and rules that he has flushed.
+#[test]
+fn the_next_add_brings_chains_of_ours_back_to_what_they_are() {
+    let story = Story::new();
+    for (by_hand, name) in [
+        ("nft add chain bridge cni-ra-guard prerouting { policy drop; }", "three"),
+        ("nft add chain inet cni-bridge forward { policy drop; }", "four"),
+        ("nft flush chain inet cni-bridge postrouting", "five"),
+    ] {
+        story.world.host().command(by_hand.split(' ')).run().success();
+        story.network.check(&Attachment::of(&story.containers[0])).unwrap_err();
+        let newcomer = story.world.container(name);
+        story.network.attach(&newcomer);
+        for container in story.containers.iter().chain([&newcomer]) {
+            story.network.check(&Attachment::of(container)).unwrap();
+        }
+        story.network.detach(&newcomer);
+    }
 }
 
 #[test]

@@ -193,10 +193,11 @@ fn complete<'a>(
         host.set_mac(index, mac)?;
         link.mac = Some(mac);
     }
-    if is_others || !link.up {
+    // Somebody may have had ours believe them since.
+    if is_others || !link.up || settings.is_gateway() {
         believe_no_router(link);
         let (name, before) = (link.name.clone(), link.accept_ra);
-        if is_others && before != 0 {
+        if (is_others || link.up) && before != 0 {
             undo.push("have the bridge believe routers", move || {
                 take_back(home, index, anybody, |_| sysctl::set_accept_ra(&name, before))
             });

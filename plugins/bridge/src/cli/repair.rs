@@ -1,7 +1,7 @@
 //! `bridge repair`: the rules of every attachment, as the network's configuration means them.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use cni_types::{CniArgs, Command, Delegate, Environment, NetConf};
 use serde_json::Value;
 
+use crate::bridge::{believe_no_router, believes_routers};
 use crate::config::Settings;
 use crate::names;
 use crate::netlink::Netlink;
@@ -47,12 +48,29 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         wrong.extend(rules::restore_port(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
+    for settings in networks.values().filter(|settings| settings.is_gateway()) {
+        wrong.extend(restore_deafness(&mut host, settings)?);
+    }
     let mut rules = Rules::open()?;
     wrong.extend(rules::repair(&mut rules, &mut host, &subjects)?);
     if networks.values().any(Settings::is_gateway) {
         wrong.extend(rules::repair_guard(&mut rules)?);
     }
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
+}
+
+/// Has the bridge of a network, and its gateway interface, ignore routers; says which of them did not.
+fn restore_deafness(host: &mut Netlink, settings: &Settings) -> anyhow::Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let names = BTreeSet::from([settings.bridge.clone(), settings.gateway_link()]);
+    for name in names {
+        let link = host.link_by_name(&name).with_context(|| format!("look for \"{name}\""))?;
+        if let Some(link) = link.filter(believes_routers) {
+            believe_no_router(&link);
+            wrong.push(format!("\"{name}\" accepted router advertisements"));
+        }
+    }
+    Ok(wrong)
 }
 
 fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Result<Option<Subject>> {

@@ -159,6 +159,8 @@ fn complete(
     };
     if found.uses < content.skeleton.uses() || elements == Elements::Unknown {
         content.skeleton.complete(socket, batch)?;
+    } else {
+        content.skeleton.mend_hooks(socket, batch)?;
     }
     let mut installed = Installed::Joined;
     if found.dormant {

@@ -80,21 +80,22 @@ pub(super) fn is_awake(socket: &mut Socket) -> Result<bool, Error> {
     Ok(socket.table(TABLE)?.is_some_and(|found| !found.dormant))
 }
 
-/// Whether the rules are there: one question, for an ADD.
-pub(super) fn has_rules(socket: &mut Socket) -> Result<bool, Error> {
+/// What is wrong with the chain, wherever its table is: two questions, for an ADD.
+pub(super) fn fault_of_chain(socket: &mut Socket) -> Result<Option<Fault>, Error> {
+    let Some(chain) = socket.chain(TABLE, CHAIN)? else { return Ok(Some(Fault::NoChain)) };
+    if chain.base != Some(BASE) {
+        return Ok(Some(Fault::OtherHook));
+    }
     let (found, wished) = (socket.rules(TABLE, CHAIN)?, rules());
-    Ok(found.len() == wished.len() && found.iter().zip(&wished).all(|(found, wished)| found.does(wished)))
+    let same =
+        found.len() == wished.len() && found.iter().zip(&wished).all(|(found, wished)| found.does(wished));
+    Ok((!same).then_some(Fault::OtherRules))
 }
 
 /// Everything that is wrong with the table.
 pub(super) fn faults(socket: &mut Socket) -> Result<Vec<Fault>, Error> {
     let Some(FoundTable { dormant, .. }) = socket.table(TABLE)? else { return Ok(vec![Fault::NoTable]) };
-    let chain = match socket.chain(TABLE, CHAIN)? {
-        None => Some(Fault::NoChain),
-        Some(chain) if chain.base != Some(BASE) => Some(Fault::OtherHook),
-        Some(_) => (!has_rules(socket)?).then_some(Fault::OtherRules),
-    };
-    Ok(dormant.then_some(Fault::Dormant).into_iter().chain(chain).collect())
+    Ok(dormant.then_some(Fault::Dormant).into_iter().chain(fault_of_chain(socket)?).collect())
 }
 
 /// Makes the table, or mends it; returns what was wrong.

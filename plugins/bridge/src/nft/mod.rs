@@ -380,9 +380,9 @@ impl Rules {
         }))
     }
 
-    /// Brings in the RA guard for every port that is [guarded](GUARDED), if it is not there.
+    /// Brings in the RA guard for every port that is [guarded](GUARDED), if it is not there as it should be.
     pub(crate) fn guard(&mut self) -> Result<(), Error> {
-        if !guard::has_rules(&mut self.socket)? {
+        if guard::fault_of_chain(&mut self.socket)?.is_some() {
             guard::install(&mut self.socket)?;
         }
         Ok(())

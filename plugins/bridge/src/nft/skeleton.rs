@@ -93,6 +93,26 @@ impl Skeleton {
         Ok(())
     }
 
+    /// Adds to `batch` what brings the table's chains back to their hooks, with their policies, and those of their rules
+    /// that somebody has flushed. What he has added stays, as long as nothing else is wrong: that is for a repair.
+    pub(super) fn mend_hooks(&self, socket: &mut Socket, batch: &mut Batch) -> Result<(), Error> {
+        for chain in (self.chains)().iter().filter(|chain| chain.base.is_some()) {
+            match socket.chain(self.table, chain.name)? {
+                Some(found) if found.base != chain.base => {
+                    batch.delete_chain(self.table, chain.name);
+                    chain.create(self.table, batch);
+                }
+                Some(found) if (found.uses as usize) < chain.rules.len() => {
+                    batch.flush_chain(self.table, chain.name);
+                }
+                Some(_) => continue,
+                None => chain.create(self.table, batch),
+            }
+            chain.fill(self.table, batch);
+        }
+        Ok(())
+    }
+
     pub(super) fn create(&self, batch: &mut Batch) {
         batch.create_table(self.table, self.comment);
         for (set, comment) in self.sets {

@@ -644,6 +644,52 @@ fn a_storm_of_adds_and_dels_leaves_what_the_resident_needs_and_nothing_else() {
     assert_eq!(ruleset(), alone);
 }
 
+/// What somebody did by hand to chains of the tables, and an attachment that joins another one.
+#[test]
+fn who_joins_brings_chains_back_to_their_hooks_and_fills_those_that_were_flushed() {
+    let mut rules = namespace();
+    let (one, two) = (Sample::new(2, ALL), Sample::new(3, ALL));
+    for by_hand in [
+        "add chain inet cni-bridge forward { policy drop; }",
+        "add chain inet cni-bridge postrouting { policy drop; }",
+        "add chain bridge cni-bridge prerouting { policy drop; }",
+        "delete chain inet cni-bridge forward",
+        "delete chain bridge cni-bridge prerouting",
+        "flush chain inet cni-bridge input",
+        "flush chain bridge cni-bridge prerouting",
+    ] {
+        rules.install(&[one.attached()]).unwrap();
+        nft(by_hand);
+        assert_eq!(rules.join(&[two.attached()]).unwrap(), Installed::Joined, "{by_hand}");
+        for sample in [&one, &two] {
+            assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new(), "{by_hand}");
+        }
+        for sample in [&one, &two] {
+            rules.remove(&sample.owner()).unwrap();
+        }
+        assert_eq!(ruleset(), "", "{by_hand}");
+    }
+    rules.install(&[one.attached()]).unwrap();
+    nft("add rule inet cni-bridge forward counter comment theirs");
+    rules.join(&[two.attached()]).unwrap();
+    assert!(ruleset().contains("theirs"), "what somebody has added is gone:\n{}", ruleset());
+}
+
+#[test]
+fn whoever_needs_the_ra_guard_mends_its_policy_and_its_rules() {
+    let mut rules = namespace();
+    for by_hand in [
+        "add chain bridge cni-ra-guard prerouting { policy drop; }",
+        "flush chain bridge cni-ra-guard prerouting",
+        "delete chain bridge cni-ra-guard prerouting",
+    ] {
+        rules.guard().unwrap();
+        nft(by_hand);
+        rules.guard().unwrap();
+        assert_eq!(rules.verify_guard().unwrap(), Vec::<String>::new(), "{by_hand}");
+    }
+}
+
 /// The chains of others that drop the flows by way of `link`, as a person is told of them.
 fn foreign_drops(rules: &mut Rules, link: &str) -> Vec<String> {
     let mut host = Netlink::open().unwrap();
