@@ -155,3 +155,26 @@ fn an_add_that_fails_leaves_ipv6_on_the_bridge_as_it_was() {
     add(&config).success();
     assert_eq!(switches(), "0\n0\n");
 }
+
+/// It has none at all then, and the kernel's own word for that is that the address is invalid.
+#[test]
+fn a_bridge_that_is_too_narrow_for_ipv6_is_named_with_its_mtu() {
+    let world = World::new();
+    world.install_plugins();
+    let container = world.container("c1");
+    world.host().run("ip link add br-1 type bridge").success();
+    // One that nobody has chosen follows the ports.
+    world.host().run("ip link set br-1 mtu 1000").success();
+    for keys in [json!({}), json!({ "isGateway": true, "mtu": 1500 })] {
+        let mut bridge = json!({
+            "type": "bridge", "bridge": "br-1",
+            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "fd00:1::/64" }]] },
+        });
+        bridge.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let network =
+            Network::new(&world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }));
+        let refused = network.add(&Attachment::of(&container)).unwrap_err();
+        let reason = "mtu: \"br-1\" has 1000, which is less than IPv6 needs, 1280";
+        assert_eq!((refused.code, refused.msg.as_str()), (7, reason), "{keys}");
+    }
+}

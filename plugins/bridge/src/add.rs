@@ -44,7 +44,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let plan = plan(call, &settings, leases)?;
     let Wired { bridge, veth, switches, gateway, prepared } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
-    veth::narrow(&mut host, &mut container, &veth)?;
+    veth::narrow(&mut host, &mut container, &veth, &settings.bridge, &plan)?;
 
     if let Some(gateway) = &gateway {
         gateway.ensure_addresses(&mut host, &settings, &plan, &home, &mut back.network)?;

@@ -17,10 +17,11 @@ use crate::netlink::addr::{self, Address, Dad};
 use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::Plan;
+use crate::plan::{IPV6_MIN_MTU, Plan};
 use crate::survey;
 use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
+use crate::veth::too_narrow;
 use crate::vlans;
 
 /// The host's end of a network with a gateway, as it is before the gateway's addresses are known.
@@ -248,6 +249,9 @@ impl Gateway {
     }
 
     fn failed(&self, failure: Failure, gateway: &IpNetwork) -> Error {
+        if gateway.is_ipv6() && self.link.mtu < IPV6_MIN_MTU {
+            return too_narrow(&self.link.name, self.link.mtu);
+        }
         addr::refused(failure, *gateway)
             .context(format_args!("set address {gateway} of \"{}\"", self.link.name))
     }

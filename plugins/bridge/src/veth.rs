@@ -17,7 +17,7 @@ use crate::netlink::link::{Admission, Kind, Link, NewVethEnd, PortSetup};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::{self, Netns};
 use crate::nft::GUARDED;
-use crate::plan::IPV6_MIN_MTU;
+use crate::plan::{IPV6_MIN_MTU, Plan};
 use crate::undo::Undo;
 use crate::vlans;
 
@@ -196,14 +196,34 @@ pub(crate) fn create<'a>(
 ///
 /// That ends IPv6 on both ends, and on the bridge if it takes its MTU from its ports, with all addresses that it has:
 /// nothing to be done before it is known that the container needs none.
-pub(crate) fn narrow(host: &mut Netlink, container: &mut Netlink, veth: &Veth) -> Result<(), Error> {
+///
+/// # Errors
+/// Code 7 where an address of the plan needs more; the MTU is the bridge's then, since the plan goes by the settings'.
+pub(crate) fn narrow(
+    host: &mut Netlink,
+    container: &mut Netlink,
+    veth: &Veth,
+    bridge: &str,
+    plan: &Plan,
+) -> Result<(), Error> {
     if veth.mtu >= IPV6_MIN_MTU {
         return Ok(());
+    }
+    if plan.addresses.iter().any(|address| address.network.is_ipv6()) {
+        return Err(too_narrow(bridge, veth.mtu));
     }
     container
         .set_mtu(veth.container_index, veth.mtu)
         .and_then(|()| host.set_mtu(veth.host_index, veth.mtu))
         .map_err(|failure| Error::internal(failure).context(format_args!("set MTU {}", veth.mtu)))
+}
+
+/// The error for a link of the host that somebody has given an MTU with which it speaks no IPv6.
+pub(crate) fn too_narrow(link: &str, mtu: u32) -> Error {
+    Error::invalid_config(
+        "mtu",
+        format!("\"{link}\" has {mtu}, which is less than IPv6 needs, {IPV6_MIN_MTU}"),
+    )
 }
 
 /// Waits until the bridge lets frames through the host end. The kernel sees to that as soon as both ends are up.
