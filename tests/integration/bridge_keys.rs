@@ -104,6 +104,23 @@ fn another_gateway_address_is_refused_unless_it_may_replace_the_one_that_is_ther
     }
 }
 
+/// With the first address of a subnet the kernel takes the later ones.
+#[test]
+fn a_gateway_address_that_goes_with_the_one_that_makes_room_comes_back() {
+    let story = Story::new(Suite::Ours);
+    story.attach("one", &switch(&json!({})));
+    let host = story.world.host();
+    for address in ["10.1.0.9/24", "10.1.0.1/24"] {
+        host.run(&format!("ip address add {address} dev br0")).success();
+    }
+    let ranges = json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "10.2.0.0/24" }]]);
+    let ipam = json!({ "type": "host-local", "ranges": ranges });
+    story.attach("two", &network(&json!({ "forceAddress": true, "ipam": ipam })));
+    let addresses = host.run("ip -4 -o address show dev br0").success().to_owned();
+    assert!(["10.1.0.1/24", "10.2.0.1/24"].iter().all(|gateway| addresses.contains(gateway)), "{addresses}");
+    assert!(!addresses.contains("10.1.0.9"), "{addresses}");
+}
+
 /// The kernel has no two addresses of different scope in one IPv4 subnet.
 #[test]
 fn an_address_that_stays_on_the_link_is_in_the_way_in_its_own_subnet_only() {
