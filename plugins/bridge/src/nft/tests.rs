@@ -684,9 +684,11 @@ fn whoever_needs_the_ra_guard_mends_its_policy_and_its_rules() {
         "delete chain bridge cni-ra-guard prerouting",
     ] {
         rules.guard().unwrap();
+        let whole = ruleset();
         nft(by_hand);
+        assert_ne!(rules.verify_guard().unwrap(), Vec::<String>::new(), "{by_hand}");
         rules.guard().unwrap();
-        assert_eq!(rules.verify_guard().unwrap(), Vec::<String>::new(), "{by_hand}");
+        assert_eq!(ruleset(), whole, "{by_hand}");
     }
 }
 
