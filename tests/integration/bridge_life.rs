@@ -208,6 +208,21 @@ fn del_removes_a_renamed_host_veth_with_and_without_its_namespace() {
 }
 
 #[test]
+fn del_removes_a_renamed_host_veth_and_not_what_somebody_else_gave_its_name_to() {
+    let story = Story::new(&json!({}));
+    let container = story.world.container("c1");
+    let result = story.call("ADD", &container).run().json();
+    let host_veth = result["interfaces"][1]["name"].as_str().unwrap();
+    let host = story.world.host();
+    host.run(&format!("ip link set {host_veth} down")).success();
+    host.run(&format!("ip link set {host_veth} name renamed")).success();
+    host.run(&format!("ip link add {host_veth} type veth peer name theirs")).success();
+    story.call("DEL", &container).run().success();
+    let left = host.run("ip -o link show type veth").success().to_owned();
+    assert!(!left.contains("renamed") && left.contains(host_veth), "{left}");
+}
+
+#[test]
 fn del_leaves_a_link_alone_that_is_another_attachments() {
     let story = Story::new(&json!({}));
     let container = story.world.container("c1");

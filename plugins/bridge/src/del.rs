@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use cni_types::{CniResult, Command, DelCall, Delegate, Error, Failures, Running};
 
-use crate::attachment::Identity;
+use crate::attachment::{Identity, is_marked};
 use crate::netlink::link::Link;
 use crate::netlink::{Failure, Netlink};
 use crate::plan::addresses_of;
@@ -108,9 +108,13 @@ fn remove_links(
         }?;
         Ok(Some(Departed { made_by, addresses }))
     };
-    let ours = match veth::host_end(host, identity)? {
-        Some(link) => vec![link],
-        None => veth::renamed_host_ends(host, identity)?,
+    let named = veth::host_end(host, identity)?;
+    let ours = if named.as_ref().is_some_and(|link| is_marked(&link.alias)) {
+        Vec::from_iter(named)
+    } else {
+        let renamed = veth::renamed_host_ends(host, identity)?;
+        // Where there is one with the mark, one of the name without it is somebody else's.
+        if renamed.is_empty() { Vec::from_iter(named) } else { renamed }
     };
     if !ours.is_empty() {
         return delete(host, &ours, Maker::Ours);
