@@ -246,11 +246,9 @@ impl Client {
     fn removed(&mut self, asked: &Asked) -> Result<bool, ClientError> {
         match self.ask(asked, false)? {
             Told::Removed { closed, more, unguarded } => {
-                for wanted in closed {
-                    if let Err(error) = gateway::close(&wanted.listener()) {
-                        // The names are gone, and that is what was asked for.
-                        log::warn!("take the rules for {} back: {error}", wanted.gateway);
-                    }
+                if let Err(error) = self.take_rules_back(&closed) {
+                    // The names are gone, and that is what was asked for.
+                    log::warn!("take the host's rules back: {error}");
                 }
                 if unguarded && !more {
                     self.guard_or_warn();
@@ -259,6 +257,25 @@ impl Client {
             }
             told => Err(unexpected(&told)),
         }
+    }
+
+    /// Takes back the host's rules for what the server has closed, but for what somebody has opened again since.
+    fn take_rules_back(&mut self, closed: &[Wanted]) -> Result<(), String> {
+        if closed.is_empty() {
+            return Ok(());
+        }
+        let _opening = lock(&self.state, self.deadline).map_err(|error| error.to_string())?;
+        // Where there is no server any more, nothing is open.
+        let listeners = self.status().map(|status| status.listeners).unwrap_or_default();
+        let is_open = |wanted: &&Wanted| {
+            let is_it =
+                |open: &ListenerStatus| open.bridge == wanted.bridge && open.gateway == wanted.gateway;
+            listeners.iter().any(|open| open.port.is_some() && is_it(open))
+        };
+        for wanted in closed.iter().filter(|wanted| !is_open(wanted)) {
+            gateway::close(&wanted.listener()).map_err(|error| format!("{}: {error}", wanted.gateway))?;
+        }
+        Ok(())
     }
 
     /// Whether the server answers by the record of `key`, which is on disk.
