@@ -77,7 +77,8 @@ impl ByHand for AliasDns<ThisHost> {
     type Request = CommandLine;
 
     fn read(arguments: Vec<OsString>) -> anyhow::Result<CommandLine> {
-        Ok(CommandLine::parse(arguments)?)
+        // As a text: an error of lexopt's own words tells them once more as its cause.
+        CommandLine::parse(arguments).map_err(anyhow::Error::msg)
     }
 
     fn answer(request: CommandLine, out: &mut dyn Write) -> anyhow::Result<()> {

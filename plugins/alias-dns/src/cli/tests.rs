@@ -20,7 +20,8 @@ fn records(directory: &tempfile::TempDir) -> StateDir {
 }
 
 fn parsed(line: &str) -> Result<CommandLine, String> {
-    CommandLine::parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    let arguments = line.split_whitespace().map(OsString::from).collect();
+    AliasDns::<ThisHost>::read(arguments).map_err(|error| format!("{error:#}"))
 }
 
 fn printed(line: &str) -> String {

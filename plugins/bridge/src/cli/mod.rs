@@ -71,7 +71,8 @@ impl ByHand for Bridge {
     type Request = CommandLine;
 
     fn read(arguments: Vec<OsString>) -> anyhow::Result<CommandLine> {
-        Ok(parse(lexopt::Parser::from_args(arguments))?)
+        // As a text: an error of lexopt's own words tells them once more as its cause.
+        parse(lexopt::Parser::from_args(arguments)).map_err(anyhow::Error::msg)
     }
 
     fn answer(request: CommandLine, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -147,7 +148,8 @@ mod tests {
     use super::*;
 
     fn parsed(words: &str) -> Result<CommandLine, String> {
-        parse(lexopt::Parser::from_args(words.split_whitespace())).map_err(|error| error.to_string())
+        Bridge::read(words.split_whitespace().map(OsString::from).collect())
+            .map_err(|error| format!("{error:#}"))
     }
 
     #[test]
