@@ -265,8 +265,13 @@ impl Client {
             return Ok(());
         }
         let _opening = lock(&self.state, self.deadline).map_err(|error| error.to_string())?;
-        // Where there is no server any more, nothing is open.
-        let listeners = self.status().map(|status| status.listeners).unwrap_or_default();
+        let listeners = match self.status() {
+            Ok(status) => status.listeners,
+            // There is no server any more, and nothing is open.
+            Err(ClientError::Lost(_) | ClientError::Start(_)) => Vec::new(),
+            // What may be open keeps its rules; they go with the server, which sweeps up.
+            Err(error) => return Err(error.to_string()),
+        };
         let is_open = |wanted: &&Wanted| {
             let is_it =
                 |open: &ListenerStatus| open.bridge == wanted.bridge && open.gateway == wanted.gateway;
