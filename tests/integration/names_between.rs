@@ -119,6 +119,31 @@ impl Story {
         again.run().success();
     }
 
+    /// A call that is stopped when it has made its system call number `count` of the name `step`.
+    fn started_until(&self, verb: &str, who: Who, step: &str, count: u32) -> Running {
+        let inject = format!("inject={step}:signal=STOP:when={count}");
+        let tracer = ["strace", "-qq", "-o", TRACE, "-e", &format!("trace={step}"), "-e", &inject];
+        self.world.write(TRACE, "");
+        self.call(self.world.traced_plugin(&tracer, "alias-dns"), verb, who).start()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.world.read(TRACE).contains("stopped by SIGSTOP")
+    }
+
+    /// Lets a stopped call go on; the server goes by another name.
+    #[track_caller]
+    fn let_plugin_go_on(&self) {
+        self.world.host().command(["pkill", "-CONT", "--full", "--exact", ".*/alias-dns"]).run().success();
+    }
+
+    /// Has `who` attached, on a busy machine with a second call.
+    #[track_caller]
+    fn add(&self, who: Who) {
+        let began = Instant::now();
+        self.done(Call::Add(who), began, self.plain("ADD", who).run());
+    }
+
     /// Whether `call` gets through without being stopped at its system call number `count` of the name `step`; otherwise
     /// `other` happens meanwhile, and everything is looked at afterwards.
     #[track_caller]
@@ -130,18 +155,14 @@ impl Story {
     #[track_caller]
     fn gets_through_beside(&self, beside: &[Who], step: &str, count: u32, call: Call, other: Call) -> bool {
         let why = format!("{other:?} when {call:?} has made its {step} number {count}");
-        let inject = format!("inject={step}:signal=STOP:when={count}");
-        let tracer = ["strace", "-qq", "-o", TRACE, "-e", &format!("trace={step}"), "-e", &inject];
-        self.world.write(TRACE, "");
-        let traced = self.world.traced_plugin(&tracer, "alias-dns");
-        let running = match call {
-            Call::Add(who) => self.call(traced, "ADD", who),
-            Call::Del(who) => self.call(traced, "DEL", who),
+        let (verb, who) = match call {
+            Call::Add(who) => ("ADD", who),
+            Call::Del(who) => ("DEL", who),
             Call::Kill => unreachable!("it is no call"),
         };
-        let (began, running) = (Instant::now(), running.start());
+        let (began, running) = (Instant::now(), self.started_until(verb, who, step, count));
         let is_stopped = wait_until("the call is stopped, or over", || {
-            let is_stopped = self.world.read(TRACE).contains("stopped by SIGSTOP");
+            let is_stopped = self.is_stopped();
             (is_stopped || running.has_ended()).then_some(is_stopped)
         });
         if is_stopped {
@@ -149,7 +170,7 @@ impl Story {
             wait_until("the other one is over, or has had its time", || {
                 (meanwhile.has_ended() || began.elapsed() > BETWEEN).then_some(())
             });
-            self.world.host().run("pkill -CONT -x alias-dns").success();
+            self.let_plugin_go_on();
             self.done(other, began, meanwhile.wait());
         }
         self.done(call, began, running.wait());
@@ -271,6 +292,24 @@ fn an_add_at_each_step_of_the_last_del_keeps_its_rules() {
         }
     }
     panic!("it never gets through");
+}
+
+#[test]
+fn the_last_del_leaves_the_rules_of_another_add_where_the_server_hangs() {
+    let story = Story::new();
+    [ELSEWHERE, ONE].into_iter().for_each(|who| story.add(who));
+    let del = story.started_until("DEL", ONE, "sendmsg", 1);
+    wait_until("the DEL is stopped, having said what is gone", || story.is_stopped().then_some(()));
+    // Answered before the ADD is; the DEL reads it when it goes on.
+    story.add(TWO);
+    let server = |signal| story.world.host().command(["pkill", signal, "--full", "--exact", "alias-dns serve"]);
+    server("-STOP").run().success();
+    story.let_plugin_go_on();
+    let del = del.wait();
+    server("-CONT").run().success();
+    let told = "take the host's rules back: the DNS server does not answer within 2500 ms";
+    assert!(del.success().is_empty() && del.stderr.contains(told), "{del}");
+    story.assert_whole(&[ELSEWHERE], &[Call::Del(ONE), Call::Add(TWO)], "the server hung");
 }
 
 #[test]
