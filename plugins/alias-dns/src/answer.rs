@@ -34,6 +34,9 @@ const GATEWAY: &RelativeName<[u8]> = match RelativeName::from_slice(b"\x08_gatew
 /// What every host calls itself, also below any name; no name server elsewhere is asked for it (RFC 6761, section 6.3).
 const LOCALHOST: &[u8] = b"localhost";
 
+/// What all reverse zones stand below.
+const ARPA: &[u8] = b"\x04arpa";
+
 /// The addresses behind [`LOCALHOST`].
 static LOOPBACK: [IpNetwork; 2] = match (
     Ipv4Network::new_checked(Ipv4Addr::LOCALHOST, 8),
@@ -272,10 +275,28 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
             1 => Reason::SingleLabel,
             _ => return self.elsewhere(name),
         };
-        // Nobody has this name, but names below it exist, which NXDOMAIN would deny (RFC 8020).
+        (self.absent(name, apex), reason)
+    }
+
+    /// The answer to a name in the zone `apex` that nobody has. Names below it may exist, which NXDOMAIN would deny
+    /// (RFC 8020).
+    fn absent(&self, name: &Split<'_>, apex: Apex) -> Answer<'z> {
         let is_above = (self.seats)().any(|seat| seat.terms.has_domain_below(name.from(0)))
-            || (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)));
-        (if is_above { Answer::NoData(apex) } else { Answer::NxDomain(apex) }, reason)
+            || (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)))
+            || self.is_above_subnet(name);
+        if is_above { Answer::NoData(apex) } else { Answer::NxDomain(apex) }
+    }
+
+    /// Whether the reverse zone of a subnet of the asker stands below `name`.
+    fn is_above_subnet(&self, name: &Split<'_>) -> bool {
+        if name.from(0).eq_ignore_ascii_case(ARPA) {
+            return true;
+        }
+        let beginning = Reverse::of(name).filter(|reverse| reverse.shape == Shape::Prefix);
+        let prefix = beginning.and_then(|reverse| IpNetwork::new(reverse.ip, reverse.bits).ok());
+        prefix.is_some_and(|prefix| {
+            (self.seats)().any(|seat| seat.terms.gateways.iter().any(|gateway| prefix.contains(gateway.ip())))
+        })
     }
 
     /// Whether names below `relative` stand in the domain `suffix`, or as they are where that is empty.
@@ -296,7 +317,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
         let Some(first) = forwarding().next() else {
             // Without anything else there still is a root.
             let answer =
-                if name.labels() == 0 { self.at_apex(name.root()) } else { Answer::NxDomain(name.root()) };
+                if name.labels() == 0 { self.at_apex(name.root()) } else { self.absent(name, name.root()) };
             return (answer, Reason::NoForwarding);
         };
         let upstreams = forwarding().find(|upstreams| !upstreams.is_empty()).unwrap_or(first);

@@ -308,6 +308,37 @@ fn a_name_that_only_stands_above_others_has_no_data() {
 }
 
 #[test]
+fn what_stands_above_ours_has_no_data_where_nobody_else_is_asked() {
+    let internal = Record {
+        links: vec![link("a", "db.prod.shop")],
+        domain: DomainName::new("deep.corp.example").unwrap(),
+        forward: false,
+        gateways: vec!["172.20.0.1/25".parse().unwrap(), "fd00:20::1/66".parse().unwrap()],
+        ..record("testnet", N1, "172.20.0.2", &["a", "x.y.z"])
+    };
+    check(
+        vec![internal],
+        FROM_N1,
+        &[
+            ("A y.z", "NODATA ."),
+            ("A prod.shop", "NODATA ."),
+            ("TXT Corp.Example", "NODATA ."),
+            ("A w.z", "NXDOMAIN ."),
+            ("A other.example", "NXDOMAIN ."),
+            ("NS arpa", "NODATA ."),
+            ("NS in-addr.arpa", "NODATA ."),
+            ("NS 172.in-addr.arpa", "NODATA ."),
+            ("NS 0.20.172.In-Addr.arpa", "NODATA ."),
+            ("NS d.f.ip6.arpa", "NODATA ."),
+            ("NS e.f.ip6.arpa", "NXDOMAIN ."),
+            ("NS 10.in-addr.arpa", "NXDOMAIN ."),
+            ("NS x.172.in-addr.arpa", "NXDOMAIN ."),
+            ("NS home.arpa", "NXDOMAIN ."),
+        ],
+    );
+}
+
+#[test]
 fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
     let upstream: SocketAddr = "9.9.9.9:53".parse().unwrap();
     check(
