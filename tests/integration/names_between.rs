@@ -302,7 +302,8 @@ fn the_last_del_leaves_the_rules_of_another_add_where_the_server_hangs() {
     wait_until("the DEL is stopped, having said what is gone", || story.is_stopped().then_some(()));
     // Answered before the ADD is; the DEL reads it when it goes on.
     story.add(TWO);
-    let server = |signal| story.world.host().command(["pkill", signal, "--full", "--exact", "alias-dns serve"]);
+    let server =
+        |signal| story.world.host().command(["pkill", signal, "--full", "--exact", "alias-dns serve"]);
     server("-STOP").run().success();
     story.let_plugin_go_on();
     let del = del.wait();

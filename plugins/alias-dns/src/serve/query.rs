@@ -2,6 +2,7 @@
 //! panic.
 
 use domain::base::iana::{Class, Opcode, OptRcode, Rtype};
+use domain::base::message::Section;
 use domain::base::opt::Opt;
 use domain::base::{Header, Message, Name};
 
@@ -103,25 +104,29 @@ fn read_question(packet: &[u8]) -> Option<Asked<'_>> {
     })
 }
 
-/// The one OPT record of `message`; an error when there is more than one or a record cannot be read.
+/// The one OPT record of `message`; an error when there is more than one, one is out of its place (RFC 6891, section
+/// 6.1.1), or a record cannot be read.
 fn read_edns(message: &Message<&[u8]>) -> Result<Option<Edns>, domain::base::wire::ParseError> {
     let counts = message.header_counts();
     if counts.ancount() == 0 && counts.nscount() == 0 && counts.arcount() == 0 {
         return Ok(None);
     }
     let mut edns = None;
-    for record in message.additional()? {
-        let record = record?;
+    for record in message.iter() {
+        let (record, section) = record?;
         if record.rtype() != Rtype::OPT {
             continue;
         }
-        if edns.is_some() || !record.owner().is_root() {
-            return Err(domain::base::wire::ParseError::form_error("more than one OPT record"));
+        if edns.is_some() || section != Section::Additional || !record.owner().is_root() {
+            return Err(domain::base::wire::ParseError::form_error("no OPT record of the message"));
         }
-        // No option changes an answer, but one that is longer than its record says that the query came in broken.
-        record.to_record::<Opt<_>>()?;
         // RFC 6891, section 6.1.3: the TTL holds extended RCODE, version and flags.
         let [_, version, flags, _] = record.ttl().as_secs().to_be_bytes();
+        // No option changes an answer, but one that is longer than its record says that the query came in broken. What
+        // options of another version look like nobody knows.
+        if version == 0 {
+            record.to_record::<Opt<_>>()?;
+        }
         edns = Some(Edns { payload: record.class().to_int(), version, dnssec_ok: flags & 0x80 != 0 });
     }
     Ok(edns)
@@ -185,6 +190,27 @@ mod tests {
         twice[11] = 2;
         twice.extend([0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(rcode(&twice), Some(OptRcode::FORMERR));
+    }
+
+    #[test]
+    fn an_opt_record_out_of_its_place_is_a_fault() {
+        // Where the number of the records of each section ends in the header.
+        for (section, rcode_expected) in
+            [(7, Some(OptRcode::FORMERR)), (9, Some(OptRcode::FORMERR)), (11, None)]
+        {
+            let mut packet = with_opt(4096, 0);
+            packet.swap(11, section);
+            assert_eq!(rcode(&packet), rcode_expected, "{section}");
+        }
+    }
+
+    #[test]
+    fn options_of_another_version_may_have_another_form() {
+        let mut packet = with_opt(4096, 7);
+        let at = packet.len() - 1;
+        packet[at] = 3;
+        packet.extend([1, 2, 3]);
+        assert_eq!(rcode(&packet), Some(OptRcode::BADVERS));
     }
 
     #[test]
