@@ -465,7 +465,9 @@ impl Forwarder {
     /// asked, for networks with other servers may get other answers.
     fn key(&self, client: &Waiting, servers: &[SocketAddr]) -> Box<[u8]> {
         let mut key = Vec::with_capacity(client.question.len() + 9);
-        key.extend(client.question.iter().map(u8::to_ascii_lowercase));
+        let (name, kind) = reply::split(&client.question);
+        key.extend(name.iter().map(u8::to_ascii_lowercase));
+        key.extend(kind);
         key.push(u8::from(client.wants_dnssec()) | u8::from(client.disables_checking()) << 1);
         key.extend(self.hasher.hash_one(servers).to_be_bytes());
         key.into()
@@ -627,9 +629,19 @@ mod tests {
     }
 
     fn ask_at(forwarder: &mut Forwarder, upstreams: &[SocketAddr], last: u8, number: u16) -> Asked {
+        ask_for(forwarder, upstreams, last, &format!("\x05{number:05}\0"), 1)
+    }
+
+    /// The same for the name `name`, as it stands in a message, and type `rtype`.
+    fn ask_for(
+        forwarder: &mut Forwarder,
+        upstreams: &[SocketAddr],
+        last: u8,
+        name: &str,
+        rtype: u16,
+    ) -> Asked {
         let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        let name = format!("\x05{number:05}\0");
-        let packet = [&header[..], name.as_bytes(), &[0, 1, 0, 1]].concat();
+        let packet = [&header[..], name.as_bytes(), &rtype.to_be_bytes(), &[0, 1]].concat();
         let Received::Query(query) = query::read(&packet) else { panic!("{packet:?}") };
         let socket = Token::only(Kind::Datagrams);
         let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
@@ -648,6 +660,19 @@ mod tests {
         assert_eq!(ask_at(&mut forwarder, &[all], 2, 1), Asked::Failed);
         let avoided = forwarder.health(Instant::now()).into_iter().filter(|(_, health)| health.avoided);
         assert_eq!(avoided.map(|(server, _)| server).collect::<Vec<_>>(), [all]);
+    }
+
+    #[test]
+    fn the_same_name_in_another_case_is_one_question_and_another_type_is_another() {
+        let upstream = [UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()];
+        let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
+        // Types whose numbers are letters: 65 (HTTPS) is 'A'.
+        for (name, rtype, under_way) in
+            [("\x01a\0", 65, 1), ("\x01A\0", 65, 1), ("\x01a\0", 97, 2), ("\x01a\0", 65 << 8, 3)]
+        {
+            assert_eq!(ask_for(&mut forwarder, &upstream, 2, name, rtype), Asked::Waiting);
+            assert_eq!(forwarder.counts().0, under_way, "{name:?} {rtype}");
+        }
     }
 
     #[test]

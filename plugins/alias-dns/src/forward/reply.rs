@@ -10,6 +10,9 @@ const TYPE_SOA: u16 = 6;
 const TYPE_OPT: u16 = 41;
 const TYPE_ANY: u16 = 255;
 
+/// Octets of a question's type and class (RFC 1035, section 4.1.2).
+const TYPE_AND_CLASS_LEN: usize = 4;
+
 const RCODE_NOERROR: u8 = 0;
 const RCODE_FORMERR: u8 = 1;
 const RCODE_SERVFAIL: u8 = 2;
@@ -40,7 +43,7 @@ pub(crate) enum Rejected {
 }
 
 impl Reply {
-    /// Reads `message`, an answer to the query with `id` and `question` (name, type, class; in any case).
+    /// Reads `message`, an answer to the query with `id` and `question` (name in any case, type, class).
     pub(crate) fn read(message: &[u8], id: u16, question: &[u8]) -> Result<Self, Rejected> {
         let header: &[u8; HEADER_LEN] = message.first_chunk().ok_or(Rejected::Foreign)?;
         let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
@@ -59,7 +62,7 @@ impl Reply {
         {
             return Ok(Self::error(question, rcode));
         }
-        if count(4) != 1 || !asked.is_some_and(|asked| asked.eq_ignore_ascii_case(question)) {
+        if count(4) != 1 || !asked.is_some_and(|asked| is_same(asked, question)) {
             return Err(Rejected::Foreign);
         }
         if header[2] & 0x02 != 0 {
@@ -155,6 +158,16 @@ impl Reply {
             out[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
         }
     }
+}
+
+/// A question's name, and its type and class. The name minds no case, but the octets of the others may be letters, too.
+pub(super) fn split(question: &[u8]) -> (&[u8], &[u8]) {
+    question.split_at(question.len().saturating_sub(TYPE_AND_CLASS_LEN))
+}
+
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let ((name, kind), (other_name, other_kind)) = (split(one), split(other));
+    name.eq_ignore_ascii_case(other_name) && kind == other_kind
 }
 
 /// Whether `question` asks for records of type `rtype`, which else only stand on the way to those.
@@ -339,6 +352,11 @@ mod tests {
         assert!(Reply::read(&good, 0x1234, QUESTION).is_ok());
         assert_eq!(Reply::read(&good, 0x1235, QUESTION), Err(Rejected::Foreign));
         assert_eq!(Reply::read(&good, 0x1234, b"\x07example\x03com\0\0\x01\0\x01"), Err(Rejected::Foreign));
+        // Types whose numbers are letters.
+        let of_type = |rtype: u8| [&QUESTION[..QUESTION.len() - 3], &[rtype, 0, 1]].concat();
+        let https = [&good[..HEADER_LEN], &of_type(65), &good[HEADER_LEN + QUESTION.len()..]].concat();
+        assert!(Reply::read(&https, 0x1234, &of_type(65)).is_ok());
+        assert_eq!(Reply::read(&https, 0x1234, &of_type(97)), Err(Rejected::Foreign));
         assert_eq!(Reply::read(&good[..11], 0x1234, QUESTION), Err(Rejected::Foreign));
         assert_eq!(Reply::read(&good[..good.len() - 1], 0x1234, QUESTION), Err(Rejected::Malformed));
         let query = {
