@@ -153,7 +153,11 @@ impl Client {
     fn have_answered(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Applied, ClientError> {
         let mut all = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            all.push(wanted(listener).map_err(|reason| cannot_listen(listener, reason))?);
+            let wanted = wanted(listener).map_err(|reason| cannot_listen(listener, reason))?;
+            // Two subnets may have the same gateway.
+            if !all.contains(&wanted) {
+                all.push(wanted);
+            }
         }
         let apply = Asked::Apply { key: key.clone(), wanted: all };
         let mut applied = self.applied(&apply, true)?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use alias_dns::daemon::Client;
+use alias_dns::records::Record;
 use alias_dns::serve::listen;
 use alias_dns::zone::Listener;
 use domain::base::iana::Rtype;
@@ -34,6 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_wildcard_listener_of_somebody_else_is_passed_by", taken_port),
     ("a_port_that_is_free_again_is_taken_by_the_next_server_and_its_redirect_goes", freed_port),
     ("each_gateway_of_a_bridge_is_redirected_where_somebody_else_has_the_port", several_gateways),
+    ("the_same_gateway_of_two_subnets_is_opened_once", shared_gateway),
     ("another_server_at_the_gateway_address_is_told_from_one_of_ours_and_passed_by", other_server),
     ("a_firewall_that_drops_everything_lets_queries_through_while_there_are_records", firewall),
     ("a_firewall_that_is_loaded_anew_lets_queries_through_after_the_next_call", firewall_loaded_anew),
@@ -381,6 +383,18 @@ fn several_gateways() {
     remove("c1");
     both_transports_of_c2();
     remove("c2");
+    assert_eq!(ruleset(), "");
+}
+
+fn shared_gateway() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    let gateway = "172.30.0.1";
+    run(&format!("ip link add br1 type bridge && ip addr add {gateway}/16 dev br1 && ip link set br1 up"));
+    let gateways = [16, 24].map(|bits| format!("{gateway}/{bits}").parse().unwrap()).to_vec();
+    put_record(&Record { bridge: "br1".to_owned(), gateways, ..record("c2", "172.30.0.2", "centos-2") });
+    assert_eq!(ask(gateway, "centos-2", Rtype::A).unwrap().answer, ["A 172.30.0.2"]);
+    // Nobody else has the port.
     assert_eq!(ruleset(), "");
 }
 
