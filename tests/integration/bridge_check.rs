@@ -97,6 +97,11 @@ fn damage_on_the_host_is_named() {
         ("ip link set VETH mtu 1400", "MTU of \"eth0\" is 1500, not 1400"),
         ("bridge link set dev VETH hairpin off", "hairpin mode of host veth"),
         ("bridge link set dev VETH isolated on", "isolation of host veth"),
+        ("bridge link set dev VETH flood off", "flooding of unicast frames of host veth"),
+        ("bridge link set dev VETH mcast_flood off", "flooding of multicast frames of host veth"),
+        ("bridge link set dev VETH bcast_flood off", "flooding of broadcast frames of host veth"),
+        ("bridge link set dev VETH locked on", "lock of host veth"),
+        ("ip link set br0 arp off", "\"br0\" resolves no addresses"),
         // Listening, which only a spanning tree has reason for.
         ("bridge link set dev VETH state 1", "does not forward"),
         ("ip link delete VETH", "is missing"),
@@ -158,6 +163,7 @@ fn damage_in_the_container_is_named() {
         ),
         ("ip link set eth0 address 02:00:00:00:00:78", "hardware address of \"eth0\" is 02:00:00:00:00:78"),
         ("sysctl -w net.ipv6.conf.eth0.accept_ra=2", "\"eth0\" accepts router advertisements"),
+        ("ip link set eth0 arp off", "interface \"eth0\" of the container resolves no addresses"),
         ("ip link set eth0 down", "interface \"eth0\" of the container is down"),
         ("ip link delete eth0", "interface \"eth0\" is missing in the container"),
     ] {

@@ -38,6 +38,11 @@ impl Comparison<'_> {
         if !link.up && !self.settings.leave_container_down {
             self.differs(format_args!("interface \"{ifname}\" of the container is down"));
         }
+        if !link.resolves && !self.plan.addresses.is_empty() {
+            self.differs(format_args!(
+                "interface \"{ifname}\" of the container resolves no addresses (noarp)"
+            ));
+        }
         let addresses = container.addresses(link.index)?;
         for wished in self.plan.networks() {
             match addresses.iter().find(|address| address.network == wished) {

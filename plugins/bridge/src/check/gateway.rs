@@ -27,6 +27,9 @@ impl Comparison<'_> {
         if link.index != bridge.index {
             self.vlan_gateway(host, bridge, &link).map_err(failed)?;
         }
+        if !link.resolves {
+            self.differs(format_args!("\"{name}\" resolves no addresses (noarp)"));
+        }
         let present = host.addresses(link.index).map_err(failed)?;
         for gateway in &self.plan.gateways {
             if !present.iter().any(|address| address.network == *gateway) {

@@ -83,16 +83,17 @@ impl Comparison<'_> {
         if let Some(port) = link.port {
             let on_off = |on: bool| if on { "on" } else { "off" };
             let wished = self.settings.port;
-            self.compare(
-                format_args!("hairpin mode of host veth \"{name}\""),
-                on_off(port.hairpin),
-                on_off(wished.hairpin),
-            );
-            self.compare(
-                format_args!("isolation of host veth \"{name}\""),
-                on_off(port.isolated),
-                on_off(wished.isolated),
-            );
+            for (what, is, should) in [
+                ("hairpin mode", port.hairpin, wished.hairpin),
+                ("isolation", port.isolated, wished.isolated),
+                // As the kernel makes a port; otherwise the container is not heard, or hears nobody.
+                ("lock", port.locked, false),
+                ("flooding of unicast frames", port.floods.unicast, true),
+                ("flooding of multicast frames", port.floods.multicast, true),
+                ("flooding of broadcast frames", port.floods.broadcast, true),
+            ] {
+                self.compare(format_args!("{what} of host veth \"{name}\""), on_off(is), on_off(should));
+            }
             // The spanning tree protocol may have its reasons to hold a port; nobody else has.
             let is_closed = match port.state {
                 Admission::Disabled => true,

@@ -31,7 +31,11 @@ const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INET6_CONF: u16 = 2;
 /// The place of the setting in the array of a link's IPv6 settings (include/uapi/linux/ipv6.h).
 const DEVCONF_ACCEPT_RA: usize = 3;
@@ -53,6 +57,8 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     /// Whether frames can pass: it is up and so is what it depends on.
     pub(crate) operational: bool,
+    /// Whether it asks and tells, by ARP and neighbour discovery, who has an address (`ip link set arp on`).
+    pub(crate) resolves: bool,
     /// Whether somebody has asked that it receives every frame (`ip link set promisc on`); a sniffer does not count.
     pub(crate) promiscuous: bool,
     /// Index of the bridge that it is a port of.
@@ -95,8 +101,23 @@ pub(crate) struct PortState {
     pub(crate) hairpin: bool,
     /// Frames do not pass to other isolated ports.
     pub(crate) isolated: bool,
+    /// Frames come in only from stations that somebody has entered in the bridge's table.
+    pub(crate) locked: bool,
+    /// Which frames leave by it although the bridge does not know that their receiver is there.
+    pub(crate) floods: Floods,
     /// Whether the bridge lets frames through it.
     pub(crate) state: Admission,
+}
+
+/// Which frames leave by a port although the bridge does not know that their receiver is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Floods {
+    /// Those to one station (`flood`).
+    pub(crate) unicast: bool,
+    /// Those to a group (`mcast_flood`), as neighbour discovery sends them.
+    pub(crate) multicast: bool,
+    /// Those to all (`bcast_flood`), as ARP sends them.
+    pub(crate) broadcast: bool,
 }
 
 /// Whether a bridge lets frames through a port.
@@ -123,6 +144,7 @@ pub(super) fn read(octets: &[u8]) -> Option<Link> {
         kind: Kind::Other,
         up: flags.contains(LinkFlags::Up),
         operational: false,
+        resolves: !flags.contains(LinkFlags::Noarp),
         promiscuous: flags.contains(LinkFlags::Promisc),
         controller: None,
         peer: None,
@@ -200,13 +222,24 @@ fn accept_ra(families: &[u8]) -> Option<i32> {
 }
 
 fn read_port(octets: &[u8]) -> PortState {
-    let mut port = PortState { hairpin: false, isolated: false, state: Admission::Disabled };
+    // What a kernel does not tell of, it does as all did before there was a choice.
+    let mut port = PortState {
+        hairpin: false,
+        isolated: false,
+        locked: false,
+        floods: Floods { unicast: true, multicast: true, broadcast: true },
+        state: Admission::Disabled,
+    };
     for data in each(octets) {
         let value = data.value();
         match data.kind() {
             IFLA_BRPORT_STATE => port.state = admission(value),
             IFLA_BRPORT_MODE => port.hairpin = value == [1],
+            IFLA_BRPORT_UNICAST_FLOOD => port.floods.unicast = value == [1],
+            IFLA_BRPORT_MCAST_FLOOD => port.floods.multicast = value == [1],
+            IFLA_BRPORT_BCAST_FLOOD => port.floods.broadcast = value == [1],
             IFLA_BRPORT_ISOLATED => port.isolated = value == [1],
+            IFLA_BRPORT_LOCKED => port.locked = value == [1],
             _ => {}
         }
     }
@@ -261,6 +294,7 @@ mod tests {
                 LinkInfo::PortData(InfoPortData::BridgePort(vec![
                     InfoBridgePort::State(BridgePortState::Forwarding),
                     InfoBridgePort::HairpinMode(true),
+                    InfoBridgePort::BroadcastFlood(false),
                 ])),
             ]),
         ];
@@ -279,8 +313,14 @@ mod tests {
         assert_eq!(link.mac, Some(Mac::from([2, 0, 0, 0, 0, 7])));
         assert_eq!((link.controller, link.peer, link.peer_netns), (Some(3), Some(2), Some(4)));
         assert_eq!(link.alias, "cni:n/c/eth0");
-        let port = PortState { hairpin: true, isolated: false, state: Admission::Forwarding };
-        assert_eq!(link.port, Some(port));
+        let port = PortState {
+            hairpin: true,
+            isolated: false,
+            locked: false,
+            floods: Floods { unicast: true, multicast: true, broadcast: false },
+            state: Admission::Forwarding,
+        };
+        assert_eq!((link.port, link.resolves), (Some(port), true));
     }
 
     #[test]
