@@ -234,6 +234,9 @@ fn dns_of_the_network_replaces_that_of_the_allocator_as_a_whole() {
         assert_eq!(result["dns"], json!({ "domain": "d" }), "{suite:?}");
         let (_, result) = story.attach("three", &network(&json!({ "ipam": ipam, "dns": {} })));
         assert_eq!(result["dns"], allocators, "{suite:?}");
+        let none = json!({ "ipam": ipam, "dns": { "nameservers": [], "search": null } });
+        let (_, result) = story.attach("four", &network(&none));
+        assert_eq!(result["dns"], Value::Null, "{suite:?}");
     }
 }
 

@@ -46,7 +46,7 @@ struct Document {
     /// For its type only: DEL reads it on its own ([`returns_early`]).
     early_return: bool,
     ipam: Ipam,
-    dns: Dns,
+    dns: DnsKeys,
     args: Args,
     runtime_config: WithMac,
 }
@@ -65,6 +65,16 @@ struct TrunkEntry {
 #[serde(default)]
 struct Ipam {
     r#type: String,
+}
+
+/// A list that is written counts, be it an empty one: whoever writes it wants no other (as in the reference).
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DnsKeys {
+    nameservers: Option<Vec<String>>,
+    domain: String,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -183,6 +193,17 @@ pub(crate) enum MasqueradeBackend {
     Iptables,
 }
 
+impl DnsKeys {
+    /// The name service, if there is one in the configuration.
+    fn written(self) -> Option<Dns> {
+        let Self { nameservers, domain, search, options } = self;
+        let is_written =
+            !domain.is_empty() || [&nameservers, &search, &options].iter().any(|list| list.is_some());
+        let [nameservers, search, options] = [nameservers, search, options].map(Option::unwrap_or_default);
+        is_written.then_some(Dns { nameservers, domain, search, options })
+    }
+}
+
 impl Settings {
     /// Checks what the runtime asks for. `args` is `CNI_ARGS`, `delegate` finds the IPAM plugin by its type.
     ///
@@ -243,7 +264,7 @@ impl Settings {
             mac: requested_mac(&document, args)?,
             dad: if document.enabledad { Dad::Wait } else { Dad::Skip },
             leave_container_down: document.disable_container_interface,
-            dns: Some(document.dns).filter(|dns| !dns.is_empty()),
+            dns: document.dns.written(),
             masquerade,
             ingress,
             mac_spoof_check: document.macspoofchk,
