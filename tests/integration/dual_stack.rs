@@ -165,11 +165,13 @@ fn a_bridge_that_is_too_narrow_for_ipv6_is_named_with_its_mtu() {
     world.host().run("ip link add br-1 type bridge").success();
     // One that nobody has chosen follows the ports.
     world.host().run("ip link set br-1 mtu 1000").success();
-    for keys in [json!({}), json!({ "isGateway": true, "mtu": 1500 })] {
-        let mut bridge = json!({
-            "type": "bridge", "bridge": "br-1",
-            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "fd00:1::/64" }]] },
-        });
+    let ipv6 = json!({ "ranges": [[{ "subnet": "fd00:1::/64" }]] });
+    let route = json!({ "ranges": [[{ "subnet": "10.1.0.0/24" }]], "routes": [{ "dst": "::/0" }] });
+    for (mut ipam, keys) in
+        [(ipv6.clone(), json!({})), (ipv6, json!({ "isGateway": true, "mtu": 1500 })), (route, json!({}))]
+    {
+        ipam["type"] = json!("host-local-ipam");
+        let mut bridge = json!({ "type": "bridge", "bridge": "br-1", "ipam": ipam });
         bridge.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         let network =
             Network::new(&world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }));

@@ -126,16 +126,20 @@ impl Plan {
         }
         let addresses =
             leases.ips.iter().map(|ip| planned_address(ip, settings)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(mtu) = settings.mtu.filter(|mtu| *mtu < IPV6_MIN_MTU)
-            && addresses.iter().any(|address| address.network.is_ipv6())
-        {
-            return Err(PlanError::MtuBelowIpv6(mtu));
-        }
         let told_routes = told_routes(leases.routes, &addresses, settings.gateway);
         let routes = planned_routes(&told_routes, &addresses)?;
         let dns = settings.dns.clone().unwrap_or(leases.dns);
         let gateways = if settings.is_gateway() { gateways(&addresses)? } else { Vec::new() };
-        Ok(Self { addresses, routes, gateways, told_routes, dns })
+        let plan = Self { addresses, routes, gateways, told_routes, dns };
+        match settings.mtu {
+            Some(mtu) if mtu < IPV6_MIN_MTU && plan.needs_ipv6() => Err(PlanError::MtuBelowIpv6(mtu)),
+            _ => Ok(plan),
+        }
+    }
+
+    /// Whether the container's interface has to speak IPv6.
+    pub(crate) fn needs_ipv6(&self) -> bool {
+        self.networks().iter().chain(self.routes.iter().map(|route| &route.dst)).any(IpNetwork::is_ipv6)
     }
 
     /// Whether the host has to forward packets of the container's IPv4, IPv6 addresses.

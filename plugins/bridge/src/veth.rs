@@ -198,7 +198,7 @@ pub(crate) fn create<'a>(
 /// nothing to be done before it is known that the container needs none.
 ///
 /// # Errors
-/// Code 7 where an address of the plan needs more; the MTU is the bridge's then, since the plan goes by the settings'.
+/// Code 7 where the plan needs more; the MTU is the bridge's then, since the plan goes by the settings'.
 pub(crate) fn narrow(
     host: &mut Netlink,
     container: &mut Netlink,
@@ -209,7 +209,7 @@ pub(crate) fn narrow(
     if veth.mtu >= IPV6_MIN_MTU {
         return Ok(());
     }
-    if plan.addresses.iter().any(|address| address.network.is_ipv6()) {
+    if plan.needs_ipv6() {
         return Err(too_narrow(bridge, veth.mtu));
     }
     container

@@ -244,6 +244,9 @@ fn what_cannot_be_wired_is_refused() {
     );
     assert_eq!(refused(json!({"mtu": 1279}), dual()), PlanError::MtuBelowIpv6(1279));
     plan(json!({"mtu": 1280}), dual());
+    let by_route = json!({"ips": [{"address": "10.0.0.2/24"}], "routes": [{"dst": "fd09::/64"}]});
+    assert_eq!(refused(json!({"mtu": 576}), by_route.clone()), PlanError::MtuBelowIpv6(576));
+    plan(json!({}), by_route);
     for gw in ["172.17.0.1", "0.0.0.0"] {
         let mut result = dual();
         result["routes"] = json!([{"dst": "fd09::/64", "gw": gw}]);
