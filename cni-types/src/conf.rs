@@ -1,5 +1,8 @@
 //! The network configuration on stdin: what every plugin shares, and the way to a plugin's own keys.
 
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -70,6 +73,18 @@ struct Common {
     attachments: Option<Value>,
 }
 
+/// For their types only: keys of the protocol that this verb, or this plugin, has no use for.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Unused {
+    #[serde(rename = "type")]
+    _type: String,
+    #[serde(rename = "capabilities")]
+    _capabilities: BTreeMap<String, bool>,
+    #[serde(rename = "prevResult")]
+    _prev_result: BTreeMap<String, IgnoredAny>,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 struct ListedAttachment {
     #[serde(rename = "containerID")]
@@ -93,6 +108,10 @@ impl NetConf {
             other => return Err(undecodable(format!("expected an object, got {other}"))),
         };
         let common: Common = json::decode(&document, |_| ())?;
+        // What ADD would refuse must not keep the others from cleaning up.
+        if !matches!(command, Command::Del | Command::Gc) {
+            let _: Unused = json::decode(&document, |_| ())?;
+        }
         if common.name.is_empty() {
             return Err(Error::new(ErrorCode::INVALID_CONFIG, "missing network name"));
         }

@@ -56,7 +56,9 @@ fn in_words(reason: String) -> String {
     ];
     let Some((said, expected)) = reason.rsplit_once("expected ") else { return reason };
     let of_number = NUMBERS.iter().find(|(name, _)| *name == expected).map(|(_, words)| *words);
-    match of_number.or_else(|| expected.starts_with("struct ").then_some("an object")) {
+    match of_number
+        .or_else(|| (expected == "a map" || expected.starts_with("struct ")).then_some("an object"))
+    {
         Some(words) => format!("{said}expected {words}"),
         None => reason,
     }

@@ -35,6 +35,29 @@ fn a_network_needs_a_well_formed_name() {
     );
 }
 
+/// The reference's texts for these begin otherwise, and say the same.
+#[test]
+fn a_key_of_the_protocol_has_its_type_where_nobody_reads_it_either() {
+    for (key, value, text) in [
+        ("type", json!(5), "type: invalid type: integer `5`, expected a string"),
+        (
+            "capabilities",
+            json!({"ips": "yes"}),
+            "capabilities.ips: invalid type: string \"yes\", expected a boolean",
+        ),
+        ("capabilities", json!([]), "capabilities: invalid type: sequence, expected an object, not []"),
+        ("PrevResult", json!("x"), "prevResult: invalid type: string \"x\", expected an object"),
+    ] {
+        let conf = json!({"name": "n", "cniVersion": "1.1.0", key: value});
+        check_error(Command::Add, &conf, ErrorCode::INVALID_CONFIG, text);
+        check_error(Command::Status, &conf, ErrorCode::INVALID_CONFIG, text);
+        parse(Command::Del, &conf).unwrap();
+        parse(Command::Gc, &conf).unwrap();
+    }
+    let unset = json!({"name": "n", "type": null, "capabilities": null, "prevResult": null});
+    parse(Command::Add, &unset).unwrap();
+}
+
 #[test]
 fn the_version_must_be_one_of_ours_to_the_letter() {
     let spoken = r#"plugin supports ["0.1.0" "0.2.0" "0.3.0" "0.3.1" "0.4.0" "1.0.0" "1.1.0"]"#;
