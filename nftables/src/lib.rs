@@ -1,7 +1,7 @@
 //! nf_tables over netlink, as far as container networks need it.
 //!
 //! A [`Batch`] collects changes and [`Socket::commit`] makes them one atomic transaction: all of them or none. A
-//! [`Rule`] is written word by word (`Rule::new().ipv4().field(Field::Ip4Saddr).vmap("addresses")`). The reading side
+//! [`Rule`] is written word by word (`Rule::new().ipv4().vmap(&[Field::Ip4Saddr], "addresses")`). The reading side
 //! ([`Socket::rules`], [`Socket::elements`], [`Socket::chains`]) is there to verify and to find objects by comment.
 //!
 //! Never starts a process, never waits: the kernel has answered by the time a send returns. It knows no network, no

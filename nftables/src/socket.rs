@@ -326,13 +326,40 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub fn follow(&mut self, table: Table<'_>, chain: &str, packet: &Packet<'_>) -> Result<Undecided, Error> {
+        self.follow_by(&mut BTreeMap::new(), table, chain, packet)
+    }
+
+    /// The same for each of several packets; the rules are read once.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn follow_each(
+        &mut self,
+        table: Table<'_>,
+        chain: &str,
+        packets: &[Packet<'_>],
+    ) -> Result<Vec<Undecided>, Error> {
+        let mut rules = BTreeMap::new();
+        packets.iter().map(|packet| self.follow_by(&mut rules, table, chain, packet)).collect()
+    }
+
+    /// By the rules of chains that were read already, and those of others, which are added to them.
+    fn follow_by(
+        &mut self,
+        rules: &mut BTreeMap<String, Vec<FoundRule>>,
+        table: Table<'_>,
+        chain: &str,
+        packet: &Packet<'_>,
+    ) -> Result<Undecided, Error> {
         follow(chain, &mut |name| {
-            let mut ends = Vec::new();
-            for rule in self.rules(table, name)? {
-                let end = rule.end(packet, &mut |set, key| self.look_up(table, set, key))?;
-                ends.push((rule.handle, end));
+            if !rules.contains_key(name) {
+                rules.insert(name.to_owned(), self.rules(table, name)?);
             }
-            Ok(ends)
+            let ends = rules[name].iter().map(|rule| {
+                let end = rule.end(packet, &mut |set, key| self.look_up(table, set, key))?;
+                Ok((rule.handle, end))
+            });
+            ends.collect()
         })
     }
 

@@ -34,10 +34,8 @@ impl Fate {
     /// How a base chain with this fate drops, if it does; `policy_drops` says what becomes of what goes on.
     pub fn drops(self, base: &str, policy_drops: bool) -> Option<String> {
         match self {
-            Self::Dropped { chain, reason } if chain == base => Some(format!("its last rule is {reason}")),
-            Self::Dropped { chain, reason } => {
-                Some(format!("the last rule of its chain {chain} is {reason}"))
-            }
+            Self::Dropped { chain, reason } if chain == base => Some(format!("a rule of it is {reason}")),
+            Self::Dropped { chain, reason } => Some(format!("a rule of its chain {chain} is {reason}")),
             Self::GoesOn => policy_drops.then(|| "policy drop".to_owned()),
             Self::Passes => None,
         }

@@ -24,7 +24,7 @@ const REJECT: Firewall = Firewall {
         "iptables -A FORWARD -j REJECT",
         "ip6tables -A FORWARD -j REJECT",
     ],
-    chains: &["ip filter FORWARD: its last rule is reject", "ip6 filter FORWARD: its last rule is reject"],
+    chains: &["ip filter FORWARD: a rule of it is reject", "ip6 filter FORWARD: a rule of it is reject"],
 };
 
 /// As Docker 27 leaves it, but for its containers.
@@ -72,7 +72,7 @@ const ZONES: Firewall = Firewall {
         "nft add rule inet zones forward jump by_zone",
         "nft add rule inet zones forward reject with icmpx admin-prohibited",
     ],
-    chains: &["inet zones forward: the last rule of its chain public is reject"],
+    chains: &["inet zones forward: a rule of its chain public is reject"],
 };
 
 /// The shape of firewalld's rules where it writes them by iptables: all interfaces are in the last zone, as `+`.
@@ -89,8 +89,8 @@ const IPTABLES_ZONES: Firewall = Firewall {
         "ip6tables -A FORWARD -i + -j REJECT",
     ],
     chains: &[
-        "ip filter FORWARD: the last rule of its chain FWD_public is reject",
-        "ip6 filter FORWARD: its last rule is reject",
+        "ip filter FORWARD: a rule of its chain FWD_public is reject",
+        "ip6 filter FORWARD: a rule of it is reject",
     ],
 };
 
@@ -640,11 +640,8 @@ fn a_chain_of_legacy_iptables_that_drops_is_named() {
     }
     for (commands, reason) in [
         (["-P FORWARD DROP", "-A FORWARD -i br0 -j LOG"].as_slice(), Some("policy drop")),
-        (&["-A FORWARD -p udp -j DROP", "-A FORWARD -j DROP"], Some("its last rule is drop")),
-        (
-            &["-N ZONE", "-A FORWARD -g ZONE", "-A ZONE -j REJECT"],
-            Some("the last rule of its chain ZONE is reject"),
-        ),
+        (&["-A FORWARD -p udp -j DROP", "-A FORWARD -j DROP"], Some("a rule of it is drop")),
+        (&["-N ZONE", "-A FORWARD -g ZONE", "-A ZONE -j REJECT"], Some("a rule of its chain ZONE is reject")),
         (
             &["-N USER", "-A FORWARD -j USER", "-A USER -i br-1 -j ACCEPT", "-P FORWARD DROP"],
             Some("policy drop"),
@@ -677,7 +674,8 @@ fn a_chain_of_legacy_iptables_that_drops_is_named() {
             ],
             Some("policy drop"),
         ),
-        (&["-A FORWARD -i br-1 -m conntrack --ctstate NEW -j DROP"], None),
+        (&["-A FORWARD -i br-1 -m conntrack --ctstate NEW -j DROP"], Some("a rule of it is drop")),
+        (&["-A FORWARD -i br-2 -m conntrack --ctstate NEW -j DROP"], None),
     ] {
         let story = Story::new(&[]);
         for program in ["iptables-legacy", "ip6tables-legacy"] {
@@ -707,6 +705,71 @@ fn a_chain_of_legacy_iptables_that_drops_is_named() {
             .map(|line| line.to_owned() + "\n")
             .collect();
         assert_eq!(obstacles, told.replace(" of br-1 ", " "), "{commands:?}");
+    }
+}
+
+/// As flannel has it for its pods, whom `bridge` attaches.
+#[test]
+fn a_firewall_is_named_for_what_it_does_to_the_addresses_of_the_containers() {
+    let by_iptables = |v4: &str, v6: &str| {
+        let ways = |program, network| {
+            ["-s", "-d"].map(|way| format!("{program} -A FORWARD {way} {network} -j ACCEPT")).into_iter()
+        };
+        let policies = ["iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP"].map(str::to_owned);
+        policies.into_iter().chain(ways("iptables", v4)).chain(ways("ip6tables", v6)).collect::<Vec<_>>()
+    };
+    let by_nft = |rule: &str| {
+        let chain = "{ type filter hook forward priority 10; policy accept; }";
+        [
+            "add table inet own".to_owned(),
+            format!("add chain inet own f {chain}"),
+            format!("add rule inet own f {rule}"),
+        ]
+        .map(|words| format!("nft {words}"))
+        .to_vec()
+    };
+    let (v4, v6) = ("10.1.0.0/16", "fd00:1::/64");
+    let legacy = |commands: Vec<String>| {
+        let legacy = |command: String| command.replacen("tables", "tables-legacy", 1);
+        commands.into_iter().map(legacy).collect::<Vec<_>>()
+    };
+    let mut cases = vec![
+        (by_iptables(v4, v6), [true, true], ""),
+        (by_iptables(v4, "fd00:9::/64"), [true, false], "ip6 filter FORWARD: policy drop"),
+        (by_iptables("10.9.0.0/16", v6), [false, true], "ip filter FORWARD: policy drop"),
+        (by_nft("ip saddr 10.0.0.0/8 ip daddr != 10.0.0.0/8 counter"), [true, true], ""),
+        (
+            by_nft("ip saddr { 10.1.0.0/24, 192.168.0.0/16 } reject"),
+            [false, true],
+            "inet own f: a rule of it is reject",
+        ),
+        (by_nft("meta nfproto ipv6 drop"), [true, false], "inet own f: a rule of it is drop"),
+        (by_nft("oifname br-1 drop"), [false, false], "inet own f: a rule of it is drop"),
+        (by_nft("oifname br-9 drop"), [true, true], ""),
+    ];
+    if has_legacy_tables() {
+        cases.push((legacy(by_iptables(v4, v6)), [true, true], ""));
+        let (commands, named) =
+            (by_iptables("10.9.0.0/16", v6), "iptables-legacy filter FORWARD: policy drop");
+        cases.push((legacy(commands), [false, true], named));
+    }
+    for (commands, reaches, named) in cases {
+        let story = Story::new(&[]);
+        for command in &commands {
+            story.world.host().run(command).success();
+        }
+        let container = story.world.container("c1");
+        let network = story.network("net", 1, json!({}));
+        let output = network.plugin_call("ADD", 0, Some(&Attachment::of(&container)), None).run();
+        output.success();
+        let shown = story.bridge(&["show", "net"]).success().to_owned();
+        let told = |text: &str| text.lines().filter(|line| line.contains(" dropped by ")).count();
+        let expected = usize::from(!named.is_empty());
+        assert_eq!([told(&output.stderr), told(&shown)], [expected; 2], "{commands:?}: {output} {shown}");
+        assert!(output.stderr.contains(named) && shown.contains(named), "{commands:?}: {output} {shown}");
+        for (target, reaches) in BEHIND.into_iter().zip(reaches) {
+            check(&container, &[target], reaches, &commands.join("; "));
+        }
     }
 }
 

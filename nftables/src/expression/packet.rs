@@ -2,15 +2,17 @@
 //!
 //! Only what is certain counts: a rule that tests anything else than what is known of the packet does not apply to it.
 
+use std::net::IpAddr;
+
 use super::{
     BITWISE_DREG, BITWISE_MASK, BITWISE_SREG, BITWISE_XOR, CMP_DATA, CMP_OP, CMP_SREG, CT_DREG, CT_KEY,
     Expression, LOOKUP_DREG, LOOKUP_F_INV, LOOKUP_FLAGS, LOOKUP_SET, LOOKUP_SREG, META_DREG, META_KEY,
-    Operator, end_by, end_of, only_counts, xtables,
+    Operator, PAYLOAD_BASE, PAYLOAD_DREG, PAYLOAD_LEN, PAYLOAD_OFFSET, end_by, end_of, only_counts, xtables,
 };
 use crate::attribute::{find, find_text, find_u32};
 use crate::data::find_value;
-use crate::object::{Element, End};
-use crate::rule::{CtState, Rule, ifname_key};
+use crate::object::{Element, End, Family};
+use crate::rule::{CtState, Field, Place, Rule, address_key, ifname_key};
 
 /// `NFTA_BITWISE_OP`: absent or 0 for mask and xor; shifts have another one.
 const BITWISE_OP: u16 = 6;
@@ -24,6 +26,25 @@ pub struct Packet<'a> {
     pub to: Option<&'a Interface>,
     /// The state of its flow; in one that is established, it goes the other way than the first packet did.
     pub state: Option<CtState>,
+    /// Where it comes from; of the same family as [`destination`](Self::destination), where both are known.
+    pub source: Option<IpAddr>,
+    /// Where it goes.
+    pub destination: Option<IpAddr>,
+}
+
+impl Packet<'_> {
+    /// Whether tables of `family` see it, or may.
+    pub fn is_seen_by(&self, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.is_ipv4() != Some(false),
+            Family::Ipv6 => self.is_ipv4() != Some(true),
+            _ => true,
+        }
+    }
+
+    fn is_ipv4(&self) -> Option<bool> {
+        self.source.or(self.destination).map(|address| address.is_ipv4())
+    }
 }
 
 /// An interface as rules tell it from others.
@@ -138,6 +159,10 @@ impl Registers {
                     self.put(register, value.as_deref())?;
                 }
             }
+            "payload" => {
+                let value = payload(data, packet);
+                self.put(find_u32(data, PAYLOAD_DREG)?, value.as_deref())?;
+            }
             "bitwise" => {
                 if find_u32(data, BITWISE_OP).is_some_and(|operation| operation != 0) {
                     return None;
@@ -179,13 +204,33 @@ fn meta(key: u32, packet: &Packet<'_>) -> Option<Vec<u8>> {
     const OIF: u32 = libc::NFT_META_OIF as u32;
     const IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
     const OIFNAME: u32 = libc::NFT_META_OIFNAME as u32;
+    const NFPROTO: u32 = libc::NFT_META_NFPROTO as u32;
     match key {
         IIF => Some(packet.from?.index.to_ne_bytes().to_vec()),
         OIF => Some(packet.to?.index.to_ne_bytes().to_vec()),
         IIFNAME => Some(ifname_key(&packet.from?.name)),
         OIFNAME => Some(ifname_key(&packet.to?.name)),
+        NFPROTO => {
+            let number = if packet.is_ipv4()? { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
+            Some(vec![number as u8])
+        }
         _ => None,
     }
+}
+
+/// What of an address a step loads.
+fn payload(data: &[u8], packet: &Packet<'_>) -> Option<Vec<u8>> {
+    let (base, offset) = (find_u32(data, PAYLOAD_BASE)?, find_u32(data, PAYLOAD_OFFSET)?);
+    let len = find_u32(data, PAYLOAD_LEN)? as usize;
+    let fields = match packet.is_ipv4()? {
+        true => [(Field::Ip4Saddr, packet.source), (Field::Ip4Daddr, packet.destination)],
+        false => [(Field::Ip6Saddr, packet.source), (Field::Ip6Daddr, packet.destination)],
+    };
+    fields.into_iter().find_map(|(field, address)| {
+        let Place::Payload { base: of_field, offset: at } = field.place() else { return None };
+        let from = offset.checked_sub(at).filter(|_| base == of_field as u32)? as usize;
+        Some(address_key(address?).get(from..)?.get(..len)?.to_vec())
+    })
 }
 
 fn ct(key: u32, packet: &Packet<'_>) -> Option<Vec<u8>> {

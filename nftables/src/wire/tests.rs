@@ -270,7 +270,14 @@ proptest! {
         decode_error(&bytes);
         if let Some(rule) = decode_rule(&bytes) {
             let interface = Interface { name: "br0".to_owned(), index: 7 };
-            let packet = Packet { from: Some(&interface), to: Some(&interface), state: Some(CtState::New) };
+            let address = Some([10, 9, 0, 2].into());
+            let packet = Packet {
+                from: Some(&interface),
+                to: Some(&interface),
+                state: Some(CtState::New),
+                source: address,
+                destination: address,
+            };
             let Ok(_) = rule.end(&packet, &mut |_, _| Ok::<_, Infallible>(InSet::No));
             rule.targets().count();
         }

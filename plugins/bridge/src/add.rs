@@ -162,7 +162,7 @@ fn wire<'a>(
     drop(attaching);
     let switches = container::believe_no_router(netns, home, identity.attachment().ifname(), settings)?;
     let gateway = gateway::ensure(host, &bridge, settings, home, &mut back.network)?;
-    let prepared = rules::prepare(host, settings)?;
+    let prepared = rules::prepare(settings)?;
     log::debug!("looked at the gateway and the host's rules");
     Ok(Wired { bridge, veth, switches, gateway, prepared })
 }

@@ -1,5 +1,7 @@
 //! The flows of a network through the host: what another firewall has to let through.
 
+use std::net::IpAddr;
+
 use nft_netlink::{CtState, Interface, Packet};
 
 use crate::netlink::{Failure, Netlink};
@@ -8,6 +10,7 @@ use crate::netlink::{Failure, Netlink};
 pub(crate) struct Flows<'a> {
     host: &'a mut Netlink,
     link: &'a str,
+    addresses: &'a [IpAddr],
     known: Option<Ends>,
 }
 
@@ -20,24 +23,41 @@ struct Ends {
 }
 
 impl<'a> Flows<'a> {
-    /// Those by way of `link`. Nothing is asked of the kernel yet: most hosts have no firewall that it would be for.
-    pub(crate) fn new(host: &'a mut Netlink, link: &'a str) -> Self {
-        Self { host, link, known: None }
+    /// Those by way of `link` from `addresses`; none stands for any. Nothing is asked of the kernel yet: most hosts have no
+    /// firewall that it would be for.
+    pub(crate) fn new(host: &'a mut Netlink, link: &'a str, addresses: &'a [IpAddr]) -> Self {
+        Self { host, link, addresses, known: None }
     }
 
-    /// Whether `passes` lets through what the containers begin, and the replies to it.
-    pub(crate) fn pass<E>(
-        &mut self,
-        passes: &mut impl FnMut(&Packet<'_>) -> Result<bool, E>,
-    ) -> Result<bool, E> {
+    /// The packets that open them, and the replies.
+    pub(crate) fn packets(&mut self) -> Vec<Packet<'_>> {
+        let addresses = match self.addresses {
+            [] => vec![None],
+            addresses => addresses.iter().copied().map(Some).collect(),
+        };
         let Ends { link, beyond } = self.ends();
-        let opening = Packet { from: Some(link), to: Some(beyond), state: Some(CtState::New) };
-        let reply = Packet { from: Some(beyond), to: Some(link), state: Some(CtState::Established) };
-        Ok(passes(&opening)? && passes(&reply)?)
+        let both_ways = |address| {
+            let opening = Packet {
+                from: Some(link),
+                to: Some(beyond),
+                state: Some(CtState::New),
+                source: address,
+                destination: None,
+            };
+            let reply = Packet {
+                from: Some(beyond),
+                to: Some(link),
+                state: Some(CtState::Established),
+                source: None,
+                destination: address,
+            };
+            [opening, reply]
+        };
+        addresses.into_iter().flat_map(both_ways).collect()
     }
 
     fn ends(&mut self) -> &Ends {
-        let Self { host, link, known } = self;
+        let Self { host, link, known, .. } = self;
         known.get_or_insert_with(|| {
             let found = find(host, link).inspect_err(|failure| {
                 log::warn!("look for the interfaces that packets of {link} are forwarded by: {failure}");

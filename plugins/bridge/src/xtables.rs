@@ -111,6 +111,11 @@ fn tools() -> Result<Vec<Tool>, Error> {
     in_use.map(|family| Tool::legacy(family, TABLE)).collect()
 }
 
+/// Whether rules are written here for what is forwarded, or may be.
+pub(crate) fn is_in_use() -> bool {
+    in_use(Family::V4, TABLE) || in_use(Family::V6, TABLE)
+}
+
 /// Whether a table is in use in this network namespace.
 fn in_use(family: Family, table: &str) -> bool {
     let names = match family {

@@ -1,9 +1,11 @@
 //! The networks of the host as the kernel shows them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use crate::flows::Flows;
@@ -152,7 +154,8 @@ impl View {
             let gateway = gateway.map(|link| link_view(&mut host, &link)).transpose()?;
             let obstacles = match gateway.as_ref().or(bridge.as_ref()) {
                 Some(link) => {
-                    let mut flows = Flows::new(&mut host, &link.name);
+                    let addresses = sample_of_addresses(&attachments);
+                    let mut flows = Flows::new(&mut host, &link.name, &addresses);
                     let mut drops = rules.foreign_drops(&mut flows)?;
                     drops.extend(xtables::drops(&mut flows)?);
                     drops
@@ -181,6 +184,14 @@ impl View {
             None => bail!("no network \"{name}\"; there are: {}", known.join(", ")),
         }
     }
+}
+
+/// An address of each family that an attachment has: what lets one pass lets the others of its subnet.
+fn sample_of_addresses(attachments: &[AttachmentView]) -> Vec<IpAddr> {
+    let addresses = attachments.iter().flat_map(|attachment| &attachment.addresses);
+    let addresses: Vec<IpNetwork> = addresses.filter_map(|address| address.parse().ok()).collect();
+    let of_family = |is_v4| addresses.iter().map(IpNetwork::ip).find(|address| address.is_ipv4() == is_v4);
+    [of_family(true), of_family(false)].into_iter().flatten().collect()
 }
 
 /// The gateway interface of the VLAN that a network's ports are in.

@@ -23,13 +23,10 @@ pub(super) struct Barrier {
     pub(super) family: Family,
     pub(super) table: String,
     pub(super) chain: String,
-    /// How it drops.
-    reason: String,
     /// Its rules.
     pub(super) rules: Vec<FoundRule>,
     /// The rule that drops, by its handle; `None` for the policy.
     pub(super) dropped_at: Option<u64>,
-    policy_drops: bool,
     /// Whether nobody but the owner of its table can write a rule there (`flags owner`).
     pub(super) is_closed: bool,
 }
@@ -40,26 +37,29 @@ impl Barrier {
     }
 }
 
-/// Those chains of others that drop the rest, and the flows of a network with it.
+/// Those chains of others that drop the flows of a network, be it with the rest or by a rule of their own.
 pub(super) fn drops(socket: &mut Socket, flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
     let mut drops = Vec::new();
-    for barrier in barriers(socket)? {
-        let (table, chain) = (barrier.table(), &barrier.chain);
-        let mut passes = |packet: &Packet<'_>| {
-            let undecided = socket.follow(table, chain, packet)?;
-            Ok::<_, Error>(undecided.fate.drops(chain, barrier.policy_drops).is_none())
-        };
-        if !flows.pass(&mut passes)? {
-            let Barrier { family, table, chain, reason, is_closed, .. } = barrier;
-            let chain = format!("{} {table} {chain}", family.name());
-            let reason = match is_closed {
-                true => format!("{reason}, in a table that only its owner can change"),
-                false => reason,
-            };
-            drops.push(ForeignDrop { chain, reason });
+    for chain in socket.chains()? {
+        let Some(table) = forwards(&chain) else { continue };
+        let mut packets = flows.packets();
+        packets.retain(|packet| packet.is_seen_by(table.family));
+        let followed = socket.follow_each(table, &chain.name, &packets)?;
+        let policy_drops = chain.policy_drops();
+        let mut reasons = followed.into_iter().filter_map(|way| way.fate.drops(&chain.name, policy_drops));
+        let Some(mut reason) = reasons.next() else { continue };
+        if is_closed(socket, table)? {
+            reason.push_str(", in a table that only its owner can change");
         }
+        let chain = format!("{} {} {}", table.family.name(), table.name, chain.name);
+        drops.push(ForeignDrop { chain, reason });
     }
     Ok(drops)
+}
+
+/// Whether there are chains of others that filter what is forwarded.
+pub(super) fn is_there_any(socket: &mut Socket) -> Result<bool, Error> {
+    Ok(socket.chains()?.iter().any(|chain| forwards(chain).is_some()))
 }
 
 /// The base chains of others that drop the rest of what is forwarded.
@@ -68,20 +68,24 @@ pub(super) fn barriers(socket: &mut Socket) -> Result<Vec<Barrier>, Error> {
     for chain in socket.chains()? {
         let Some(table) = forwards(&chain) else { continue };
         let undecided = socket.follow(table, &chain.name, &Packet::default())?;
-        let policy_drops = chain.policy_drops();
-        let Some(reason) = undecided.fate.drops(&chain.name, policy_drops) else { continue };
+        if undecided.fate.drops(&chain.name, chain.policy_drops()).is_none() {
+            continue;
+        }
         barriers.push(Barrier {
             family: table.family,
-            is_closed: socket.table(table)?.is_some_and(|found| found.owned),
-            reason,
+            is_closed: is_closed(socket, table)?,
             rules: socket.rules(table, &chain.name)?,
             dropped_at: undecided.at,
-            policy_drops,
             table: chain.table,
             chain: chain.name,
         });
     }
     Ok(barriers)
+}
+
+/// Whether nobody but its owner can write to a table.
+fn is_closed(socket: &mut Socket, table: Table<'_>) -> Result<bool, Error> {
+    Ok(socket.table(table)?.is_some_and(|found| found.owned))
 }
 
 /// The table of a chain of somebody else's that filters what is forwarded.

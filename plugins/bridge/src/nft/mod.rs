@@ -419,7 +419,12 @@ impl Rules {
         Ok(())
     }
 
-    /// Base chains of others that drop what is forwarded, and `flows` with it.
+    /// Whether there are base chains of others that filter what is forwarded.
+    pub(crate) fn has_foreign_filters(&mut self) -> Result<bool, Error> {
+        Ok(foreign::is_there_any(&mut self.socket)?)
+    }
+
+    /// Base chains of others that drop `flows`.
     pub(crate) fn foreign_drops(&mut self, flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
         Ok(foreign::drops(&mut self.socket, flows)?)
     }

@@ -693,9 +693,10 @@ fn whoever_needs_the_ra_guard_mends_its_policy_and_its_rules() {
 }
 
 /// The chains of others that drop the flows by way of `link`, as a person is told of them.
-fn foreign_drops(rules: &mut Rules, link: &str) -> Vec<String> {
+fn foreign_drops(rules: &mut Rules, link: &str, addresses: &[&str]) -> Vec<String> {
     let mut host = Netlink::open().unwrap();
-    let drops = rules.foreign_drops(&mut Flows::new(&mut host, link)).unwrap();
+    let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    let drops = rules.foreign_drops(&mut Flows::new(&mut host, link, &addresses)).unwrap();
     drops.into_iter().map(|drop| format!("{}: {}", drop.chain, drop.reason)).collect()
 }
 
@@ -704,7 +705,7 @@ fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
     let mut rules = namespace();
     let sample = Sample::new(2, ALL);
     rules.install(&[sample.attached()]).unwrap();
-    let mut found = |link| foreign_drops(&mut rules, link);
+    let mut found = |link| foreign_drops(&mut rules, link, &[]);
     assert_eq!(found("br-test"), Vec::<String>::new());
     nft("add table inet fw");
     nft("add chain inet fw through { type filter hook forward priority 10; policy drop; }");
@@ -717,23 +718,30 @@ fn foreign_chains_that_drop_are_named_unless_they_accept_the_link() {
     assert_eq!(found("br-other"), ["inet fw through: policy drop"]);
     nft("add chain inet fw last { type filter hook forward priority 20; policy accept; }");
     nft("add rule inet fw last counter reject");
-    assert_eq!(found("br-test"), ["inet fw last: its last rule is reject"]);
+    assert_eq!(found("br-test"), ["inet fw last: a rule of it is reject"]);
+}
+
+/// A namespace with the bridge `br-test`, and a default route by `uplink`.
+fn namespace_with_uplink() -> Rules {
+    let rules = namespace();
+    for words in [
+        "link add br-test type bridge",
+        "link add uplink type bridge",
+        "address add 192.0.2.1/24 dev uplink",
+        "link set uplink up",
+        "route add default via 192.0.2.2",
+    ] {
+        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    rules
 }
 
 /// What accepts the flows of `br-test` in a chain that drops the rest, and what looks alike and does not.
 #[test]
 fn a_foreign_chain_is_read_as_the_kernel_takes_it() {
     const REPLIES: &str = "ct state vmap { established : accept, related : accept, invalid : drop }";
-    let mut rules = namespace();
-    let ip = |words: &str| {
-        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    ip("link add br-test type bridge");
-    ip("link add uplink type bridge");
-    ip("address add 192.0.2.1/24 dev uplink");
-    ip("link set uplink up");
-    ip("route add default via 192.0.2.2");
+    let mut rules = namespace_with_uplink();
     for (passes, chain) in [
         (true, "REPLIES iifname br-test accept"),
         (true, "REPLIES iif br-test accept"),
@@ -771,10 +779,10 @@ fn a_foreign_chain_is_read_as_the_kernel_takes_it() {
         (false, "REPLIES iifname br-test oifname other accept"),
         (false, "REPLIES iifname br-test oifname br-test accept"),
         (false, "REPLIES iifname . oifname vmap { br-test . other : accept }"),
-        (false, "REPLIES iifname . ip saddr != { lo . 10.1.0.1 } oifname uplink accept"),
+        (false, "REPLIES iifname . ip daddr != { lo . 10.1.0.1 } oifname uplink accept"),
         // Something else is asked as well.
         (false, "REPLIES iifname br-test tcp dport 443 accept"),
-        (false, "REPLIES iifname br-test ip saddr 10.0.0.0/8 jump trusted"),
+        (false, "REPLIES iifname br-test ip daddr 10.0.0.0/8 jump trusted"),
         (false, "REPLIES iifname br-test meta mark 7 accept"),
         (false, "REPLIES iifname br-test limit rate 10/second accept"),
         (false, "REPLIES ct mark 7 jump trusted"),
@@ -793,7 +801,7 @@ fn a_foreign_chain_is_read_as_the_kernel_takes_it() {
                 chain through {{ type filter hook forward priority 0; policy drop; {words}; }}
             }}"
         ));
-        let named = foreign_drops(&mut rules, "br-test");
+        let named = foreign_drops(&mut rules, "br-test", &["10.9.0.2"]);
         assert_eq!(named.is_empty(), passes, "{chain}: {named:?}");
     }
 }
@@ -866,3 +874,87 @@ fn what_the_reference_left_goes_with_a_removal_and_nothing_else_does() {
         assert!(left.contains(kept), "{kept} is gone:\n{left}");
     }
 }
+/// What lets the flows of `br-test` from some addresses through, and what does not.
+#[test]
+fn a_foreign_chain_is_read_for_the_addresses_of_the_containers() {
+    const V4: &[&str] = &["10.9.0.2"];
+    const V6: &[&str] = &["fd00:9::2"];
+    const BOTH: &[&str] = &["10.9.0.2", "fd00:9::2"];
+    let mut rules = namespace_with_uplink();
+    for (dropped, addresses, family, policy, chain) in [
+        // As flannel has it.
+        (false, V4, "ip", "drop", "ip saddr 10.9.0.0/16 accept; ip daddr 10.9.0.0/16 accept"),
+        (true, V4, "ip", "drop", "ip saddr 10.9.0.0/16 accept; ip saddr 10.8.0.0/15 accept"),
+        (true, V4, "ip", "drop", "ip saddr 10.8.0.0/16 accept; ip daddr 10.8.0.0/16 accept"),
+        (false, V4, "ip", "drop", "ct state established accept; ip saddr 10.9.0.0/20 accept"),
+        (true, V4, "ip", "drop", "ct state established accept; ip saddr 10.9.16.0/20 accept"),
+        (
+            false,
+            V4,
+            "inet",
+            "drop",
+            "ct state established accept; ip saddr { 10.0.0.0/8, 192.168.0.0/16 } accept",
+        ),
+        (
+            true,
+            V4,
+            "inet",
+            "drop",
+            "ct state established accept; ip saddr { 172.16.0.0/12, 192.168.0.0/16 } accept",
+        ),
+        (
+            false,
+            V4,
+            "inet",
+            "drop",
+            "ct state established accept; iifname . ip saddr { br-test . 10.9.0.2 } accept",
+        ),
+        (false, V4, "inet", "drop", "ct state established accept; ip saddr != 10.8.0.0/16 accept"),
+        (true, V4, "inet", "drop", "ct state established accept; ip saddr 10.9.0.2 tcp dport 443 accept"),
+        (true, V4, "inet", "drop", "ct state established accept; ip daddr 192.0.2.1 accept"),
+        (false, V6, "inet", "drop", "ip6 saddr fd00:9::/64 accept; ip6 daddr fd00:9::/64 accept"),
+        (true, V6, "inet", "drop", "ip6 saddr fd00:9::/64 accept; ip6 daddr fd00:9:0:1::/64 accept"),
+        (true, V6, "inet", "drop", "ip saddr 10.9.0.0/16 accept; ip daddr 10.9.0.0/16 accept"),
+        // A container with both has to be let through with both.
+        (true, BOTH, "inet", "drop", "ip saddr 10.9.0.0/16 accept; ip daddr 10.9.0.0/16 accept"),
+        (true, BOTH, "inet", "drop", "meta nfproto ipv4 accept"),
+        (false, BOTH, "inet", "drop", "meta nfproto { ipv4, ipv6 } accept"),
+        (false, V4, "inet", "drop", "meta nfproto ipv4 accept"),
+        (true, V6, "inet", "drop", "meta nfproto ipv4 accept"),
+        // The replies' way is the other way round.
+        (false, V4, "inet", "drop", "ct state new accept; iifname uplink oifname br-test accept"),
+        (true, V4, "inet", "drop", "ct state new accept; iifname br-other oifname br-test accept"),
+        // What is not of a table's family does not come there.
+        (false, V4, "ip6", "drop", ""),
+        (true, BOTH, "ip6", "drop", ""),
+        (false, V6, "ip", "drop", ""),
+        (true, V4, "ip", "drop", ""),
+        // It accepts the rest.
+        (true, V4, "inet", "accept", "iifname br-test drop"),
+        (true, V4, "inet", "accept", "ip saddr 10.0.0.0/8 reject"),
+        (true, V4, "inet", "accept", "oifname br-test jump refused"),
+        (true, BOTH, "inet", "accept", "meta nfproto ipv6 drop"),
+        (false, V4, "inet", "accept", "meta nfproto ipv6 drop"),
+        (false, V4, "inet", "accept", "iifname br-other drop"),
+        (false, V4, "inet", "accept", "iifname br-test ip daddr 192.0.2.1 drop"),
+        (
+            false,
+            V4,
+            "inet",
+            "accept",
+            "iifname br-test accept; oifname br-test accept; ip saddr 10.0.0.0/8 drop",
+        ),
+        (false, V4, "inet", "accept", "iifname br-test ct state invalid drop"),
+    ] {
+        nft_script(&format!(
+            "flush ruleset; table {family} fw {{
+                chain refused {{ drop; }}
+                chain through {{ type filter hook forward priority 0; policy {policy}; {chain}; }}
+                chain to_the_host {{ type filter hook input priority 0; policy drop; }}
+            }}"
+        ));
+        let named = foreign_drops(&mut rules, "br-test", addresses);
+        assert_eq!(named.len() == 1, dropped, "{chain}: {named:?}");
+    }
+}
+

@@ -1,6 +1,9 @@
 //! An ADD's way: what its port needs, then the rules for its addresses, alone or with the network's other attachments.
 
+use std::net::IpAddr;
+
 use cni_types::Error;
+use ipnetwork::IpNetwork;
 
 use super::guard::remove_unneeded;
 use super::removal::{forget_unwished, remove_of_gone};
@@ -38,24 +41,25 @@ pub(crate) fn remove_after_link<'a>(settings: &Settings, identity: &'a Identity,
 pub(crate) struct Prepared {
     rules: Rules,
     is_guarded: bool,
+    /// Whether rules of others, or `acceptForward`, decide on what is forwarded.
+    is_filtered: bool,
 }
 
 /// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
-pub(crate) fn prepare(host: &mut Netlink, settings: &Settings) -> Result<Option<Prepared>, Error> {
+pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
     let wished = policy(settings);
     if !wished.needs_rules() && !settings.is_gateway() && settings.masquerade.is_none() {
         return Ok(None);
     }
-    let mut prepared = Prepared { rules: Rules::open().map_err(failed)?, is_guarded: settings.is_gateway() };
+    let mut rules = Rules::open().map_err(failed)?;
+    let is_filtered = wished.accept_forward || settings.is_gateway() && is_filtered_by_others(&mut rules);
+    let mut prepared = Prepared { rules, is_guarded: settings.is_gateway(), is_filtered };
     if prepared.is_guarded
         && let Err(error) = prepared.rules.guard()
     {
         // It is a bonus that nobody asked for, and not every kernel can filter on a bridge.
         log::warn!("router advertisements are not guarded against: {error}");
         prepared.is_guarded = false;
-    }
-    if settings.is_gateway() && !wished.accept_forward {
-        tell_foreign_drops(&mut prepared.rules, host, &settings.gateway_link());
     }
     Ok(Some(prepared))
 }
@@ -82,7 +86,7 @@ pub(crate) fn install<'a>(
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         subject.install_iptables(host, bridge, settings)?;
     }
-    let Some(Prepared { rules, is_guarded }) = prepared else { return Ok(None) };
+    let Some(Prepared { rules, is_guarded, is_filtered }) = prepared else { return Ok(None) };
     if !is_guarded {
         subject.gateway = None;
     }
@@ -92,8 +96,10 @@ pub(crate) fn install<'a>(
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
         xtables::accept(subject.traffic())?;
-        // A table that is its owner's alone takes no rule, and a zone of his may let the bridge through already.
-        tell_foreign_drops(rules, host, &subject.gateway_link);
+    }
+    if is_filtered {
+        // Also with rules of ours: a table that is its owner's alone takes none, and what is dropped before them stays so.
+        tell_foreign_drops(rules, host, subject);
     }
     Ok(Some(installed))
 }
@@ -210,9 +216,20 @@ impl Subject {
     }
 }
 
-/// Says which rules of others keep the containers from what they are wired for; that is the host's owner's choice.
-fn tell_foreign_drops(rules: &mut Rules, host: &mut Netlink, gateway_link: &str) {
-    let mut flows = Flows::new(host, gateway_link);
+/// Whether there are rules of others for what is forwarded.
+fn is_filtered_by_others(rules: &mut Rules) -> bool {
+    let has_filters = rules.has_foreign_filters().unwrap_or_else(|error| {
+        log::warn!("look for rules that drop what is forwarded: {error}");
+        false
+    });
+    has_filters || xtables::is_in_use()
+}
+
+/// Says which rules of others keep the container from what it is wired for; that is the host's owner's choice.
+fn tell_foreign_drops(rules: &mut Rules, host: &mut Netlink, subject: &Subject) {
+    let gateway_link = &subject.gateway_link;
+    let addresses: Vec<IpAddr> = subject.addresses.iter().map(IpNetwork::ip).collect();
+    let mut flows = Flows::new(host, gateway_link, &addresses);
     for found in [rules.foreign_drops(&mut flows).map_err(failed), xtables::drops(&mut flows)] {
         match found {
             Ok(drops) => {

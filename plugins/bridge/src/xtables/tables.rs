@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use cni_types::Error;
-use nft_netlink::{End, Packet, conntrack_passes};
+use nft_netlink::{End, Packet, address_key, conntrack_passes, ifname_key};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -37,6 +37,13 @@ const ENTRIES_HEADER: usize = 40;
 const HOOK_FORWARD: usize = 2;
 const HOOKS: usize = 5;
 
+/// What is tested for its opposite (`IPT_INV_VIA_IN` and so on, and `IP6T_INV_VIA_IN`).
+const INVERTED_FROM: u8 = 0x01;
+const INVERTED_TO: u8 = 0x02;
+const INVERTED_SOURCE: u8 = 0x08;
+const INVERTED_DESTINATION: u8 = 0x10;
+const INVERTED: u8 = INVERTED_FROM | INVERTED_TO | INVERTED_SOURCE | INVERTED_DESTINATION;
+
 /// Bytes of an interface's name with its NUL.
 const IFNAME: usize = 16;
 
@@ -49,7 +56,7 @@ const HEAD: usize = 32;
 /// How often a table is read that others change meanwhile.
 const ATTEMPTS: usize = 8;
 
-/// Chains that drop what is forwarded, and `flows` with it.
+/// Chains that drop `flows`.
 ///
 /// # Errors
 /// Code 999 when a table cannot be read.
@@ -61,11 +68,10 @@ pub(crate) fn drops(flows: &mut Flows<'_>) -> Result<Vec<ForeignDrop>, Error> {
         let Some((info, entries)) = read(family, &layout, TABLE)? else { continue };
         let unknown = || Error::internal(format!("read {chain}: unknown layout"));
         let table = Table::parse(&layout, &info, &entries).ok_or_else(unknown)?;
-        if let Some(reason) = table.drops(&Packet::default())
-            && !flows.pass(&mut |packet| Ok::<_, Error>(table.drops(packet).is_none()))?
-        {
-            drops.push(ForeignDrop { chain, reason });
-        }
+        let mut packets = flows.packets();
+        packets.retain(|packet| packet.is_seen_by(layout.table_family));
+        let reason = packets.iter().find_map(|packet| table.drops(packet));
+        drops.extend(reason.map(|reason| ForeignDrop { chain, reason }));
     }
     Ok(drops)
 }
@@ -104,7 +110,10 @@ fn comment_in(Match { name, content, .. }: Match<'_>) -> Option<String> {
 #[derive(Debug)]
 struct Layout {
     address_family: AddressFamily,
+    table_family: nft_netlink::Family,
     level: i32,
+    /// Bytes of an address. An entry begins with its source and its destination, and the masks of both.
+    address: usize,
     /// Name of the interface that the packet came in by; behind it that of the one it goes out by, and the masks of both.
     interfaces: usize,
     flags: usize,
@@ -124,6 +133,8 @@ impl Layout {
         match family {
             Family::V4 => Self {
                 address_family: AddressFamily::Inet,
+                table_family: nft_netlink::Family::Ipv4,
+                address: 4,
                 level: libc::SOL_IP,
                 interfaces: 16,
                 flags: 82,
@@ -136,6 +147,8 @@ impl Layout {
             },
             Family::V6 => Self {
                 address_family: AddressFamily::Inet6,
+                table_family: nft_netlink::Family::Ipv6,
+                address: 16,
                 level: libc::SOL_IPV6,
                 interfaces: 64,
                 flags: 131,
@@ -261,7 +274,10 @@ struct Table<'a> {
 /// A rule.
 #[derive(Debug)]
 struct Rule<'a> {
-    interfaces: [Interface<'a>; 2],
+    /// Source and destination.
+    addresses: [Test<'a>; 2],
+    /// What it comes in by, and goes out by.
+    interfaces: [Test<'a>; 2],
     /// What asks for states of connection tracking: revision and content of such a match.
     states: Vec<(u8, &'a [u8])>,
     /// Whether anything else is tested.
@@ -269,10 +285,10 @@ struct Rule<'a> {
     target: Option<End>,
 }
 
-/// The test of an interface.
+/// The test of an interface's name or an address.
 #[derive(Debug, Clone, Copy)]
-struct Interface<'a> {
-    name: &'a [u8],
+struct Test<'a> {
+    wanted: &'a [u8],
     mask: &'a [u8],
     inverted: bool,
 }
@@ -373,23 +389,28 @@ impl<'a> Rule<'a> {
     fn parse(layout: &Layout, entry: &Entry<'a>, names: &BTreeMap<usize, &str>) -> Option<Self> {
         let bytes = entry.bytes;
         let (flags, inverted) = (*bytes.get(layout.flags)?, *bytes.get(layout.inverted)?);
-        let interface = |index: usize| {
-            let name = layout.interfaces + index * IFNAME;
-            let mask = name + 2 * IFNAME;
-            Some(Interface {
-                name: bytes.get(name..name + IFNAME)?,
-                mask: bytes.get(mask..mask + IFNAME)?,
-                inverted: inverted & (1 << index) != 0,
+        // Two values that are tested stand side by side, and behind them the masks of both.
+        let test = |begin: usize, len: usize, index: usize, inversion: u8| {
+            let value = begin + index * len;
+            let mask = value + 2 * len;
+            Some(Test {
+                wanted: bytes.get(value..value + len)?,
+                mask: bytes.get(mask..mask + len)?,
+                inverted: inverted & inversion != 0,
             })
         };
+        let address = |index, inversion| test(0, layout.address, index, inversion);
+        let interface = |index, inversion| test(layout.interfaces, IFNAME, index, inversion);
         // Everything that is tested is other than zero, but for what is looked at here.
         let others = bytes.get(..layout.tests)?.iter().enumerate().filter(|(place, _)| {
-            let interfaces = layout.interfaces..layout.interfaces + 4 * IFNAME;
-            !interfaces.contains(place) && *place != layout.flags && *place != layout.inverted
+            let known = [0..4 * layout.address, layout.interfaces..layout.interfaces + 4 * IFNAME];
+            !known.iter().any(|known| known.contains(place))
+                && *place != layout.flags
+                && *place != layout.inverted
         });
         let mut has_other_tests = others.map(|(_, byte)| *byte).any(|byte| byte != 0)
             || flags & !layout.flag_goto != 0
-            || inverted & !0b11 != 0;
+            || inverted & !INVERTED != 0;
         let mut states = Vec::new();
         for Match { name, revision, content } in entry.matches()? {
             match name {
@@ -399,7 +420,8 @@ impl<'a> Rule<'a> {
             }
         }
         Some(Self {
-            interfaces: [interface(0)?, interface(1)?],
+            addresses: [address(0, INVERTED_SOURCE)?, address(1, INVERTED_DESTINATION)?],
+            interfaces: [interface(0, INVERTED_FROM)?, interface(1, INVERTED_TO)?],
             states,
             has_other_tests,
             target: entry.target.end(entry.end(), flags & layout.flag_goto != 0, names),
@@ -408,10 +430,14 @@ impl<'a> Rule<'a> {
 
     /// What it does to a packet; `None` when that goes on to the next rule, or may, by all that is known of it.
     fn end(&self, packet: &Packet<'_>) -> Option<End> {
+        let [source, destination] = self.addresses;
         let [from, to] = self.interfaces;
+        let name = |interface: Option<&nft_netlink::Interface>| interface.map(|link| ifname_key(&link.name));
         let is_meant = !self.has_other_tests
-            && from.takes(packet.from)
-            && to.takes(packet.to)
+            && source.is_passed_by(packet.source.map(address_key))
+            && destination.is_passed_by(packet.destination.map(address_key))
+            && from.is_passed_by(name(packet.from))
+            && to.is_passed_by(name(packet.to))
             && self.states.iter().all(|(revision, content)| {
                 let passes = |state| conntrack_passes(u32::from(*revision), content, state);
                 packet.state.and_then(passes) == Some(true)
@@ -420,21 +446,20 @@ impl<'a> Rule<'a> {
     }
 }
 
-impl Interface<'_> {
-    fn is_any(&self) -> bool {
-        self.mask.iter().all(|byte| *byte == 0)
-    }
-
-    /// Whether a packet gets past it by an interface, if that is certain.
-    fn takes(&self, interface: Option<&nft_netlink::Interface>) -> bool {
-        let is_named = |interface: &nft_netlink::Interface| self.is(&interface.name);
-        self.is_any() || interface.is_some_and(|interface| is_named(interface) != self.inverted)
-    }
-
-    /// Whether `link` is one of those that are named, whatever they are named for.
-    fn is(&self, link: &str) -> bool {
-        let link = link.bytes().chain(std::iter::repeat(0));
-        self.name.iter().zip(self.mask).zip(link).all(|((name, mask), byte)| (name ^ byte) & mask == 0)
+impl Test<'_> {
+    /// Whether a packet with this value, if that is known, certainly gets past it.
+    fn is_passed_by(self, value: Option<Vec<u8>>) -> bool {
+        let is_wanted = |value: Vec<u8>| {
+            self.wanted
+                .iter()
+                .zip(self.mask)
+                .zip(value)
+                .all(|((wanted, mask), byte)| (wanted ^ byte) & mask == 0)
+        };
+        match self.mask.iter().all(|byte| *byte == 0) {
+            true => !self.inverted,
+            false => value.is_some_and(|value| is_wanted(value) != self.inverted),
+        }
     }
 }
 

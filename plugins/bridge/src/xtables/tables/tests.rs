@@ -1,10 +1,12 @@
+use ipnetwork::IpNetwork;
 use nft_netlink::CtState;
 use proptest::prelude::*;
 
 use super::*;
 
 /// A rule as words: `i=NAME`, `o=NAME`, `o!NAME` test interfaces, `NAME+` their start; `p` a protocol, `m=NAME` is a
-/// match, `s=BITS` and `s!BITS` one of states of connection tracking, and `s1=BITS` an older one; the last word is the target: `A`, `D`, `R` for verdicts, `-` for none, `>N` and `=N` to chain N, else its name.
+/// match, `s=BITS` and `s!BITS` one of states of connection tracking, and `s1=BITS` an older one; `f=NETWORK`, `t=NETWORK`
+/// and `f!NETWORK` test source and destination; the last word is the target: `A`, `D`, `R` for verdicts, `-` for none, `>N` and `=N` to chain N, else its name.
 fn entry(layout: &Layout, at: usize, words: &str, chains: &[usize]) -> Vec<u8> {
     let mut entry = vec![0; layout.matches];
     let mut matches = Vec::new();
@@ -29,6 +31,12 @@ fn entry(layout: &Layout, at: usize, words: &str, chains: &[usize]) -> Vec<u8> {
             found[HEAD + 148] = u8::from(test.contains('!'));
             found[HEAD + 150] = states.parse().unwrap();
             matches.extend(found);
+        } else if what == "f" || what == "t" {
+            let network: IpNetwork = name.parse().unwrap();
+            let (len, index) = (layout.address, usize::from(what == "t"));
+            entry[index * len..][..len].copy_from_slice(&address_key(network.network()));
+            entry[(2 + index) * len..][..len].copy_from_slice(&address_key(network.mask()));
+            entry[layout.inverted] |= if test.contains('!') { INVERTED_SOURCE << index } else { 0 };
         } else {
             let index = usize::from(what == "o");
             let place = layout.interfaces + index * IFNAME;
@@ -131,15 +139,15 @@ fn the_rest_is_dropped_by_the_policy_or_by_a_rule() {
     check_rest(&[], "A", &[], None);
     check_rest(&[], "D", &[], Some("policy drop"));
     check_rest(&["p D", "i=eth0 D", "m=conntrack D", "s=8 D", "-", "LOG"], "A", &[], None);
-    check_rest(&["m=comment D"], "A", &[], Some("its last rule is drop"));
-    check_rest(&["p A", "REJECT"], "A", &[], Some("its last rule is reject"));
+    check_rest(&["m=comment D"], "A", &[], Some("a rule of it is drop"));
+    check_rest(&["p A", "REJECT"], "A", &[], Some("a rule of it is reject"));
     check_rest(&["R"], "D", &[], Some("policy drop"));
 }
 
 #[test]
 fn chains_are_followed() {
-    check_rest(&[">1"], "A", &[&["D"], &["p A", "REJECT"]], Some("the last rule of its chain c1 is reject"));
-    check_rest(&[">0", "D"], "A", &[&["p D"]], Some("its last rule is drop"));
+    check_rest(&[">1"], "A", &[&["D"], &["p A", "REJECT"]], Some("a rule of its chain c1 is reject"));
+    check_rest(&[">0", "D"], "A", &[&["p D"]], Some("a rule of it is drop"));
     check_rest(&["=0", "D"], "A", &[&["p D"]], None);
     check_rest(&[">0"], "D", &[&["i=br0 A"]], Some("policy drop"));
 }
@@ -148,8 +156,10 @@ fn chains_are_followed() {
 fn a_packet_passes_where_its_interfaces_and_its_state_are_all_that_is_tested() {
     let interface = |name: &str| nft_netlink::Interface { name: name.to_owned(), index: 0 };
     let (link, beyond) = (interface("br0"), interface("eth0"));
-    let opening = Packet { from: Some(&link), to: Some(&beyond), state: Some(CtState::New) };
-    let reply = Packet { from: Some(&beyond), to: Some(&link), state: Some(CtState::Established) };
+    let new = Some(CtState::New);
+    let opening = Packet { from: Some(&link), to: Some(&beyond), state: new, ..Packet::default() };
+    let state = Some(CtState::Established);
+    let reply = Packet { from: Some(&beyond), to: Some(&link), state, ..Packet::default() };
     for (rules, opens, replies) in [
         (&["i=br0 A"][..], true, false),
         (&["o=br0 A"], false, true),
@@ -182,13 +192,48 @@ fn a_packet_passes_where_its_interfaces_and_its_state_are_all_that_is_tested() {
             let drops = match (passes, rules) {
                 (true, _) => None,
                 (false, ["i=br0 D", ..]) if packet.state == Some(CtState::New) => {
-                    Some("its last rule is drop")
+                    Some("a rule of it is drop")
                 }
                 (false, _) => Some("policy drop"),
             };
             check(rules, "D", &[&["A"]], drops, &packet);
         }
     }
+}
+
+#[test]
+fn addresses_pick_out_what_is_theirs() {
+    let check_with = |family: Family, rule: &str, source: &str, destination: &str, passes: bool| {
+        let layout = Layout::of(family);
+        let (info, entries) = table(&layout, &[rule], "D", &[]);
+        let table = Table::parse(&layout, &info, &entries).unwrap();
+        let packet = Packet {
+            source: source.parse().ok(),
+            destination: destination.parse().ok(),
+            ..Packet::default()
+        };
+        assert_eq!(table.drops(&packet).is_none(), passes, "{rule} {packet:?} {table:?}");
+    };
+    for (rule, source, destination, passes) in [
+        ("f=10.9.0.0/16 A", "10.9.200.2", "", true),
+        ("f=10.9.0.2/32 A", "10.9.0.2", "", true),
+        ("t=10.9.0.0/20 A", "", "10.9.15.2", true),
+        ("f!10.8.0.0/16 A", "10.9.0.2", "", true),
+        ("f=10.8.0.0/15 t=0.0.0.0/0 A", "10.9.0.2", "", true),
+        ("f=10.8.0.0/16 A", "10.9.0.2", "", false),
+        ("f=10.9.0.2/32 A", "10.9.0.3", "", false),
+        ("t=10.9.0.0/20 A", "", "10.9.16.2", false),
+        ("t=10.9.0.0/16 A", "10.9.0.2", "", false),
+        ("t!10.8.0.0/16 A", "10.9.0.2", "", false),
+        ("f!10.9.0.0/16 A", "10.9.0.2", "", false),
+        ("f!0.0.0.0/0 A", "10.9.0.2", "", false),
+        ("f=10.9.0.0/16 p A", "10.9.0.2", "", false),
+    ] {
+        check_with(Family::V4, rule, source, destination, passes);
+    }
+    check_with(Family::V6, "f=fd00:9::/64 A", "fd00:9::2", "", true);
+    check_with(Family::V6, "t=fd00:9::2/128 A", "", "fd00:9::2", true);
+    check_with(Family::V6, "t=fd00:9::/64 A", "", "fd00:9:0:1::2", false);
 }
 
 proptest! {
