@@ -80,13 +80,13 @@ pub(super) fn addresses(comment: &str) -> impl Iterator<Item = IpAddr> {
     words(comment).filter_map(|word| word.parse().ok())
 }
 
-/// The MAC that a comment lists.
+/// The MAC that a comment lists: no IPv6 address has six parts without an empty one.
 pub(super) fn mac(comment: &str) -> Option<[u8; 6]> {
     words(comment).find_map(|word| {
         let mut mac = [0; 6];
         let mut parts = word.split(':');
         for byte in &mut mac {
-            *byte = u8::from_str_radix(parts.next().filter(|part| part.len() == 2)?, 16).ok()?;
+            *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
         }
         parts.next().is_none().then_some(mac)
     })
@@ -137,6 +137,14 @@ mod tests {
         let owner =
             Owner { network: "a-network-of-thirty-characters", attachment: &attachment, host_veth: "v" };
         assert!(!is_cut(&with(&owner, &addresses, Some([2; 6]), Some("br-0123456789ab"))));
+    }
+
+    #[test]
+    fn an_address_is_no_mac() {
+        let addresses = ["10:11:12:13:14:15:16:17/64", "10:11:12:13:14::/64", "::11:12:13:14:15/64"];
+        for address in addresses {
+            check("n", "c", &[address.parse().unwrap()], None, Some("br0"));
+        }
     }
 
     proptest! {

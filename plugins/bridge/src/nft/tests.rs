@@ -148,6 +148,11 @@ fn the_ra_guard_is_mended_whatever_was_broken() {
             "chain bridge cni-ra-guard prerouting has other rules",
         ),
         (
+            "flush chain bridge cni-ra-guard prerouting ; add rule bridge cni-ra-guard prerouting accept ; \
+             add rule bridge cni-ra-guard prerouting accept ; add rule bridge cni-ra-guard prerouting accept",
+            "chain bridge cni-ra-guard prerouting has other rules",
+        ),
+        (
             "chain bridge cni-ra-guard prerouting { policy drop; }",
             "chain bridge cni-ra-guard prerouting has another hook or policy",
         ),
@@ -459,6 +464,189 @@ fn names_of_any_length_and_any_number_of_addresses_leave_nothing() {
     assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
     rules.remove(&sample.owner()).unwrap();
     assert_eq!(ruleset(), "");
+}
+
+/// Elements that no comment lists are searched for, and only one's own go.
+#[test]
+fn what_does_not_fit_into_a_comment_goes_beside_others_too() {
+    let mut rules = namespace();
+    let of_vlan = |sample: Sample| Sample { gateway_link: "br-test.5".to_owned(), vlan: true, ..sample };
+    let resident = of_vlan(Sample::new(3, ALL));
+    let long = of_vlan(Sample {
+        attachment: Attachment::new(&"c".repeat(3000), "eth0").unwrap(),
+        addresses: (1..40_u8).map(|number| format!("172.20.{number}.2/16").parse().unwrap()).collect(),
+        ..Sample::new(2, ALL)
+    });
+    rules.install(&[resident.attached()]).unwrap();
+    let alone = ruleset();
+    rules.install(&[long.attached()]).unwrap();
+    assert_eq!(rules.verify(&long.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&long.owner()).unwrap();
+    assert_eq!(ruleset(), alone);
+    assert_eq!(rules.verify(&resident.attached()).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn two_addresses_of_one_subnet_leave_nothing() {
+    let mut rules = namespace();
+    let resident = Sample { network: "other".to_owned(), ..Sample::new(3, MASQUERADED) };
+    let mut sample = Sample::new(2, MASQUERADED);
+    sample.addresses.push("172.20.0.77/16".parse().unwrap());
+    rules.install(&[resident.attached()]).unwrap();
+    let alone = ruleset();
+    rules.install(&[sample.attached()]).unwrap();
+    rules.remove(&sample.owner()).unwrap();
+    assert_eq!(ruleset(), alone);
+}
+
+/// The container is a member of the bridge and of the VLAN's link, whoever else is.
+#[test]
+fn a_member_behind_the_gateway_of_a_vlan_comes_and_goes() {
+    for policy in [ISOLATED, MASQUERADED, OPEN] {
+        let mut rules = namespace();
+        let of_vlan = |number| Sample {
+            gateway_link: "br-test.5".to_owned(),
+            vlan: true,
+            ..Sample::new(number, policy)
+        };
+        let members = |number: u8| {
+            let listed = nft("list set inet cni-bridge members");
+            ["br-test", "br-test.5"]
+                .map(|link| listed.contains(&format!("\"{link}\" . 02:00:00:00:00:0{number} comment")))
+        };
+        let (one, two) = (of_vlan(1), of_vlan(2));
+        rules.install(&[one.attached()]).unwrap();
+        rules.install(&[two.attached()]).unwrap();
+        let wished = [true, policy.ingress == IngressPolicy::Isolated];
+        assert_eq!((members(1), members(2)), (wished, wished), "{policy:?}");
+        rules.remove(&one.owner()).unwrap();
+        assert_eq!((members(1), members(2)), ([false; 2], wished), "{policy:?}");
+        rules.remove(&two.owner()).unwrap();
+        assert_eq!(ruleset(), "", "{policy:?}");
+    }
+}
+
+/// Others may lack theirs as well, and who is killed between his own and theirs would leave no trace of that.
+#[test]
+fn who_only_joins_makes_no_chain() {
+    let mut rules = namespace();
+    let (one, two) = (Sample::new(2, MASQUERADED), Sample::new(3, ISOLATED));
+    assert_eq!(rules.join(&[one.attached()]).unwrap(), Installed::Anew);
+    assert_eq!(ruleset(), "");
+    rules.install(&[one.attached()]).unwrap();
+    let before = ruleset();
+    assert_eq!(rules.join(&[two.attached()]).unwrap(), Installed::Anew);
+    assert_eq!(ruleset(), before);
+}
+
+/// What an earlier build did not make is there after the next ADD, though that needs nothing of it.
+#[test]
+fn who_joins_completes_a_table_with_what_he_does_not_need() {
+    let mut rules = namespace();
+    let (one, two) = (Sample::new(2, MASQUERADED), Sample::new(3, MASQUERADED));
+    rules.install(&[one.attached()]).unwrap();
+    outdate("inet cni-bridge", "forward", "isolated");
+    assert_eq!(rules.join(&[two.attached()]).unwrap(), Installed::Joined);
+    for sample in [&one, &two] {
+        assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_chain_that_somebody_has_put_into_a_table_of_an_earlier_build_stays() {
+    let mut rules = namespace();
+    let sample = Sample::new(2, MASQUERADED);
+    rules.install(&[sample.attached()]).unwrap();
+    outdate("inet cni-bridge", "forward", "isolated");
+    nft("add chain inet cni-bridge theirs");
+    rules.remove(&sample.owner()).unwrap();
+    assert!(ruleset().contains("chain theirs"), "{}", ruleset());
+}
+
+#[test]
+fn the_first_attachment_of_a_network_wakes_a_dormant_table() {
+    let mut rules = namespace();
+    let one = Sample::new(2, MASQUERADED);
+    let other = Sample { network: "other".to_owned(), ..Sample::new(3, MASQUERADED) };
+    rules.install(&[one.attached()]).unwrap();
+    nft("add table inet cni-bridge { flags dormant; }");
+    assert_eq!(rules.install(&[other.attached()]).unwrap(), Installed::Anew);
+    for sample in [&one, &other] {
+        assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn whoever_has_a_gateway_address_keeps_it() {
+    let mut rules = namespace();
+    let one = Sample::new(2, ISOLATED);
+    let other = Sample {
+        network: "other".to_owned(),
+        gateway_link: "br-other".to_owned(),
+        ..Sample::new(3, ISOLATED)
+    };
+    rules.install(&[one.attached()]).unwrap();
+    rules.install(&[other.attached()]).unwrap();
+    assert_eq!(rules.verify(&one.attached()).unwrap(), Vec::<String>::new());
+    rules.remove(&one.owner()).unwrap();
+    rules.remove(&other.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+}
+
+/// The others of the network bring their chains along as well, and each knows the gateways of its own families.
+#[test]
+fn one_repair_mends_what_several_attachments_share() {
+    let mut rules = namespace();
+    let v4_only = Sample { gateways: vec!["172.20.0.1".parse().unwrap()], ..Sample::new(2, ALL) };
+    let samples = [v4_only, Sample::new(3, ALL), Sample::new(4, ALL)];
+    let attached: Vec<Attached<'_>> = samples.iter().map(Sample::attached).collect();
+    rules.install(&attached).unwrap();
+    let whole = ruleset();
+    for damage in [
+        "flush map inet cni-bridge gateways4 ; flush map inet cni-bridge gateways6 ; flush map inet cni-bridge isolated",
+        "delete element inet cni-bridge attachments { veth2 } ; delete element inet cni-bridge masquerade4 { 172.20.0.3 } ; \
+         add element inet cni-bridge masquerade4 { 172.20.0.3 comment \"x\" }",
+        "delete element inet cni-bridge attachments { veth2 } ; add element inet cni-bridge attachments { veth2 : accept } ; \
+         delete element inet cni-bridge masquerade4 { 172.20.0.3 } ; \
+         add element inet cni-bridge masquerade4 { 172.20.0.3 comment \"x\" }",
+        "delete element inet cni-bridge attachments { veth2 } ; \
+         add element inet cni-bridge attachments { veth2 comment \"testnet/c2/eth0\" : accept } ; \
+         delete element inet cni-bridge masquerade4 { 172.20.0.3 } ; \
+         add element inet cni-bridge masquerade4 { 172.20.0.3 comment \"x\" }",
+    ] {
+        nft_script(&damage.replace(" ; ", "\n"));
+        let mended = rules.repair(&attached).unwrap();
+        assert!(!mended.is_empty(), "{damage}");
+        let distinct: BTreeSet<&String> = mended.iter().collect();
+        assert_eq!(distinct.len(), mended.len(), "{damage}: {mended:?}");
+        assert_eq!(sorted(&ruleset()), sorted(&whole), "{damage}");
+    }
+}
+
+/// Elements are listed in no order.
+fn sorted(ruleset: &str) -> Vec<String> {
+    let mut words: Vec<String> = ruleset.split_whitespace().map(|word| word.replace(',', "")).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn a_repair_of_the_only_attachment_gives_it_another_policy() {
+    for (old, new) in [(ISOLATED, MASQUERADED), (MASQUERADED, ISOLATED), (ALL, MASQUERADED), (ALL, OPEN)] {
+        let mut rules = namespace();
+        rules.install(&[Sample::new(2, new).attached()]).unwrap();
+        let wished = ruleset();
+        rules.remove(&Sample::new(2, new).owner()).unwrap();
+        rules.install(&[Sample::new(2, old).attached()]).unwrap();
+        let mended = rules.repair(&[Sample::new(2, new).attached()]).unwrap();
+        let unwished = mended.iter().filter(|words| words.contains("that is not wished")).count();
+        let of = |policy: Policy| {
+            usize::from(policy.masquerade || policy.ingress != IngressPolicy::Open)
+                + usize::from(policy.mac_spoof_check)
+        };
+        assert_eq!(unwished, of(old).saturating_sub(of(new)), "{old:?} to {new:?}: {mended:?}");
+        assert_eq!(ruleset(), wished, "{old:?} to {new:?}");
+    }
 }
 
 #[test]
@@ -806,74 +994,6 @@ fn a_foreign_chain_is_read_as_the_kernel_takes_it() {
     }
 }
 
-fn nft_script(script: &str) {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    std::io::Write::write_all(&mut file, script.as_bytes()).unwrap();
-    nft(&format!("-f {}", file.path().display()));
-}
-
-/// What the reference plugins write for container `abc`, as `nft` lists it, and rules of others beside.
-const REFERENCE_RULES: &str = r#"
-table bridge nat {
-    chain PREROUTING {
-        type filter hook prerouting priority dstnat; policy accept;
-        iifname "vetha" jump cni-br-iface-abc-eth0 comment "macspoofchk-abc-eth0"
-        iifname "vethb" jump cni-br-iface-def-eth0 comment "macspoofchk-def-eth0"
-    }
-    chain cni-br-iface-abc-eth0 {
-        jump cni-br-iface-abc-eth0-mac comment "macspoofchk-abc-eth0"
-    }
-    chain cni-br-iface-abc-eth0-mac {
-        ether saddr 02:00:00:00:00:01 return comment "macspoofchk-abc-eth0"
-        drop comment "macspoofchk-abc-eth0"
-    }
-    chain cni-br-iface-def-eth0 {
-        drop comment "macspoofchk-def-eth0"
-    }
-}
-table inet cni_plugins_masquerade {
-    chain masq_checks {
-        ip saddr 10.1.2.2 ip daddr != 10.1.2.0/24 masquerade comment "43d91f8451058a70-e65086f8a75535c6, net: n1, if: eth0, id: abc"
-        ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 masquerade comment "0000000000000000-0000000000000000, net: x"
-    }
-    chain postrouting {
-        type nat hook postrouting priority srcnat; policy accept;
-        goto masq_checks
-    }
-}
-"#;
-
-#[test]
-fn what_the_reference_left_goes_with_a_removal_and_nothing_else_does() {
-    let mut rules = namespace();
-    let sample = Sample {
-        network: "n1".to_owned(),
-        attachment: Attachment::new("abc", "eth0").unwrap(),
-        ..Sample::new(2, ALL)
-    };
-    nft_script(REFERENCE_RULES);
-    let chain = "CNI-0dc0301bc9564ed905ff7609";
-    for (words, comment) in [
-        (format!("-N {chain}"), None),
-        (format!("-A {chain} -j MASQUERADE"), Some(r#"name: "n1" id: "abc""#)),
-        (format!("-A POSTROUTING -s 10.1.2.2 -j {chain}"), Some(r#"name: "n1" id: "abc""#)),
-        ("-A POSTROUTING -s 10.1.2.9 -j MASQUERADE".to_owned(), Some("somebody's")),
-    ] {
-        let mut iptables = Command::new("iptables-nft");
-        iptables.args(["-t", "nat"]).args(words.split(' '));
-        iptables.args(comment.iter().flat_map(|text| ["-m", "comment", "--comment", text]));
-        let output = iptables.output().unwrap();
-        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    rules.remove(&sample.owner()).unwrap();
-    let left = ruleset();
-    for gone in ["abc", "10.1.2.2", "CNI-0dc"] {
-        assert!(!left.contains(gone), "{gone} is still there:\n{left}");
-    }
-    for kept in ["macspoofchk-def-eth0", "10.1.2.3", "10.1.2.9", "goto masq_checks"] {
-        assert!(left.contains(kept), "{kept} is gone:\n{left}");
-    }
-}
 /// What lets the flows of `br-test` from some addresses through, and what does not.
 #[test]
 fn a_foreign_chain_is_read_for_the_addresses_of_the_containers() {
@@ -958,3 +1078,71 @@ fn a_foreign_chain_is_read_for_the_addresses_of_the_containers() {
     }
 }
 
+fn nft_script(script: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, script.as_bytes()).unwrap();
+    nft(&format!("-f {}", file.path().display()));
+}
+
+/// What the reference plugins write for container `abc`, as `nft` lists it, and rules of others beside.
+const REFERENCE_RULES: &str = r#"
+table bridge nat {
+    chain PREROUTING {
+        type filter hook prerouting priority dstnat; policy accept;
+        iifname "vetha" jump cni-br-iface-abc-eth0 comment "macspoofchk-abc-eth0"
+        iifname "vethb" jump cni-br-iface-def-eth0 comment "macspoofchk-def-eth0"
+    }
+    chain cni-br-iface-abc-eth0 {
+        jump cni-br-iface-abc-eth0-mac comment "macspoofchk-abc-eth0"
+    }
+    chain cni-br-iface-abc-eth0-mac {
+        ether saddr 02:00:00:00:00:01 return comment "macspoofchk-abc-eth0"
+        drop comment "macspoofchk-abc-eth0"
+    }
+    chain cni-br-iface-def-eth0 {
+        drop comment "macspoofchk-def-eth0"
+    }
+}
+table inet cni_plugins_masquerade {
+    chain masq_checks {
+        ip saddr 10.1.2.2 ip daddr != 10.1.2.0/24 masquerade comment "43d91f8451058a70-e65086f8a75535c6, net: n1, if: eth0, id: abc"
+        ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 masquerade comment "0000000000000000-0000000000000000, net: x"
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        goto masq_checks
+    }
+}
+"#;
+
+#[test]
+fn what_the_reference_left_goes_with_a_removal_and_nothing_else_does() {
+    let mut rules = namespace();
+    let sample = Sample {
+        network: "n1".to_owned(),
+        attachment: Attachment::new("abc", "eth0").unwrap(),
+        ..Sample::new(2, ALL)
+    };
+    nft_script(REFERENCE_RULES);
+    let chain = "CNI-0dc0301bc9564ed905ff7609";
+    for (words, comment) in [
+        (format!("-N {chain}"), None),
+        (format!("-A {chain} -j MASQUERADE"), Some(r#"name: "n1" id: "abc""#)),
+        (format!("-A POSTROUTING -s 10.1.2.2 -j {chain}"), Some(r#"name: "n1" id: "abc""#)),
+        ("-A POSTROUTING -s 10.1.2.9 -j MASQUERADE".to_owned(), Some("somebody's")),
+    ] {
+        let mut iptables = Command::new("iptables-nft");
+        iptables.args(["-t", "nat"]).args(words.split(' '));
+        iptables.args(comment.iter().flat_map(|text| ["-m", "comment", "--comment", text]));
+        let output = iptables.output().unwrap();
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    rules.remove(&sample.owner()).unwrap();
+    let left = ruleset();
+    for gone in ["abc", "10.1.2.2", "CNI-0dc"] {
+        assert!(!left.contains(gone), "{gone} is still there:\n{left}");
+    }
+    for kept in ["macspoofchk-def-eth0", "10.1.2.3", "10.1.2.9", "goto masq_checks"] {
+        assert!(left.contains(kept), "{kept} is gone:\n{left}");
+    }
+}
