@@ -325,6 +325,18 @@ fn the_scope_of_a_route_is_compared() {
     assert!(story.found().contains("scope of route 10.9.0.0/16 is 0, not 253"), "{}", story.found());
 }
 
+/// The kernel has made one there for the address.
+#[test]
+fn a_route_to_the_containers_own_subnet_is_compared() {
+    let story = Story::new(&json!({ "ipam": {
+        "type": "host-local", "ranges": [[{ "subnet": "10.1.2.0/24" }]],
+        "routes": [{ "dst": "10.1.2.0/24", "gw": "0.0.0.0", "mtu": 1300, "scope": 0 }],
+    } }));
+    assert_eq!(story.found(), "");
+    story.container.run("ip route delete 10.1.2.0/24 mtu 1300").success();
+    assert!(story.found().contains("MTU of route 10.1.2.0/24 is 0, not 1300"), "{}", story.found());
+}
+
 #[test]
 fn an_address_that_the_kernel_makes_no_route_for_passes() {
     let story = Story::new(&json!({ "isDefaultGateway": false, "ipam": {

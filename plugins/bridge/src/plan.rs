@@ -208,7 +208,7 @@ fn told_routes(mut routes: Vec<Route>, addresses: &[PlannedAddress], gateway: Ga
     routes
 }
 
-/// The routes as the kernel gets them, each with a next hop if its family has a gateway; 0.0.0.0 asks for none.
+/// The routes as the kernel gets them, each with a next hop if its family has a gateway.
 fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<PlannedRoute>, PlanError> {
     let mut routes: Vec<PlannedRoute> = Vec::with_capacity(told.len());
     for route in told {
@@ -216,10 +216,9 @@ fn planned_routes(told: &[Route], addresses: &[PlannedAddress]) -> Result<Vec<Pl
             Some(via) if route.dst.is_ipv6() && via.is_ipv4() => {
                 return Err(PlanError::Ipv6ByIpv4(route.dst, via));
             }
-            // To the kernel it is none.
-            Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => None,
             given => given.or_else(|| first_gateway(addresses, Family::of(route.dst.ip()))),
         };
+        let via = via.filter(is_address);
         let planned = PlannedRoute {
             dst: route.dst,
             via,
@@ -254,6 +253,11 @@ fn is_gateway_outside(addresses: &[PlannedAddress], via: IpAddr) -> bool {
         && !addresses.iter().any(|address| address.network.contains(via))
 }
 
+/// Whether there is a next hop, or a gateway, at all: to the kernel 0.0.0.0 is none, and `::` none that it takes.
+fn is_address(ip: &IpAddr) -> bool {
+    !ip.is_unspecified()
+}
+
 fn first_gateway(addresses: &[PlannedAddress], family: Family) -> Option<IpAddr> {
     addresses.iter().filter_map(|address| address.gateway).find(|gateway| Family::of(*gateway) == family)
 }
@@ -263,7 +267,8 @@ fn gateways(addresses: &[PlannedAddress]) -> Result<Vec<IpNetwork>, PlanError> {
     let mut gateways: Vec<IpNetwork> = Vec::with_capacity(addresses.len());
     for family in [Family::V4, Family::V6] {
         for address in addresses {
-            let gateway = address.gateway.and_then(|ip| IpNetwork::new(ip, address.network.prefix()).ok());
+            let gateway = address.gateway.filter(is_address);
+            let gateway = gateway.and_then(|ip| IpNetwork::new(ip, address.network.prefix()).ok());
             if let Some(gateway) = gateway.filter(|gateway| Family::of(gateway.ip()) == family)
                 && !gateways.contains(&gateway)
             {

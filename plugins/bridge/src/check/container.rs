@@ -89,24 +89,34 @@ impl Comparison<'_> {
             let on_link = |route: &&Route| {
                 route.link == Some(index) && (wished.priority == 0 || route.priority == wished.priority)
             };
-            let Some(route) = same.clone().find(on_link) else {
-                self.differs(format_args!("route {} is missing", shown(wished)));
-                continue;
-            };
-            if let Some(scope) = wished.scope.filter(|_| dst.is_ipv4() && maker == Some(Maker::Ours)) {
-                self.compare(format_args!("scope of route {}", shown(wished)), route.scope, scope);
-            }
-            // A container that the reference wired never got these.
-            let is_due = |metric: u32| metric != 0 || maker == Some(Maker::Ours);
-            if wished.mtu != 0 && is_due(route.mtu) {
-                self.compare(format_args!("MTU of route {}", shown(wished)), route.mtu, wished.mtu);
-            }
-            if wished.advmss != 0 && is_due(route.advmss) {
-                self.compare(format_args!("advmss of route {}", shown(wished)), route.advmss, wished.advmss);
+            // There may be one beside it that others have made, such as the kernel's for an address.
+            let closest = same.filter(on_link).map(|route| route_differences(route, wished, maker));
+            match closest.min_by_key(Vec::len) {
+                Some(differences) => self.differences.extend(differences),
+                None => self.differs(format_args!("route {} is missing", shown(wished))),
             }
         }
         Ok(())
     }
+}
+
+/// How a route that leads where it should differs from the planned one.
+fn route_differences(route: &Route, wished: &PlannedRoute, maker: Option<Maker>) -> Vec<String> {
+    let ours = maker == Some(Maker::Ours);
+    let scope = wished.scope.filter(|_| route.dst.is_ipv4() && ours).map(u32::from);
+    // A container that the reference wired never got these.
+    let due = |wished: u32, is: u32| Some(wished).filter(|wished| *wished != 0 && (is != 0 || ours));
+    [
+        ("scope", u32::from(route.scope), scope),
+        ("MTU", route.mtu, due(wished.mtu, route.mtu)),
+        ("advmss", route.advmss, due(wished.advmss, route.advmss)),
+    ]
+    .into_iter()
+    .filter_map(|(what, is, should)| {
+        let should = should.filter(|should| *should != is)?;
+        Some(format!("{what} of route {} is {is}, not {should}", shown(wished)))
+    })
+    .collect()
 }
 
 /// Whether the kernel makes a route to the subnet of an address: one alone in its subnet needs none, and none leads to

@@ -227,6 +227,20 @@ fn the_configured_dns_replaces_the_leased_one_as_a_whole() {
 }
 
 #[test]
+fn a_gateway_that_is_no_address_is_told_and_not_wired() {
+    for (family, address, none, dst, default) in [
+        (Family::V4, "10.0.0.2/24", "0.0.0.0", "10.9.0.0/16", "0.0.0.0/0"),
+        (Family::V6, "fd00::2/64", "::", "fd09::/64", "::/0"),
+    ] {
+        let result = json!({"ips": [{"address": address, "gateway": none}], "routes": [{"dst": dst}]});
+        let plan = plan(json!({"isDefaultGateway": true}), result);
+        assert_eq!((plan.gateways.as_slice(), plan.forwards(family)), ([].as_slice(), false));
+        assert_eq!(routes(&plan), [dst, default]);
+        assert_eq!(plan.to_result(Vec::new()).ips[0].gateway, Some(none.parse().unwrap()));
+    }
+}
+
+#[test]
 fn what_cannot_be_wired_is_refused() {
     let refused =
         |conf: Value, result: Value| Plan::new(&settings(conf).unwrap(), leases(result)).unwrap_err();
