@@ -300,7 +300,11 @@ fn the_last_del_leaves_the_rules_of_another_add_where_the_server_hangs() {
     [ELSEWHERE, ONE].into_iter().for_each(|who| story.add(who));
     let del = story.started_until("DEL", ONE, "sendmsg", 1);
     wait_until("the DEL is stopped, having said what is gone", || story.is_stopped().then_some(()));
-    // Answered before the ADD is; the DEL reads it when it goes on.
+    // The server answers in turn: who is heard after the DEL comes when the listener is closed, and the DEL told so.
+    wait_until("the server is heard", || {
+        let heard = story.plain("STATUS", ELSEWHERE).run();
+        (heard.success().is_empty() && heard.stderr.is_empty()).then_some(())
+    });
     story.add(TWO);
     let server =
         |signal| story.world.host().command(["pkill", signal, "--full", "--exact", "alias-dns serve"]);
