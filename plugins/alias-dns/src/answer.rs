@@ -369,10 +369,11 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
                 _ => (Answer::NoData(apex), reason),
             };
         }
-        let answer = match reverse.shape {
-            Shape::Prefix if apex == Apex(0) => self.at_apex(apex),
-            Shape::Prefix => Answer::NoData(apex),
-            Shape::Address | Shape::Below => Answer::NxDomain(apex),
+        let answer = match (reverse.shape, apex) {
+            // Where a subnet ends within the last label, each of its addresses is a zone, and no zone denies itself.
+            (Shape::Prefix | Shape::Address, Apex(0)) => self.at_apex(apex),
+            (Shape::Prefix, _) => Answer::NoData(apex),
+            (Shape::Address | Shape::Below, _) => Answer::NxDomain(apex),
         };
         (answer, Reason::OurZone)
     }

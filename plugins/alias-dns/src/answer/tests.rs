@@ -561,6 +561,25 @@ fn of_subnets_within_each_other_the_innermost_is_the_zone() {
 }
 
 #[test]
+fn no_zone_of_one_address_denies_itself() {
+    let small = Record {
+        gateways: vec!["10.1.1.1/28".parse().unwrap()],
+        ..record("testnet", N1, "10.1.1.5", &["n1"])
+    };
+    check(
+        vec![small],
+        asker("br-testnet", [10, 1, 1, 5]),
+        &[
+            ("PTR 5.1.1.10.in-addr.arpa", "PTR n1.testnet."),
+            ("PTR 6.1.1.10.in-addr.arpa", "NODATA 6.1.1.10.in-addr.arpa."),
+            ("SOA 6.1.1.10.in-addr.arpa", "SOA 6.1.1.10.in-addr.arpa."),
+            ("PTR x.6.1.1.10.in-addr.arpa", "NXDOMAIN 6.1.1.10.in-addr.arpa."),
+            ("PTR 16.1.1.10.in-addr.arpa", "FORWARD []"),
+        ],
+    );
+}
+
+#[test]
 fn an_address_outside_of_its_gateways_subnet_is_reversed_as_well() {
     let routed = Record {
         gateways: vec!["10.1.1.1/32".parse().unwrap()],
