@@ -6,7 +6,8 @@
 //! A name `a.b.c` is tried whole on every network of the asker, then as `a.b` in domain `c`, then as `a` in domain
 //! `b.c`. Each time the links of the asker come first, and the network that it joined first wins. What is below a
 //! domain of ours, or in the reverse zone of a subnet of ours, is answered here for good, also when it does not exist;
-//! single labels are never asked for elsewhere, nor is what ends in `localhost`, which is the asker itself.
+//! single labels are never asked for elsewhere, but for what is asked of a top-level domain, nor is what ends in
+//! `localhost`, which is the asker itself.
 //!
 //! A zone is described as RFC 6303 does for empty ones: it is its own name server. Negative answers may not be kept,
 //! for the name may belong to a container that starts the next moment.
@@ -36,6 +37,10 @@ const LOCALHOST: &[u8] = b"localhost";
 
 /// What all reverse zones stand below.
 const ARPA: &[u8] = b"\x04arpa";
+
+/// What is asked about a domain as such: by those who validate, from the root down, and by those who look where a zone
+/// begins. Nobody asks it about a container.
+const ABOUT_DOMAINS: [Rtype; 4] = [Rtype::DS, Rtype::DNSKEY, Rtype::NS, Rtype::SOA];
 
 /// The addresses behind [`LOCALHOST`].
 static LOOPBACK: [IpNetwork; 2] = match (
@@ -126,7 +131,7 @@ pub enum Reason<'z> {
     Localhost,
     /// Within a domain or a subnet of ours, and nothing there has that name.
     OurZone,
-    /// A single label that no container has; these are not asked for elsewhere.
+    /// A single label that no container has; of these nothing is asked for elsewhere but what is asked of a domain.
     SingleLabel,
     /// Not ours, and the asker's networks are internal.
     NoForwarding,
@@ -272,7 +277,9 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
                 };
                 return (answer, Reason::Localhost);
             }
-            1 => Reason::SingleLabel,
+            1 if !ABOUT_DOMAINS.contains(&self.question.rtype) || self.is_above_names(name) => {
+                Reason::SingleLabel
+            }
             _ => return self.elsewhere(name),
         };
         (self.absent(name, apex), reason)
@@ -281,10 +288,14 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
     /// The answer to a name in the zone `apex` that nobody has. Names below it may exist, which NXDOMAIN would deny
     /// (RFC 8020).
     fn absent(&self, name: &Split<'_>, apex: Apex) -> Answer<'z> {
-        let is_above = (self.seats)().any(|seat| seat.terms.has_domain_below(name.from(0)))
-            || (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)))
-            || self.is_above_subnet(name);
+        let is_above = self.is_above_names(name) || self.is_above_subnet(name);
         if is_above { Answer::NoData(apex) } else { Answer::NxDomain(apex) }
+    }
+
+    /// Whether a domain of the asker, or a name that it sees, stands below `name`.
+    fn is_above_names(&self, name: &Split<'_>) -> bool {
+        (self.seats)().any(|seat| seat.terms.has_domain_below(name.from(0)))
+            || (1..=name.labels()).any(|domain| self.is_above(name.before(domain), name.from(domain)))
     }
 
     /// Whether the reverse zone of a subnet of the asker stands below `name`.

@@ -295,6 +295,7 @@ fn a_name_that_only_stands_above_others_has_no_data() {
             ("A elsewhere.testnet", "NXDOMAIN testnet."),
             ("A elsewhere.testnet2", "NXDOMAIN testnet2."),
             ("A default", "NODATA ."),
+            ("DS default", "NODATA ."),
             ("A elsewhere", "NXDOMAIN ."),
             ("A example.com", "FORWARD []"),
         ],
@@ -350,6 +351,16 @@ fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
             ("PTR 1.2.0.192.in-addr.arpa", "FORWARD []"),
             ("PTR 172.in-addr.arpa", "FORWARD []"),
             ("A nosuch", "NXDOMAIN ."),
+            // Whoever validates begins at the root.
+            ("DS com", "FORWARD []"),
+            ("DNSKEY Com", "FORWARD []"),
+            ("NS com", "FORWARD []"),
+            ("SOA com", "FORWARD []"),
+            ("DNSKEY arpa", "FORWARD []"),
+            ("ANY com", "NXDOMAIN ."),
+            ("HTTPS com", "NXDOMAIN ."),
+            ("DS n1", "NODATA ."),
+            ("DS testnet", "NODATA testnet."),
             ("A nosuch.testnet", "NXDOMAIN testnet."),
             // A network that n2 is not on is ours all the same.
             ("A x1.testnet2", "NXDOMAIN testnet2."),
@@ -366,6 +377,7 @@ fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
         FROM_N2,
         &[
             ("A example.com", "NXDOMAIN ."),
+            ("DS com", "NXDOMAIN ."),
             ("PTR 1.2.0.192.in-addr.arpa", "NXDOMAIN ."),
             ("NS .", "NS ."),
             ("A .", "NODATA ."),
