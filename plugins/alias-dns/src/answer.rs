@@ -254,8 +254,12 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
                 return Some((answer, Reason::Name { network }));
             }
             if !suffix.is_empty() && relative.eq_ignore_ascii_case(GATEWAY.as_slice()) {
-                let answer = self.addresses(Source::Fixed(&seat.terms.gateways), apex);
-                return Some((answer, Reason::Gateway { network }));
+                // The host sits once for each set of gateways that records of the network have.
+                let alike = seats().filter(|other| other.network == seat.network);
+                let mut answers =
+                    alike.map(|other| self.addresses(Source::Fixed(&other.terms.gateways), apex));
+                let found = answers.find(|answer| matches!(answer, Answer::Addresses(_)));
+                return Some((found.unwrap_or(Answer::NoData(apex)), Reason::Gateway { network }));
             }
         }
         None

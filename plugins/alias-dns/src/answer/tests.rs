@@ -421,6 +421,24 @@ fn the_host_sees_the_network_that_it_asks_by_whatever_gateway_address_it_asks() 
 }
 
 #[test]
+fn the_host_finds_every_gateway_of_a_network_whichever_its_containers_have() {
+    let narrow = Record {
+        gateways: vec!["10.90.0.254/24".parse().unwrap()],
+        ..record("dual", "c1", "10.90.0.200", &["d1"])
+    };
+    let gateway = IpAddr::from([10, 90, 0, 254]);
+    check(
+        vec![narrow, record("dual", "c2", "10.90.0.201 fd12::a", &["d2"])],
+        Asker { bridge: "br-dual", gateway, source: gateway },
+        &[
+            ("A _gateway.dual", "A 10.90.0.254"),
+            ("AAAA _gateway.dual", "AAAA fd12::1"),
+            ("MX _gateway.dual", "NODATA dual."),
+        ],
+    );
+}
+
+#[test]
 fn of_networks_with_the_same_gateway_the_host_sees_the_first_by_name_whichever_came_first() {
     let on_bridge = |network, address: &str| Record {
         bridge: "br-testnet".into(),
