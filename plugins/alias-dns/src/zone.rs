@@ -422,6 +422,11 @@ pub(crate) struct Seat<'z> {
 }
 
 impl<'z> Attached<'z> {
+    /// The number of the container, which no other one has as long as it has records.
+    pub(crate) fn number(self) -> u32 {
+        self.zones.records[self.record as usize].container
+    }
+
     /// The networks of the container, the one that it joined first at the front.
     pub(crate) fn seats(self) -> impl Iterator<Item = Seat<'z>> {
         let Self { zones, record } = self;

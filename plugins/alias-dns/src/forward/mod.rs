@@ -41,14 +41,14 @@ const TOTAL: Duration = Duration::from_millis(4500);
 /// Questions on their way at once.
 const MAX_FLIGHTS: usize = 1024;
 
-/// Of these, questions that clients at one address brought up: one container cannot use up all.
-const MAX_FLIGHTS_OF_SOURCE: usize = 256;
+/// Of these, questions that one party brought up.
+const MAX_FLIGHTS_OF_PARTY: usize = 256;
 
 /// Clients that wait for one question at once.
 const MAX_WAITING: usize = 256;
 
-/// Of these, clients at one address.
-const MAX_WAITING_OF_SOURCE: usize = 128;
+/// Of these, clients of one party.
+const MAX_WAITING_OF_PARTY: usize = 128;
 
 /// A server that was silent this short a time ago is asked last.
 const GRUDGE: Duration = Duration::from_secs(30);
@@ -78,6 +78,15 @@ impl Recipient {
     pub(crate) fn source(self) -> IpAddr {
         self.peer().ip()
     }
+}
+
+/// On whose account a question goes, however many addresses he asks from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Party {
+    /// The host.
+    Host,
+    /// The container with this number.
+    Container(u32),
 }
 
 /// What became of a question.
@@ -152,7 +161,7 @@ pub(crate) struct Forwarder {
     cache: Cache,
     flights: Slab<Flight>,
     by_question: HashMap<Box<[u8]>, usize>,
-    of_source: Tally<IpAddr>,
+    of_party: Tally<Party>,
     /// When to lose patience, in order; what no longer counts is told by its generation.
     deadlines: VecDeque<(Instant, Token)>,
     generation: u16,
@@ -177,7 +186,7 @@ struct Flight {
     /// Of the last attempt.
     generation: u16,
     began: Instant,
-    source: IpAddr,
+    party: Party,
     waiting: Vec<Waiting>,
     /// A failure that some server has told, for the case that no other one knows better.
     failure: Option<Reply>,
@@ -200,10 +209,8 @@ impl Flight {
         if self.waiting.contains(&client) {
             return Asked::Waiting;
         }
-        let is_alike = |other: &&Waiting| other.recipient.source() == client.recipient.source();
-        if self.waiting.len() >= MAX_WAITING
-            || self.waiting.iter().filter(is_alike).count() >= MAX_WAITING_OF_SOURCE
-        {
+        let own = self.waiting.iter().filter(|other| other.party == client.party).count();
+        if !has_room(own, MAX_WAITING_OF_PARTY, MAX_WAITING - self.waiting.len()) {
             return Asked::Failed;
         }
         self.waiting.push(client);
@@ -222,6 +229,7 @@ impl Flight {
 /// A client that waits for an answer, and what it has asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
+    party: Party,
     recipient: Recipient,
     id: u16,
     flags: [u8; 2],
@@ -231,14 +239,17 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Whoever has sent `query`, whose octets are `packet`; a response may have `limit` octets.
+    /// Whoever has sent `query`, whose octets are `packet`, on the account of `party`; a response may have `limit`
+    /// octets.
     pub(crate) fn for_answer_to(
         query: &Query<'_>,
         packet: &[u8],
+        party: Party,
         recipient: Recipient,
         limit: usize,
     ) -> Self {
         Self {
+            party,
             recipient,
             id: query.header.id(),
             flags: [packet[2], packet[3]],
@@ -272,7 +283,7 @@ impl Forwarder {
             cache: Cache::default(),
             flights: Slab::new(),
             by_question: HashMap::new(),
-            of_source: Tally::default(),
+            of_party: Tally::default(),
             deadlines: VecDeque::new(),
             generation: 0,
             servers: HashMap::new(),
@@ -318,8 +329,9 @@ impl Forwarder {
         mut servers: Vec<SocketAddr>,
         client: Waiting,
     ) -> Asked {
-        let source = client.recipient.source();
-        if self.flights.len() >= MAX_FLIGHTS || self.of_source.of(&source) >= MAX_FLIGHTS_OF_SOURCE {
+        let party = client.party;
+        let own = self.of_party.of(&party);
+        if !has_room(own, MAX_FLIGHTS_OF_PARTY, MAX_FLIGHTS - self.flights.len()) {
             return Asked::Failed;
         }
         servers.sort_by_key(|server| self.avoids(*server, now));
@@ -333,12 +345,12 @@ impl Forwarder {
             current: 0,
             generation: 0,
             began: now,
-            source,
+            party,
             waiting: vec![client],
             failure: None,
         });
         self.by_question.insert(key, slot);
-        self.of_source.add(source);
+        self.of_party.add(party);
         while !self.attempt(poller, slot, now) {
             let flight = &mut self.flights[slot];
             flight.current += 1;
@@ -575,9 +587,15 @@ impl Forwarder {
     fn land(&mut self, slot: usize) -> Flight {
         let flight = self.flights.remove(slot);
         self.by_question.remove(&flight.key);
-        self.of_source.remove(&flight.source);
+        self.of_party.remove(&flight.party);
         flight
     }
+}
+
+/// Whether a party with `own` places may have one more: of `share` at most, and never more than are still `free`, so that
+/// a few of them do not take all, and whoever has none yet finds one.
+fn has_room(own: usize, share: usize, free: usize) -> bool {
+    own < share.min(free)
 }
 
 /// The time by the clock of the cache.
@@ -645,7 +663,8 @@ mod tests {
         let Received::Query(query) = query::read(&packet) else { panic!("{packet:?}") };
         let socket = Token::only(Kind::Datagrams);
         let recipient = Recipient::Datagram { socket, peer: ([172, 20, 0, last], 4000).into() };
-        let client = Waiting::for_answer_to(&query, &packet, recipient, 512);
+        let party = Party::Container(last.into());
+        let client = Waiting::for_answer_to(&query, &packet, party, recipient, 512);
         let poller = Poller::new().unwrap();
         forwarder.ask(&poller, Instant::now(), client, upstreams, |_| false, &mut Vec::new())
     }
@@ -685,12 +704,12 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_its_share_of_the_questions_under_way() {
+    fn one_container_has_its_share_of_the_questions_under_way() {
         let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut forwarder = Forwarder::new(ResolvConf::at("/nonexistent"), Descriptors::of_process());
         let began = Instant::now();
         let mut ask = |last, number| ask(&mut forwarder, &upstream, last, number);
-        let share = MAX_FLIGHTS_OF_SOURCE as u16;
+        let share = MAX_FLIGHTS_OF_PARTY as u16;
         assert!((0..share).all(|number| ask(2, number) == Asked::Waiting));
         assert_eq!(ask(2, share), Asked::Failed);
         // What is under way already may be waited for, and the others have theirs.
@@ -705,6 +724,23 @@ mod tests {
         // What is over no longer counts.
         let again = |number| self::tests::ask(&mut forwarder, &upstream, 2, number);
         assert!((0..share).map(again).all(|asked| asked == Asked::Waiting));
+    }
+
+    #[test]
+    fn a_few_containers_leave_room_for_the_others() {
+        for (most, share) in [(MAX_FLIGHTS, MAX_FLIGHTS_OF_PARTY), (MAX_WAITING, MAX_WAITING_OF_PARTY)] {
+            for parties in [1, 2, 4, 7] {
+                let mut taken = vec![0; parties];
+                let free = |taken: &[usize]| most - taken.iter().sum::<usize>();
+                // Each takes what it gets before the next one comes.
+                for party in 0..parties {
+                    while has_room(taken[party], share, free(&taken)) {
+                        taken[party] += 1;
+                    }
+                }
+                assert!(taken[0] == share && has_room(0, share, free(&taken)), "{taken:?}");
+            }
+        }
     }
 
     #[test]

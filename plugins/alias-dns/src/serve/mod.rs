@@ -34,7 +34,7 @@ use self::turns::Turns;
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
 use crate::descriptors::Descriptors;
-use crate::forward::{Asked, Forwarder, Recipient, ResolvConf, Waiting};
+use crate::forward::{Asked, Forwarder, Party, Recipient, ResolvConf, Waiting};
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::zone::{Listener, Zones};
 
@@ -366,7 +366,9 @@ impl Desk {
             }
             Answer::Forward(upstreams) => {
                 let is_own = |server| own.contains(&server);
-                let client = Waiting::for_answer_to(&query, packet, recipient, limit);
+                let container = zones.container_at(bridge, recipient.source());
+                let party = container.map_or(Party::Host, |container| Party::Container(container.number()));
+                let client = Waiting::for_answer_to(&query, packet, party, recipient, limit);
                 return match forwarder.ask(poller, now, client, upstreams, is_own, out) {
                     Asked::Answered => {
                         counters.forwarded += 1;

@@ -87,6 +87,29 @@ fn in_words(octets: &[u8]) -> Vec<String> {
 }
 
 #[test]
+fn a_container_has_its_share_of_the_questions_under_way_whichever_address_it_asks_from() {
+    let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [[172, 20, 0, 2], [172, 20, 0, 5]];
+    let asker = Record {
+        addresses: addresses.map(IpAddr::from).to_vec(),
+        forward: true,
+        upstreams: vec![upstream.local_addr().unwrap()],
+        ..record(2, &["centos-1"])
+    };
+    let mut server = Server::new(Zones::load([asker]), ResolvConf::at("/nonexistent"));
+    let poller = Poller::new().unwrap();
+    let listener = Listener { bridge: BRIDGE.to_owned(), gateway: "172.20.0.1".parse().unwrap() };
+    let under_way = (0..600).filter(|number| {
+        let peer = (addresses[number % 2], 4000).into();
+        let recipient = Recipient::Datagram { socket: token(Kind::Datagrams, 0, 0), peer };
+        let packet = query(&format!("n{number}.example.org"), Rtype::A, None);
+        let made = server.desk.serve(&poller, Instant::now(), &listener, recipient, &packet, &mut Vec::new());
+        made == Made::Awaited
+    });
+    assert_eq!(under_way.count(), 256);
+}
+
+#[test]
 fn every_kind_of_answer_is_written_as_the_rfcs_say() {
     let mut server = server();
     for (name, rtype, expected) in [
