@@ -17,9 +17,9 @@ use cni_types::{Attachment, Error};
 use ipnetwork::IpNetwork;
 
 use crate::family::Family;
-use text::{by_family, chain, comment};
+use text::{by_family, comment};
 
-pub(crate) use text::{Jumps, Told, comment_of, comments, is_of_network, quoted};
+pub(crate) use text::{Jumps, Told, chain, comment_of, comments, is_of_network, quoted};
 pub(crate) use tool::Tool;
 
 /// The table that translates addresses.

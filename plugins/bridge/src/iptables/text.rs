@@ -61,7 +61,7 @@ fn rules(jumps: Jumps<'_>, address: IpNetwork, multicast: &str) -> [String; 3] {
 }
 
 /// The reference's chain for a container on a network.
-pub(super) fn chain(jumps: Jumps<'_>) -> String {
+pub(crate) fn chain(jumps: Jumps<'_>) -> String {
     let mut hash = Sha512::new();
     hash.update(jumps.network);
     hash.update(jumps.attachment.container_id());

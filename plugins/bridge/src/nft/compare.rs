@@ -6,7 +6,7 @@ use std::fmt;
 use nft_netlink::{Base, Batch, Element, Error, FoundRule, FoundTable, Rule, Set, Socket, Table, Verdict};
 
 use super::content::{self, Content, Doomed, NetworkChain};
-use super::skeleton::Member;
+use super::skeleton::{Member, do_same};
 
 /// Something of a table that is not as it should be.
 #[derive(Debug)]
@@ -140,10 +140,7 @@ pub(super) fn differences<'a>(
             Some(chain) if chain.base != wish.base => found.push(What::OtherHook(wish)),
             Some(_) => {
                 let rules = rules.of(socket, wish.name)?;
-                let same = skeleton.entry_chain == Some(wish.name)
-                    || rules.len() == wish.rules.len()
-                        && rules.iter().zip(&wish.rules).all(|(found, wished)| found.does(wished));
-                if !same {
+                if skeleton.entry_chain != Some(wish.name) && !do_same(rules, &wish.rules) {
                     found.push(What::OtherRules(wish));
                 }
             }

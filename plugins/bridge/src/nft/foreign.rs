@@ -3,7 +3,7 @@
 //! An `accept` of ours cannot help against a `drop` in another base chain of the same hook: every base chain has to
 //! let a packet pass. So the person is told which one does not.
 
-use nft_netlink::{Chain, ChainKind, Error, Family, FoundRule, Hook, Packet, Socket, Table};
+use nft_netlink::{Chain, Error, Family, FoundRule, Hook, Packet, Socket, Table};
 
 use super::skeleton::ROUTED;
 use crate::flows::Flows;
@@ -92,8 +92,8 @@ fn is_closed(socket: &mut Socket, table: Table<'_>) -> Result<bool, Error> {
 pub(super) fn forwards(chain: &Chain) -> Option<Table<'_>> {
     let family =
         chain.family.filter(|family| matches!(family, Family::Inet | Family::Ipv4 | Family::Ipv6))?;
-    let base = chain.base.as_ref()?;
     let table = Table { family, name: &chain.table };
-    let filters = base.hook == Hook::Forward && base.kind == ChainKind::Filter;
+    // At this hook the kernel takes chains that filter, and no others.
+    let filters = chain.base.as_ref()?.hook == Hook::Forward;
     (filters && table != ROUTED).then_some(table)
 }

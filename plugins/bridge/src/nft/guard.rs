@@ -15,6 +15,7 @@ use nft_netlink::{
 use nix::libc;
 
 use super::content;
+use super::skeleton::do_same;
 
 /// The group of the links that are guarded: "cni" in ASCII, a number that nobody chooses for something else.
 pub(crate) const GUARDED: u32 = 0x0063_6e69;
@@ -86,10 +87,8 @@ pub(super) fn fault_of_chain(socket: &mut Socket) -> Result<Option<Fault>, Error
     if chain.base != Some(BASE) {
         return Ok(Some(Fault::OtherHook));
     }
-    let (found, wished) = (socket.rules(TABLE, CHAIN)?, rules());
-    let same =
-        found.len() == wished.len() && found.iter().zip(&wished).all(|(found, wished)| found.does(wished));
-    Ok((!same).then_some(Fault::OtherRules))
+    let found = socket.rules(TABLE, CHAIN)?;
+    Ok((!do_same(&found, &rules())).then_some(Fault::OtherRules))
 }
 
 /// Everything that is wrong with the table.

@@ -39,9 +39,9 @@ pub(super) fn remove(socket: &mut Socket, owner: &Owner<'_>, batch: &mut Batch) 
         }
     }
 
-    let container_chain = iptables_chain(owner);
     // Ours through iptables are found here as well, when the configuration no longer says that there are any.
-    let comments = iptables::comments(Jumps { network: owner.network, attachment: owner.attachment });
+    let jumps = Jumps { network: owner.network, attachment: owner.attachment };
+    let (container_chain, comments) = (iptables::chain(jumps), iptables::comments(jumps));
     for table in IPTABLES {
         let is_meant = |rule: &FoundRule| comments.iter().any(|comment| rule.comment() == Some(comment));
         remove_chain(socket, table, IPTABLES_BASE, &container_chain, is_meant, batch)?;
@@ -85,26 +85,20 @@ fn remove_chain(
 /// The start of the comment of the attachment's rules in the nftables backend.
 fn masquerade_mark(owner: &Owner<'_>) -> String {
     let (id, ifname) = (owner.attachment.container_id(), owner.attachment.ifname());
-    let network = hex_of_hash(&[owner.network], 16);
-    let attachment = hex_of_hash(&[ifname, ":", id], 16);
+    let network = hex_of_hash(&[owner.network]);
+    let attachment = hex_of_hash(&[ifname, ":", id]);
     format!("{network}-{attachment},")
 }
 
-/// The container's chain in the iptables backend.
-fn iptables_chain(owner: &Owner<'_>) -> String {
-    /// Digits that fit behind the prefix, into the 28 bytes that iptables allows.
-    const DIGITS: usize = 24;
-    format!("CNI-{}", hex_of_hash(&[owner.network, owner.attachment.container_id()], DIGITS))
-}
-
-/// The first digits of the SHA-512 of `parts`, as the reference derives its names.
-fn hex_of_hash(parts: &[&str], digits: usize) -> String {
+/// The first 16 digits of the SHA-512 of `parts`, as the reference derives its names.
+fn hex_of_hash(parts: &[&str]) -> String {
+    const DIGITS: usize = 16;
     let mut hash = Sha512::new();
     for part in parts {
         hash.update(part);
     }
     let nibbles = hash.finalize().into_iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    nibbles.take(digits).filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
+    nibbles.take(DIGITS).filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
 }
 
 #[cfg(test)]
@@ -118,7 +112,5 @@ mod tests {
         let attachment = Attachment::new("abc", "enft").unwrap();
         let owner = |network| Owner { network, attachment: &attachment, host_veth: "veth0" };
         assert_eq!(masquerade_mark(&owner("n-nftables")), "0dcdf0ea417a391a-f4ca8d5970fe4650,");
-        assert_eq!(iptables_chain(&owner("n-iptables")), "CNI-2981a8dec2cfe0ad6e67a57d");
-        assert_eq!(iptables_chain(&owner("n1")), "CNI-0dc0301bc9564ed905ff7609");
     }
 }

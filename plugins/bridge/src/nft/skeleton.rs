@@ -1,7 +1,7 @@
 //! What a table is made of before there is any network in it: how it is made, completed and counted. It knows no
 //! attachment.
 
-use nft_netlink::{Base, Batch, Element, Error, Family, Rule, Set, Socket, Table};
+use nft_netlink::{Base, Batch, Element, Error, Family, FoundRule, Rule, Set, Socket, Table};
 
 /// The table that sees what is routed.
 pub(super) const ROUTED: Table<'static> = Table { family: Family::Inet, name: "cni-bridge" };
@@ -40,6 +40,11 @@ pub(super) struct SkeletonChain {
     pub(super) comment: &'static str,
     pub(super) base: Option<Base>,
     pub(super) rules: Vec<Rule>,
+}
+
+/// Whether the rules of a chain do what is wished, one after the other.
+pub(super) fn do_same(found: &[FoundRule], wished: &[Rule]) -> bool {
+    found.len() == wished.len() && found.iter().zip(wished).all(|(found, wished)| found.does(wished))
 }
 
 impl Skeleton {
