@@ -601,6 +601,9 @@ fn one_repair_mends_what_several_attachments_share() {
     let samples = [v4_only, Sample::new(3, ALL), Sample::new(4, ALL)];
     let attached: Vec<Attached<'_>> = samples.iter().map(Sample::attached).collect();
     rules.install(&attached).unwrap();
+    for attachment in &attached {
+        assert_eq!(rules.verify(attachment).unwrap(), Vec::<String>::new());
+    }
     let whole = ruleset();
     for damage in [
         "flush map inet cni-bridge gateways4 ; flush map inet cni-bridge gateways6 ; flush map inet cni-bridge isolated",
