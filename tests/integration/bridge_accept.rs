@@ -752,6 +752,14 @@ fn a_firewall_is_named_for_what_it_does_to_the_addresses_of_the_containers() {
         let (commands, named) =
             (by_iptables("10.9.0.0/16", v6), "iptables-legacy filter FORWARD: policy drop");
         cases.push((legacy(commands), [false, true], named));
+        // Only one family has such a table.
+        let policy = |program: &str| vec![format!("{program} -P FORWARD DROP")];
+        cases.push((policy("iptables-legacy"), [false, true], "iptables-legacy filter FORWARD: policy drop"));
+        cases.push((
+            policy("ip6tables-legacy"),
+            [true, false],
+            "ip6tables-legacy filter FORWARD: policy drop",
+        ));
     }
     for (commands, reaches, named) in cases {
         let story = Story::new(&[]);
