@@ -376,14 +376,38 @@ fn an_add_after_one_that_was_killed_completes_the_gateway() {
 }
 
 #[test]
-fn an_add_mends_the_port_of_a_gateway_that_is_there() {
+fn check_names_what_keeps_the_port_of_a_gateway_from_its_frames() {
     let config = routed(&json!({ "vlan": 100 }));
+    let story = Story::new();
+    let (container, result) = story.attach("c1", &config);
+    let port = story.port_of("br0.100");
+    let of = format!("of bridge port \"{port}\" of gateway interface \"br0.100\"");
+    for (change, back, found) in [
+        ("isolated on", "isolated off", format!("isolation {of} is on, not off")),
+        ("hairpin on", "hairpin off", format!("hairpin mode {of} is on, not off")),
+        ("locked on", "locked off", format!("lock {of} is on, not off")),
+        ("flood off", "flood on", format!("flooding of unicast frames {of} is off, not on")),
+        ("bcast_flood off", "bcast_flood on", format!("flooding of broadcast frames {of} is off, not on")),
+        ("state 0", "state 3", format!("{} does not forward", of.trim_start_matches("of "))),
+    ] {
+        story.host(&format!("bridge link set dev {port} {change}"));
+        assert_eq!(story.found(&container, &config, &result), found, "{change}");
+        story.host(&format!("bridge link set dev {port} {back}"));
+        assert_eq!(story.found(&container, &config, &result), "", "{back}");
+    }
+}
+
+#[test]
+fn an_add_mends_the_port_of_a_gateway_that_is_there() {
+    let config = routed(&json!({ "vlan": 100, "portIsolation": true }));
     for damage in [
         "bridge vlan delete vid 100 dev PORT",
         "bridge vlan add vid 100 dev PORT",
         "bridge vlan add vid 300 dev PORT",
         "ip link set PORT down",
         "ip link set PORT nomaster",
+        "bridge link set dev PORT isolated on",
+        "bridge link set dev PORT hairpin on",
     ] {
         let story = Story::new();
         let (first, _) = story.attach("c1", &config);

@@ -142,7 +142,9 @@ fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link)
         {
             vlans::join(host, &vlans, port.index)?;
         }
-        if !port.up {
+        // Isolated ports, as its containers' may be, would not reach an isolated one.
+        let is_apart = port.port.is_some_and(|port| port.hairpin || port.isolated);
+        if !port.up || is_apart {
             let setup =
                 PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
             host.set_up_port(port.index, setup)?;

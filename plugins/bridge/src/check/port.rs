@@ -3,10 +3,10 @@
 use super::{Comparison, Maker};
 use crate::bridge::believes_routers;
 use crate::mac::Mac;
-use crate::netlink::link::{Admission, Link};
+use crate::netlink::link::{Admission, Link, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::tuning::Before;
-use crate::{predecessor, veth, vlans};
+use crate::{config, predecessor, veth, vlans};
 
 impl Comparison<'_> {
     /// The host end: that it is the container's, on the bridge, up and forwarding, and behaves as asked.
@@ -81,26 +81,8 @@ impl Comparison<'_> {
             self.compare(format_args!("MTU of host veth \"{name}\""), link.mtu, mtu);
         }
         if let Some(port) = link.port {
-            let on_off = |on: bool| if on { "on" } else { "off" };
-            let wished = self.settings.port;
-            for (what, is, should) in [
-                ("hairpin mode", port.hairpin, wished.hairpin),
-                ("isolation", port.isolated, wished.isolated),
-                // As the kernel makes a port; otherwise the container is not heard, or hears nobody.
-                ("lock", port.locked, false),
-                ("flooding of unicast frames", port.floods.unicast, true),
-                ("flooding of multicast frames", port.floods.multicast, true),
-                ("flooding of broadcast frames", port.floods.broadcast, true),
-            ] {
-                self.compare(format_args!("{what} of host veth \"{name}\""), on_off(is), on_off(should));
-            }
-            // The spanning tree protocol may have its reasons to hold a port; nobody else has.
-            let is_closed = match port.state {
-                Admission::Disabled => true,
-                Admission::Held => bridge.is_some_and(|bridge| !bridge.spanning_tree),
-                Admission::Forwarding => false,
-            };
-            if link.up && is_closed && !self.settings.leave_container_down {
+            self.conduct(&format!("host veth \"{name}\""), port, self.settings.port);
+            if link.up && is_closed(port, bridge) && !self.settings.leave_container_down {
                 self.differs(format_args!("bridge port \"{name}\" does not forward"));
             }
         }
@@ -108,5 +90,30 @@ impl Comparison<'_> {
             self.differences.extend(vlans::differences(host, vlans, &link)?);
         }
         Ok(Some(maker))
+    }
+
+    /// How a port treats frames: as wished, and otherwise as the kernel makes one.
+    pub(super) fn conduct(&mut self, of: &str, port: PortState, wished: config::Port) {
+        let on_off = |on: bool| if on { "on" } else { "off" };
+        for (what, is, should) in [
+            ("hairpin mode", port.hairpin, wished.hairpin),
+            ("isolation", port.isolated, wished.isolated),
+            // Otherwise who is behind it is not heard, or hears nobody.
+            ("lock", port.locked, false),
+            ("flooding of unicast frames", port.floods.unicast, true),
+            ("flooding of multicast frames", port.floods.multicast, true),
+            ("flooding of broadcast frames", port.floods.broadcast, true),
+        ] {
+            self.compare(format_args!("{what} of {of}"), on_off(is), on_off(should));
+        }
+    }
+}
+
+/// Whether no frame passes a port. The spanning tree protocol may have its reasons to hold one; nobody else has.
+pub(super) fn is_closed(port: PortState, bridge: Option<&Link>) -> bool {
+    match port.state {
+        Admission::Disabled => true,
+        Admission::Held => bridge.is_some_and(|bridge| !bridge.spanning_tree),
+        Admission::Forwarding => false,
     }
 }

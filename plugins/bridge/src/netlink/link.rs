@@ -18,7 +18,7 @@ use self::state::read;
 use super::{Failure, Netlink};
 use crate::mac::Mac;
 
-pub(crate) use self::state::{Admission, Kind, Link};
+pub(crate) use self::state::{Admission, Kind, Link, PortState};
 
 // Numbers of include/uapi/linux/if_link.h and include/uapi/linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
