@@ -613,7 +613,8 @@ fn one_repair_mends_what_several_attachments_share() {
          delete element inet cni-bridge masquerade4 { 172.20.0.3 } ; \
          add element inet cni-bridge masquerade4 { 172.20.0.3 comment \"x\" }",
         "delete element inet cni-bridge attachments { veth2 } ; \
-         add element inet cni-bridge attachments { veth2 comment \"testnet/c2/eth0 172.20.0.2\" : accept } ; \
+         add element inet cni-bridge attachments { veth2 comment \"testnet/c2/eth0 172.20.0.99\" : accept } ; \
+         add element inet cni-bridge masquerade4 { 172.20.0.99 comment \"testnet/c2/eth0\" } ; \
          delete element inet cni-bridge masquerade4 { 172.20.0.3 } ; \
          add element inet cni-bridge masquerade4 { 172.20.0.3 comment \"x\" }",
     ] {
