@@ -396,3 +396,17 @@ fn a_container_that_the_reference_wired_passes() {
     story.container.run("ip route delete default").success();
     assert!(story.found().contains("route 0.0.0.0/0"), "{}", story.found());
 }
+
+/// The reference gives such a bridge no address of its own, neither hardware nor IP: it has that of a port.
+#[test]
+fn the_bridge_of_a_network_without_addresses_is_no_gateway() {
+    let story = Story::wired_by(Suite::Reference, &json!({ "ipam": {}, "ipMasq": false }));
+    let add = |name: &str| {
+        let other = story.world.container(name);
+        let add = story.world.plugin_of(Suite::Reference, "bridge").verb("ADD").container(&other);
+        add.env("CNI_PATH", &story.path).config(&story.config).run().success();
+    };
+    // The lowest address of all ports is the bridge's.
+    ["c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"].into_iter().for_each(add);
+    assert_eq!(story.found(), "");
+}

@@ -241,9 +241,9 @@ impl Settings {
         }
         let bridge = bridge_name(document.bridge.as_deref())?;
         let vlans = vlans(&document)?;
-        let gateway = gateway_role(&document);
+        // Without addresses there is nothing to be the gateway of, in the reference either.
+        let gateway = if has_ipam { gateway_role(&document) } else { GatewayRole::None };
         if let (GatewayRole::Gateway { .. }, Some(link)) = (gateway, vlan_gateway(&bridge, vlans.as_ref()))
-            && has_ipam
             && link.len() > MAX_IFNAME_LEN
         {
             let reason = format_args!(
