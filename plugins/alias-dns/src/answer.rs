@@ -6,7 +6,7 @@
 //! A name `a.b.c` is tried whole on every network of the asker, then as `a.b` in domain `c`, then as `a` in domain
 //! `b.c`. Each time the links of the asker come first, and the network that it joined first wins. What is below a
 //! domain of ours, or in the reverse zone of a subnet of ours, is answered here for good, also when it does not exist;
-//! single labels are never asked for elsewhere, but for what is asked of a top-level domain, nor is what ends in
+//! single labels are never asked for elsewhere, but for what validates a top-level domain, nor is what ends in
 //! `localhost`, which is the asker itself.
 //!
 //! A zone is described as RFC 6303 does for empty ones: it is its own name server. Negative answers may not be kept,
@@ -38,9 +38,9 @@ const LOCALHOST: &[u8] = b"localhost";
 /// What all reverse zones stand below.
 const ARPA: &[u8] = b"\x04arpa";
 
-/// What is asked about a domain as such: by those who validate, from the root down, and by those who look where a zone
-/// begins. Nobody asks it about a container.
-const ABOUT_DOMAINS: [Rtype; 4] = [Rtype::DS, Rtype::DNSKEY, Rtype::NS, Rtype::SOA];
+/// What a resolver asks of each domain on the way from the root to a name that it validates (RFC 4035, section 5). Nobody
+/// asks it of a container.
+const VALIDATING: [Rtype; 2] = [Rtype::DS, Rtype::DNSKEY];
 
 /// The addresses behind [`LOCALHOST`].
 static LOOPBACK: [IpNetwork; 2] = match (
@@ -131,7 +131,7 @@ pub enum Reason<'z> {
     Localhost,
     /// Within a domain or a subnet of ours, and nothing there has that name.
     OurZone,
-    /// A single label that no container has; of these nothing is asked for elsewhere but what is asked of a domain.
+    /// A single label that no container has; nothing is asked for elsewhere but what validates a domain of that name.
     SingleLabel,
     /// Not ours, and the asker's networks are internal.
     NoForwarding,
@@ -281,7 +281,7 @@ impl<'z, F: Fn() -> S, S: Iterator<Item = Seat<'z>>> Lookup<'z, '_, F> {
                 };
                 return (answer, Reason::Localhost);
             }
-            1 if !ABOUT_DOMAINS.contains(&self.question.rtype) || self.is_above_names(name) => {
+            1 if !VALIDATING.contains(&self.question.rtype) || self.is_above_names(name) => {
                 Reason::SingleLabel
             }
             _ => return self.elsewhere(name),

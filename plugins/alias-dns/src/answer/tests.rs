@@ -354,8 +354,8 @@ fn what_is_not_ours_goes_to_the_upstreams_unless_it_may_not() {
             // Whoever validates begins at the root.
             ("DS com", "FORWARD []"),
             ("DNSKEY Com", "FORWARD []"),
-            ("NS com", "FORWARD []"),
-            ("SOA com", "FORWARD []"),
+            ("NS com", "NXDOMAIN ."),
+            ("SOA com", "NXDOMAIN ."),
             ("DNSKEY arpa", "FORWARD []"),
             ("ANY com", "NXDOMAIN ."),
             ("HTTPS com", "NXDOMAIN ."),
