@@ -611,6 +611,28 @@ fn check_names_what_somebody_changed_about_the_vlans() {
 }
 
 #[test]
+fn repair_puts_a_port_back_into_its_vlans() {
+    let config = routed(&json!({ "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 203 }] }));
+    let story = Story::new();
+    let (container, result) = story.attach("c1", &config);
+    story.world.write("/run/net.d/net.conf", config.to_string());
+    let port = host_veth(&result);
+    for damage in ["delete vid 100", "delete vid 202", "add vid 201 untagged", "add vid 300"] {
+        story.host(&format!("bridge vlan {damage} dev {port}"));
+    }
+    let vlans = story.vlans(port);
+    let program = story.suite.binary("bridge").display().to_string();
+    let repair = story.world.host().command([program.as_str(), "repair"]);
+    let output = repair.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run();
+    let said = output.success();
+    for id in [100, 201, 202, 300] {
+        assert!(said.contains(&format!("VLAN {id} ")), "{said}");
+    }
+    assert_ne!(story.vlans(port), vlans);
+    assert_eq!(story.found(&container, &config, &result), "");
+}
+
+#[test]
 fn check_accepts_what_the_reference_wired() {
     let reference = Story::of(Suite::Reference);
     let config = routed(&json!({ "vlan": 100, "vlanTrunk": [{ "id": 101 }] }));

@@ -17,6 +17,7 @@ use crate::netns::Netns;
 use crate::nft::{Attached, Rules};
 use crate::survey::Found;
 use crate::veth;
+use crate::vlans;
 use crate::xtables::{self, Traffic};
 
 /// Mends the rules of attachments, those in nf_tables in one transaction; says what was wrong.
@@ -74,8 +75,8 @@ pub(crate) fn repair_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
     Ok(wrong)
 }
 
-/// Makes the port of an attachment as isolated and as guarded as the network is by now, and deaf to routers; says what
-/// was wrong.
+/// Makes the port of an attachment as isolated and as guarded as the network is by now, deaf to routers, and a member of
+/// its VLANs; says what was wrong.
 pub(crate) fn restore_port(
     host: &mut Netlink,
     settings: &Settings,
@@ -87,24 +88,29 @@ pub(crate) fn restore_port(
         believe_no_router(&found.host);
         wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
     }
-    let failed =
-        |failure: Failure| Error::internal(failure).context(format_args!("set up bridge port \"{name}\""));
-    if !veth::is_guarded_as_wished(&found.host, settings) {
-        match host.set_group(*index, veth::port_group(settings)) {
-            // Its DEL has come first.
-            Err(failure) if failure.is_gone() => {}
-            Err(failure) => return Err(failed(failure)),
-            Ok(()) => wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group)),
-        }
+    // Its DEL may have come first.
+    let is_done = |changed: Result<(), Failure>| match changed {
+        Err(failure) if failure.is_gone() => Ok(false),
+        Err(failure) => Err(Error::internal(failure).context(format_args!("set up bridge port \"{name}\""))),
+        Ok(()) => Ok(true),
+    };
+    if !veth::is_guarded_as_wished(&found.host, settings)
+        && is_done(host.set_group(*index, veth::port_group(settings)))?
+    {
+        wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group));
     }
     let isolated = settings.port.isolated;
-    let Some(port) = found.host.port.filter(|port| port.isolated != isolated) else { return Ok(wrong) };
-    match host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }) {
-        Err(failure) if failure.is_gone() => {}
-        Err(failure) => return Err(failed(failure)),
-        Ok(()) => {
-            let on_off = if isolated { "off" } else { "on" };
-            wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
+    if let Some(port) = found.host.port.filter(|port| port.isolated != isolated)
+        && is_done(host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }))?
+    {
+        let on_off = if isolated { "off" } else { "on" };
+        wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
+    }
+    if let Some(vlans) = &settings.vlans {
+        let differences = vlans::differences(host, vlans, &found.host)
+            .map_err(|failure| Error::internal(failure).context("read the VLANs of a bridge port"))?;
+        if !differences.is_empty() && is_done(vlans::join(host, vlans, *index))? {
+            wrong.extend(differences);
         }
     }
     Ok(wrong)
