@@ -274,6 +274,23 @@ fn the_dead_holder_of_an_address_makes_room() {
 }
 
 #[test]
+fn a_container_made_anew_is_found_at_its_new_address_alone_though_the_old_one_died_without_del() {
+    let story = Story::new();
+    let resident = story.container("resident", &["shared"]);
+    let (old, new) = (story.world.container("old"), story.world.container("new"));
+    let names = json!({ "runtimeConfig": { "aliases": ["again", "shared"] } });
+    story.add_by_hand(&old, 7, names.clone()).run().success();
+    story.world.remove_netns("old");
+    story.add_by_hand(&new, 8, names).run().success();
+    check(&story.world.host(), "172.20.0.1", &[("again", "NOERROR aa A 172.20.7.8")]);
+    // Nor does one who lives lose what he shares.
+    let mut shared = resident.resolve("shared");
+    shared.sort();
+    assert_eq!(shared, ["172.20.0.2", "172.20.7.8"]);
+    assert!(!story.records().contains("old"), "{}", story.records());
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_an_error_and_nothing_is_left() {
     let story = Story::new();
     let resident = story.container("resident", &[]);

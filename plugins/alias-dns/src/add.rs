@@ -52,9 +52,9 @@ fn serve(
     }
     log::debug!("{} written", path.display());
     match host.publish(&state, &record) {
-        Ok(displaced) => {
+        Ok(rivals) => {
             log::debug!("the server answers by it");
-            sweep(host, &state, &displaced);
+            sweep(host, &state, rivals);
             Ok(record)
         }
         Err(error) => Err(take_back(host, &state, &record.key, error)),
@@ -79,14 +79,11 @@ fn clear(host: &impl Host, state: &StateDir) {
     }
 }
 
-/// Removes the records that have lost their address to a new one, and whose container is dead: no runtime of today
-/// calls GC by itself.
-fn sweep(host: &impl Host, state: &StateDir, displaced: &[RecordKey]) {
-    let store = Store::new(state);
-    let is_dead = |key: &&RecordKey| matches!(store.read(key), Ok(Some(record)) if record.is_dead());
-    let dead: Vec<RecordKey> = displaced.iter().filter(is_dead).cloned().collect();
+/// Removes those of `rivals` whose container is dead: no runtime of today calls GC by itself, and a name would be
+/// resolved to the dead one's address as well.
+fn sweep(host: &impl Host, state: &StateDir, rivals: Vec<RecordKey>) {
     let mut failures = Failures::default();
-    let removed = store.remove_each(dead, &mut failures);
+    let removed = Store::new(state).remove_dead(rivals, &mut failures);
     if !removed.is_empty() {
         failures.note(host.withdraw(state, &removed));
     }

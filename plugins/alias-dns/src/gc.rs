@@ -12,13 +12,15 @@ use crate::records::disk::Store;
 pub(crate) fn gc(host: &impl Host, call: &NetworkCall) -> Result<(), Error> {
     let state = host.state(call.env())?;
     let store = Store::new(&state);
-    let stale = match call.conf().valid_attachments()? {
-        Some(valid) => without_attachment(&store, call.conf().name(), valid),
-        None => dead(&store, call.conf().name()),
-    };
-    log::debug!("{} records belong to no valid attachment", stale.len());
     let mut failures = Failures::default();
-    let removed = store.remove_each(stale, &mut failures);
+    let removed = match call.conf().valid_attachments()? {
+        Some(valid) => {
+            let stale = without_attachment(&store, call.conf().name(), valid);
+            log::debug!("{} records belong to no valid attachment", stale.len());
+            store.remove_each(stale, &mut failures)
+        }
+        None => store.remove_dead(dead(&store, call.conf().name()), &mut failures),
+    };
     // Where nothing was to be removed, an earlier server may still have left something, or its records.
     let told = if removed.is_empty() { Ok(Withdrawn::FromNobody) } else { host.withdraw(&state, &removed) };
     let tended = told.and_then(|withdrawn| match withdrawn {

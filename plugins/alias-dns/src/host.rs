@@ -21,8 +21,8 @@ pub(crate) trait Host {
     /// Whether the server could listen on the DNS port, with the reason why not.
     fn can_listen(&self) -> Result<(), String>;
 
-    /// Has the server answer by `record`, which is on disk; starts it when there is none. Tells whose address the
-    /// record has taken over.
+    /// Has the server answer by `record`, which is on disk; starts it when there is none. Tells which
+    /// records it shares an address or a name with.
     fn publish(&self, state: &StateDir, record: &Record) -> Result<Vec<RecordKey>, Error>;
 
     /// Has the server, if there is one, forget `keys`, whose records are gone from the disk.

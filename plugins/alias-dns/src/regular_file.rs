@@ -1,9 +1,9 @@
-//! Reading a file whose place somebody else may have given to something else: the server has one thread, which must not
-//! wait for the other end of a FIFO nor take in a device without end.
+//! Files whose place somebody else may have given to something else. They are read without waiting: the server has one
+//! thread, which must not wait for the other end of a FIFO nor take in a device without end.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read as _, Result};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Octets of a file at most; no record and no resolv.conf is near it.
@@ -25,6 +25,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::FileTooLarge, "longer than 4 MiB"));
     }
     Ok(content)
+}
+
+/// Whether `file` is what `path` names now.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn stands_at(file: &File, path: &Path) -> Result<bool> {
+    let own = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,12 @@ use crate::domain_name::DomainName;
 use crate::records::{Record, RecordKey};
 use crate::tally::Tally;
 
+/// Holders of its names that a new record is compared with.
+const MAX_NAMESAKES: usize = 4;
+
+/// Octets of the container id of such a holder: a few longer ones would not fit into the message that tells of them.
+const LONGEST_TOLD: usize = 4096;
+
 /// Number of a network.
 pub(crate) type NetworkIx = u32;
 
@@ -110,8 +116,9 @@ pub struct Listener {
 /// What [`Zones::apply`] found out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Older records of the same network whose address the new one has now. Their containers are most likely dead.
-    pub displaced: Vec<RecordKey>,
+    /// Older records of the same network whose address the new one has now, whose containers are most likely dead; and
+    /// records that hold one of its names as well, a few of many: one may be of the container that it takes the place of.
+    pub rivals: Vec<RecordKey>,
 }
 
 impl Zones {
@@ -173,7 +180,7 @@ impl Zones {
         let entry = &mut self.records[added as usize];
         entry.names = names.into();
         entry.addresses = addresses.into();
-        Applied { displaced: self.displaced_by(added) }
+        Applied { rivals: self.rivals_of(added) }
     }
 
     /// Takes the record of `key` out. Tells whether there was one.
@@ -254,19 +261,26 @@ impl Zones {
         RecordKey::new(&self.networks[entry.network as usize].name, attachment).ok()
     }
 
-    /// Those whose address `record` has taken over.
-    fn displaced_by(&self, record: RecordIx) -> Vec<RecordKey> {
-        let mut displaced: Vec<RecordKey> = self.records[record as usize]
-            .addresses
-            .iter()
-            .flat_map(|slot| {
-                self.addresses.holders(*slot).iter().skip_while(|holder| **holder != record).skip(1)
-            })
-            .filter_map(|holder| self.key(*holder))
-            .collect();
-        displaced.sort_unstable();
-        displaced.dedup();
-        displaced
+    /// Those whose address `record` has taken over, and some that share a name with it.
+    fn rivals_of(&self, record: RecordIx) -> Vec<RecordKey> {
+        let entry = &self.records[record as usize];
+        let older = |slot: &SlotIx| {
+            self.addresses.holders(*slot).iter().skip_while(|holder| **holder != record).skip(1)
+        };
+        let mut rivals: Vec<RecordIx> = entry.addresses.iter().flat_map(older).copied().collect();
+        // Each costs the plugin a look at a file. Of an alias that thousands hold, others come each time: when the record
+        // was made is as good as a random number.
+        let namesakes = entry.names.iter().flat_map(|slot| {
+            let holders = self.names.holders(*slot);
+            let (before, from) = holders.split_at(entry.joined as usize % holders.len());
+            from.iter().chain(before)
+        });
+        let is_told =
+            |holder: &&RecordIx| **holder != record && self.container_id(**holder).len() <= LONGEST_TOLD;
+        rivals.extend(namesakes.filter(is_told).take(MAX_NAMESAKES));
+        rivals.sort_unstable();
+        rivals.dedup();
+        rivals.into_iter().filter_map(|rival| self.key(rival)).collect()
     }
 
     fn network_for(&mut self, name: &str) -> NetworkIx {

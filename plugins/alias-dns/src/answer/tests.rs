@@ -693,10 +693,33 @@ fn an_address_belongs_to_the_newest_record_that_has_it() {
         );
     }
     let mut zones = Zones::load([old.clone()]);
-    assert_eq!(zones.apply(new.clone()).displaced, std::slice::from_ref(&old.key));
-    assert_eq!(zones.apply(old).displaced, []);
-    zones.remove(&new.key);
+    let renamed = Record { names: vec![DomainName::new("new").unwrap()], ..new };
+    assert_eq!(zones.apply(renamed.clone()).rivals, std::slice::from_ref(&old.key));
+    assert_eq!(zones.apply(old).rivals, []);
+    zones.remove(&renamed.key);
     assert_eq!(asked(&zones, FROM_N1, "A old"), "A 172.20.0.2");
+}
+
+#[test]
+fn whoever_holds_a_name_of_a_new_record_on_its_network_is_told_and_of_many_a_few() {
+    let predecessor = record("testnet", "predecessor", "172.20.0.2", &["web-1", "web"]);
+    let elsewhere = record("testnet2", "elsewhere", "172.18.0.2", &["web-1"]);
+    let other = record("testnet", "other", "172.20.0.3", &["web-2"]);
+    let replica =
+        |number: u8| record("testnet", &format!("replica-{number}"), &format!("172.20.1.{number}"), &["all"]);
+    let new = |joined, names| Record { joined, ..record("testnet", "new", "172.20.0.9", names) };
+    let mut zones = Zones::load([predecessor.clone(), elsewhere, other]);
+    assert_eq!(zones.apply(new(7, &["WEB-1", "web"])).rivals, [predecessor.key]);
+    // By the clock it may be the older one.
+    assert_eq!(zones.apply(new(0, &["web"])).rivals.len(), 1);
+    assert_eq!(zones.apply(new(7, &["new"])).rivals, []);
+    zones.apply(record("testnet", &"x".repeat(100_000), "172.20.0.8", &["long"]));
+    assert_eq!(zones.apply(new(7, &["long"])).rivals, []);
+    (0..100).for_each(|number| drop(zones.apply(replica(number))));
+    let told: Vec<_> = (0..100).map(|joined| zones.apply(new(joined, &["all"])).rivals).collect();
+    assert!(told.iter().all(|rivals| rivals.len() == 4), "{told:?}");
+    let seen: std::collections::BTreeSet<_> = told.into_iter().flatten().collect();
+    assert_eq!(seen.len(), 100);
 }
 
 #[test]

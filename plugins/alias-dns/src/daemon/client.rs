@@ -112,12 +112,12 @@ impl Client {
     }
 
     /// Has the server answer by the record of `key`, which is on disk, from `listeners`. From the return on every query
-    /// is answered by it. Tells whose address the record has taken over.
+    /// is answered by it. Tells which records it shares an address or a name with.
     ///
     /// # Errors
     /// When the server does not, or a listener cannot be opened.
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
-        let Applied { displaced, open, build, guarded, .. } = self.have_answered(key, listeners)?;
+        let Applied { rivals, open, build, guarded, .. } = self.have_answered(key, listeners)?;
         self.let_in(open.into_iter().map(Opened::from).collect());
         let own = Build::own();
         if own.supersedes(&build) {
@@ -128,7 +128,7 @@ impl Client {
         } else if !guarded {
             self.guard_or_warn();
         }
-        Ok(displaced)
+        Ok(rivals)
     }
 
     /// Whether the server answers by the record of `key`, which is on disk, from `listeners`; those that can be opened
@@ -161,22 +161,22 @@ impl Client {
         }
         let apply = Asked::Apply { key: key.clone(), wanted: all };
         let mut applied = self.applied(&apply, true)?;
-        let mut displaced = std::mem::take(&mut applied.displaced);
+        let mut rivals = std::mem::take(&mut applied.rivals);
         while !applied.missing.is_empty() {
             match self.open_missing(&apply) {
                 Ok(more) => {
-                    displaced.extend(more);
+                    rivals.extend(more);
                     break;
                 }
                 // The server died on the way; the next one may miss nothing.
                 Err(ClientError::Lost(_)) if Instant::now() < self.deadline => {
                     applied = self.applied(&apply, true)?;
-                    displaced.append(&mut applied.displaced);
+                    rivals.append(&mut applied.rivals);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Applied { displaced, ..applied })
+        Ok(Applied { rivals, ..applied })
     }
 
     /// Lets queries to these through the host's rules again: a firewall that was loaded anew has forgotten what was put
@@ -213,7 +213,8 @@ impl Client {
         }
     }
 
-    /// Opens what the server still misses of `apply`; tells whose address the record has taken over.
+    /// Opens what the server still misses of `apply`; tells which records it shares an address or a name
+    /// with.
     ///
     /// Two plugins that both bring the first record of a network both find the same listener missing: one of them opens
     /// it. Nor is a server started meanwhile, for that takes the same lock.
@@ -221,7 +222,7 @@ impl Client {
         let _opening = lock(&self.state, self.deadline)?;
         let applied = self.applied(apply, false)?;
         applied.missing.iter().try_for_each(|wanted| self.open(wanted))?;
-        Ok(applied.displaced)
+        Ok(applied.rivals)
     }
 
     fn applied(&mut self, apply: &Asked, start: bool) -> Result<Applied, ClientError> {

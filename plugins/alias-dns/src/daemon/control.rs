@@ -152,8 +152,9 @@ pub(crate) struct Open {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Applied {
-    /// Older records whose address the new one has.
-    pub(crate) displaced: Vec<RecordKey>,
+    /// Records that the new one shares an address or a name with, a few of many.
+    #[serde(rename = "displaced")]
+    pub(crate) rivals: Vec<RecordKey>,
     /// Listeners that have to be opened still.
     pub(crate) missing: Vec<Wanted>,
     /// The others that were asked for; a server of an earlier build does not tell.

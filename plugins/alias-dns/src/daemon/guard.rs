@@ -18,11 +18,12 @@ use super::channel::{Channel, Kept, Message};
 use super::clear::forget_dead_namespaces;
 use super::client::{self, OPENING_LOCK};
 use super::image;
-use super::lock_file::{LockFile, stands_at};
+use super::lock_file::LockFile;
 use super::seqpacket::Seqpacket;
 use super::tend;
 use super::worker::{CONTROL, CONTROL_SOCKET, LOCK, LOCK_FILE};
 use crate::records::disk::Store;
+use crate::regular_file::stands_at;
 use crate::state_dir::StateDir;
 
 /// How long a server may take to come up. Nobody waits for the guard, and a busy machine may have many names.

@@ -4,13 +4,14 @@
 //! else will ever find. That is why a lock only counts while its file still stands at its path.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Result};
+use std::io::Result;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Instant;
 
 use nix::poll::{PollTimeout, poll};
+
+use crate::regular_file::stands_at;
 
 /// Milliseconds between two tries.
 const AGAIN: u16 = 2;
@@ -72,18 +73,9 @@ impl From<LockFile> for OwnedFd {
     }
 }
 
-/// Whether `file` is what `path` names now.
-pub(super) fn stands_at(file: &File, path: &Path) -> Result<bool> {
-    let own = file.metadata()?;
-    match std::fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::time::Duration;
 
     use super::*;

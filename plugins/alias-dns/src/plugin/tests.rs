@@ -80,7 +80,7 @@ impl Host for FakeHost {
         self.answer()?;
         // The server reads the file, not what the plugin has in mind.
         let on_disk = Store::new(state).read(&record.key).unwrap().unwrap();
-        Ok(self.served.borrow_mut().apply(on_disk).displaced)
+        Ok(self.served.borrow_mut().apply(on_disk).rivals)
     }
 
     fn withdraw(&self, state: &StateDir, keys: &[RecordKey]) -> Result<Withdrawn, Error> {
@@ -483,6 +483,33 @@ fn add_sweeps_the_dead_holder_of_its_address() {
     let ids: Vec<&str> = keys.iter().map(RecordKey::container_id).collect();
     assert_eq!(ids, [ID, "alive"]);
     assert!(!host.0.served.borrow().contains(&dead.key));
+}
+
+#[test]
+fn add_sweeps_the_dead_holder_of_its_name_and_no_living_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = AliasDns(FakeHost::at(&directory));
+    let store = Store::new(&host.0.state);
+    let at = |id, network: &str, address: &str| {
+        let mut result = prev_result();
+        result["ips"][0]["address"] = json!(format!("{address}/24"));
+        call("ADD").of(id).with("name", json!(network)).with("prevResult", result)
+    };
+    at("alive", "tnet", "10.82.0.51").succeed(&host);
+    assert_eq!(at("unseen", "tnet", "10.82.0.52").run_with(&host, "/proc/self/exe").0, 0);
+    for (network, address) in [("tnet", "10.82.0.53"), ("elsewhere", "10.82.0.54")] {
+        at("dead", network, address).with("runtimeConfig", json!({"aliases": ["centos-1"]})).succeed(&host);
+        let mut dead = store.load_network(network).records;
+        dead.retain(|record| record.key.container_id() == "dead");
+        dead[0].netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+        store.write(&dead[0]).unwrap();
+    }
+    at(ID, "tnet", "10.82.0.50").succeed(&host);
+    let ids =
+        |network| store.keys(network).iter().map(|key| key.container_id().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids("tnet"), [ID, "alive", "unseen"]);
+    assert_eq!(ids("elsewhere"), ["dead"]);
+    assert_eq!(host.0.served.borrow().len(), 4);
 }
 
 #[test]

@@ -1,20 +1,27 @@
 //! The records on disk: `<records>/<network>/<container id>:<ifname>`, one JSON file per attachment.
 //!
-//! The directory is the truth. ADD and DEL of different attachments never touch the same file, and a file appears whole
-//! or not at all, so that no lock is needed and a plugin killed at any instruction leaves nothing half-written. A file
-//! that cannot be read is reported and passed over: it costs its own names and nobody else's.
+//! The directory is the truth. ADD and DEL of different attachments never write the same file, and a file appears whole
+//! or not at all, so that a plugin killed at any instruction leaves nothing half-written. A file that cannot be read is
+//! reported and passed over: it costs its own names and nobody else's.
+//!
+//! Who removes a record because its container is dead holds the file from the look at it to its removal, and who replaces
+//! or removes one waits for that: else what is written in between would go with what it has replaced.
 //!
 //! Neither `:` nor `/` can stand in a container id or an ifname, so the path alone tells whose record a file is. Only of
 //! an id that is too long for a file's name a hash stands there, and the file tells.
+
+mod held;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cni_types::{Attachment, Error, Failures};
 
+use self::held::Held;
 use super::{Record, RecordKey, since_boot};
 use crate::regular_file;
 use crate::state_dir::{StateDir, create_private};
@@ -35,6 +42,10 @@ const READABLE_DIRECTORY: u32 = 0o755;
 
 /// How often the directory of a network is made again for one record, when the last DEL before keeps taking it away.
 const MAX_ATTEMPTS: usize = 16;
+
+/// How long whoever holds a record is waited for. He looks at it for microseconds; one that is stopped shall hold nobody
+/// up for good.
+const HOLDERS_TIME: Duration = Duration::from_secs(2);
 
 /// The records of one host network namespace.
 #[derive(Debug, Clone)]
@@ -106,6 +117,7 @@ impl Store {
         let text = serde_json::to_vec(record)?;
         let path = self.path(&record.key);
         let network = path.parent().unwrap_or(&self.root);
+        let _held = Held::wait_for(&path, Instant::now() + HOLDERS_TIME);
         let written = self.write_into(network, &path, &text);
         if written.is_err() {
             // Made for nothing, perhaps; it stays when it holds other records.
@@ -143,8 +155,25 @@ impl Store {
     /// The operating system's.
     pub fn remove(&self, key: &RecordKey) -> io::Result<bool> {
         let path = self.path(key);
-        remove_if_there(&aside(&path))?;
-        let removed = remove_if_there(&path)?;
+        let _held = Held::wait_for(&path, Instant::now() + HOLDERS_TIME);
+        self.take_away(&path)
+    }
+
+    fn remove_if_dead(&self, key: &RecordKey) -> io::Result<bool> {
+        let path = self.path(key);
+        let is_dead = || matches!(self.read(key), Ok(Some(record)) if record.is_dead());
+        // Nobody who writes or removes that of a living one has to wait.
+        if !is_dead() {
+            return Ok(false);
+        }
+        // Whoever else holds it takes it away, or makes it anew.
+        let Some(_held) = Held::at_once(&path)? else { return Ok(false) };
+        if is_dead() { self.take_away(&path) } else { Ok(false) }
+    }
+
+    fn take_away(&self, path: &Path) -> io::Result<bool> {
+        remove_if_there(&aside(path))?;
+        let removed = remove_if_there(path)?;
         // Fails while there are other records, which is as it should be.
         let _ = fs::remove_dir(path.parent().unwrap_or(&self.root));
         Ok(removed)
@@ -178,12 +207,26 @@ impl Store {
     /// Removes the records of `keys`, each also when another one cannot be. Tells which are gone; `failures` gets the
     /// others.
     pub(crate) fn remove_each(&self, keys: Vec<RecordKey>, failures: &mut Failures) -> Vec<RecordKey> {
-        let mut removed = keys;
-        removed.retain(|key| {
-            let outcome = self.remove(key);
-            failures.note(outcome.map_err(|error| cannot_remove(&self.path(key), &error))).is_some()
+        self.gone_of(keys, failures, |key| self.remove(key).map(|_| true))
+    }
+
+    /// Removes those records of `keys` whose container is provably dead when each is removed, however they are written
+    /// anew meanwhile. Tells which are gone; `failures` gets those that cannot be removed.
+    pub(crate) fn remove_dead(&self, keys: Vec<RecordKey>, failures: &mut Failures) -> Vec<RecordKey> {
+        self.gone_of(keys, failures, |key| self.remove_if_dead(key))
+    }
+
+    fn gone_of(
+        &self,
+        mut keys: Vec<RecordKey>,
+        failures: &mut Failures,
+        remove: impl Fn(&RecordKey) -> io::Result<bool>,
+    ) -> Vec<RecordKey> {
+        keys.retain(|key| {
+            let outcome = remove(key).map_err(|error| cannot_remove(&self.path(key), &error));
+            failures.note(outcome).unwrap_or(false)
         });
-        removed
+        keys
     }
 
     /// Removes every record, each also when another one cannot be, then what [`remove_if_empty`](Self::remove_if_empty)

@@ -150,9 +150,9 @@ impl Worker {
                 }
                 self.note_records();
                 match looked {
-                    Ok(Some(displaced)) => {
+                    Ok(Some(rivals)) => {
                         let guarded = self.guard.is_some();
-                        Told::Applied(Applied { displaced, missing, open, build: Build::own(), guarded })
+                        Told::Applied(Applied { rivals, missing, open, build: Build::own(), guarded })
                     }
                     Ok(None) => Told::Failed("there is no such record".to_owned()),
                     Err(unreadable) => Told::Failed(unreadable),

@@ -44,8 +44,8 @@ impl Worker {
         Life::On
     }
 
-    /// Answers by what the file of `key` says now; tells whose address the record has taken over, `None` when there is
-    /// no record.
+    /// Answers by what the file of `key` says now; tells which records it shares an address or a name with, `None` when
+    /// there is no record.
     pub(super) fn look_at(&mut self, key: &RecordKey) -> std::result::Result<Option<Vec<RecordKey>>, String> {
         let read = self.store.read(key);
         if read.is_ok() {
@@ -55,7 +55,7 @@ impl Worker {
         match read {
             Ok(Some(record)) if !record.is_of_earlier_boot() => {
                 log::debug!("answers by the record of {}", in_words(key));
-                Ok(Some(zones.apply(record).displaced))
+                Ok(Some(zones.apply(record).rivals))
             }
             // One of an earlier boot, that somebody puts back, is of a container that is dead.
             Ok(_) => {

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cni_types::BootId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::records::NetnsRef;
 
 fn key(network: &str, container_id: &str, ifname: &str) -> RecordKey {
     RecordKey::new(network, Attachment::new(container_id, ifname).unwrap()).unwrap()
@@ -120,6 +122,55 @@ fn what_else_stands_in_the_place_of_a_record_is_none() {
     fs::write(&network, "").unwrap();
     assert_eq!(store.read(&key).unwrap(), None);
     assert!(!store.remove(&key).unwrap());
+}
+
+#[test]
+fn a_record_that_is_made_anew_is_not_swept_with_the_dead_one() {
+    let (_directory, store) = store();
+    let key = key("testnet", "again", "eth0");
+    let netns = |path: &str| Some(NetnsRef { path: path.into(), inode: 1 });
+    let dead = Record { netns: netns("/run/netns/of nobody"), ..record(key.clone()) };
+    let alive = record(key.clone());
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                store.remove_dead(vec![key.clone()], &mut Failures::default());
+            }
+        });
+        let lost = (0..1000).find(|_| {
+            store.write(&dead).unwrap();
+            store.write(&alive).unwrap();
+            let first = store.read(&key).unwrap();
+            // Neither by one who looked before it was removed and made anew.
+            store.write(&dead).unwrap();
+            store.remove(&key).unwrap();
+            store.write(&alive).unwrap();
+            [first, store.read(&key).unwrap()] != [Some(alive.clone()), Some(alive.clone())]
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(lost, None);
+    });
+}
+
+#[test]
+fn only_the_dead_are_swept_and_what_somebody_holds_is_left_to_him() {
+    let (_directory, store) = store();
+    let [alive, dead, held] = ["alive", "dead", "held"].map(|id| key("testnet", id, "eth0"));
+    let gone = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    store.write(&record(alive.clone())).unwrap();
+    for key in [&dead, &held] {
+        store.write(&Record { netns: gone.clone(), ..record(key.clone()) }).unwrap();
+    }
+    let holder = Held::at_once(&store.path(&held)).unwrap();
+    let missing = key("testnet", "missing", "eth0");
+    let all = vec![alive.clone(), dead.clone(), held.clone(), missing];
+    let mut failures = Failures::default();
+    assert_eq!(store.remove_dead(all.clone(), &mut failures), [dead]);
+    drop(holder);
+    assert_eq!(store.remove_dead(all, &mut failures), [held]);
+    assert_eq!(store.keys("testnet"), [alive]);
+    failures.into_result().unwrap();
 }
 
 #[test]
