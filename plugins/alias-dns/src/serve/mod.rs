@@ -29,7 +29,7 @@ use self::flood::{Flood, Residents as _};
 use self::listen::Sockets;
 use self::query::Received;
 use self::strangers::Strangers;
-use self::tcp::{Connections, Made};
+use self::tcp::{Connections, Made, Source};
 use self::turns::Turns;
 use self::udp::Batch;
 use crate::answer::{self, Answer, Asker, Question};
@@ -264,8 +264,8 @@ impl Server {
             return;
         };
         let listener = &gateway.listener;
-        let knows = |source| OnBridge { zones: &desk.zones, listener }.include(source);
-        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, knows).is_err() {
+        let whose = |source| OnBridge { zones: &desk.zones, listener }.whose(source);
+        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, whose).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
         }
@@ -395,6 +395,16 @@ impl Desk {
 struct OnBridge<'a> {
     zones: &'a Zones,
     listener: &'a Listener,
+}
+
+impl OnBridge<'_> {
+    fn whose(&self, source: IpAddr) -> Source {
+        match self.zones.container_at(&self.listener.bridge, source) {
+            Some(container) => Source::Container(container.number()),
+            None if self.include(source) => Source::Host(source),
+            None => Source::Strangers,
+        }
+    }
 }
 
 impl flood::Residents for OnBridge<'_> {

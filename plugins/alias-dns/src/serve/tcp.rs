@@ -2,11 +2,12 @@
 //! as they come and in any order.
 //!
 //! Nobody can make the server wait, nor use up its memory or its descriptors: sockets never block, a silent client is
-//! cut off, a client that reads nothing is not read from, and each address has a limited number of connections.
+//! cut off, a client that reads nothing is not read from, and each container has a limited number of connections, however
+//! many addresses it comes from.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -33,8 +34,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// it has asked to be read.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Connections of one address, and of all addresses together that nobody knows: whoever is on a bridge can take any
-/// number of those.
+/// Connections of one source.
 const MAX_OF_SOURCE: usize = 32;
 
 /// Connections altogether.
@@ -55,15 +55,23 @@ const ACCEPTED: usize = 16;
 
 const PREFIX_LEN: usize = 2;
 
-/// Stands for every address that nobody knows; no client has it.
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// On whose account a connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// The container with this number, however many addresses it comes from.
+    Container(u32),
+    /// This address of the host.
+    Host(IpAddr),
+    /// All addresses together that nobody knows: whoever is on a bridge can take any number of those.
+    Strangers,
+}
 
 /// All connections.
 #[derive(Debug)]
 pub(crate) struct Connections {
     descriptors: Descriptors,
     open: Slab<Connection>,
-    of_source: Tally<IpAddr>,
+    of_source: Tally<Source>,
     deadlines: BinaryHeap<Reverse<(Instant, u32, u16)>>,
     resumed: Vec<Token>,
     generation: u16,
@@ -73,8 +81,7 @@ pub(crate) struct Connections {
 struct Connection {
     socket: OwnedFd,
     peer: SocketAddr,
-    /// As whose it is counted.
-    source: IpAddr,
+    source: Source,
     listener: Rc<Listener>,
     token: Token,
     incoming: Vec<u8>,
@@ -120,7 +127,7 @@ impl Connections {
         }
     }
 
-    /// Takes what waits at `socket`, which `listener` stands for; `knows` tells whether an address is anybody's.
+    /// Takes what waits at `socket`, which `listener` stands for; `whose` tells whose an address is.
     ///
     /// # Errors
     /// When the process or the system has no descriptor or memory left: then to be called later, and not at once.
@@ -129,7 +136,7 @@ impl Connections {
         poller: &Poller,
         socket: BorrowedFd<'_>,
         listener: &Rc<Listener>,
-        knows: impl Fn(IpAddr) -> bool,
+        whose: impl Fn(IpAddr) -> Source,
     ) -> std::io::Result<()> {
         for _ in 0..ACCEPTED {
             let socket = match accept4(socket.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
@@ -145,7 +152,7 @@ impl Connections {
             };
             let peer: Option<SockaddrStorage> = getpeername(socket.as_raw_fd()).ok();
             let Some(peer) = peer.as_ref().and_then(internet) else { continue };
-            let source = if knows(peer.ip()) { peer.ip() } else { STRANGER };
+            let source = whose(peer.ip());
             let is_one_too_many =
                 self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS;
             if is_one_too_many || !self.descriptors.are_enough_for(&socket) {
@@ -382,7 +389,7 @@ mod tests {
         let (poller, mut connections) = (Poller::new().unwrap(), Connections::new(descriptors));
         let listener = Rc::new(Listener { bridge: "br0".to_owned(), gateway: [127, 0, 0, 1].into() });
         for _ in 0..=count / ACCEPTED {
-            connections.accept(&poller, socket.as_fd(), &listener, |_| true).unwrap();
+            connections.accept(&poller, socket.as_fd(), &listener, |_| Source::Container(7)).unwrap();
         }
         (poller, connections, clients)
     }
@@ -478,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_its_share_of_the_connections() {
+    fn a_source_has_its_share_of_the_connections() {
         let (_, connections, mut clients) = accepted(MAX_OF_SOURCE + 1);
         assert_eq!(connections.len(), MAX_OF_SOURCE);
         assert_eq!(clients[MAX_OF_SOURCE].read(&mut [0]).unwrap(), 0);

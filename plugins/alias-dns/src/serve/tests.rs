@@ -110,6 +110,22 @@ fn a_container_has_its_share_of_the_questions_under_way_whichever_address_it_ask
 }
 
 #[test]
+fn the_connections_of_a_container_are_counted_together_whichever_address_they_come_from() {
+    let addresses = ["172.20.0.2", "172.20.0.5"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let both = Record { addresses: addresses.to_vec(), ..record(2, &["centos-1"]) };
+    let zones = Zones::load([both, record(3, &["centos-2"])]);
+    let listener = Listener { bridge: BRIDGE.to_owned(), gateway: "172.20.0.1".parse().unwrap() };
+    let bridge = OnBridge { zones: &zones, listener: &listener };
+    let whose = |ip: &str| bridge.whose(ip.parse().unwrap());
+    assert_eq!(whose("172.20.0.2"), whose("172.20.0.5"));
+    assert!(
+        matches!([whose("172.20.0.2"), whose("172.20.0.3")], [Source::Container(one), Source::Container(other)] if one != other)
+    );
+    assert_eq!(whose("172.20.0.1"), Source::Host(listener.gateway));
+    assert_eq!([whose("172.20.0.7"), whose("10.0.0.7")], [Source::Strangers; 2]);
+}
+
+#[test]
 fn every_kind_of_answer_is_written_as_the_rfcs_say() {
     let mut server = server();
     for (name, rtype, expected) in [
