@@ -14,6 +14,10 @@ const CAPACITY: usize = 512 << 10;
 /// The longest that a reply is kept, whatever it says itself: a day-old answer surprises whoever changed it.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// How long a failure is kept: as short as allowed (RFC 9520, section 3.2), so that a server is missed no longer than it
+/// is away.
+const OF_FAILURE: Duration = Duration::from_secs(1);
+
 /// Replies by question.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
@@ -44,7 +48,16 @@ impl Cache {
     /// Keeps `reply` as long as it says itself.
     pub(crate) fn put(&mut self, key: &[u8], reply: &Reply, now: Duration) {
         let Some(lifetime) = reply.lifetime() else { return };
-        let lifetime = Duration::from_secs(lifetime.into()).min(LONGEST);
+        self.keep(key, reply, Duration::from_secs(lifetime.into()).min(LONGEST), now);
+    }
+
+    /// Keeps what is said where no server knew: who asks again at once, as resolvers do, would else wait as long again,
+    /// and each question take a place.
+    pub(crate) fn put_failure(&mut self, key: &[u8], reply: &Reply, now: Duration) {
+        self.keep(key, reply, OF_FAILURE, now);
+    }
+
+    fn keep(&mut self, key: &[u8], reply: &Reply, lifetime: Duration, now: Duration) {
         self.remove(key);
         let number = self.next;
         self.next += 1;
@@ -110,6 +123,19 @@ mod tests {
         assert!(cache.get(b"b", now).is_none());
         cache.put(b"c", &reply(1_000_000, 4), now);
         assert!(cache.get(b"c", now + LONGEST).is_none());
+    }
+
+    #[test]
+    fn a_failure_is_kept_for_a_second() {
+        let (mut cache, now) = (Cache::default(), Duration::from_hours(7));
+        let failure = Reply::failure(&[0, 0, 1, 0, 1]);
+        cache.put(b"a", &failure, now);
+        assert!(cache.get(b"a", now).is_none());
+        cache.put_failure(b"a", &failure, now);
+        assert!(cache.get(b"a", now + OF_FAILURE - Duration::from_nanos(1)).is_some());
+        assert!(cache.get(b"a", now + OF_FAILURE).is_none());
+        cache.put(b"a", &reply(30, 4), now);
+        assert!(cache.get(b"a", now + OF_FAILURE).is_some());
     }
 
     #[test]
