@@ -594,7 +594,9 @@ impl Forwarder {
 }
 
 /// Whether a party with `own` places may have one more: of `share` at most, and never more than are still `free`, so that
-/// a few of them do not take all, and whoever has none yet finds one.
+/// a few of them do not take all, and whoever has none yet finds one. As what is under way ends, all those who want more
+/// than they get come to have the same (A. K. Choudhury, E. L. Hahne, "Dynamic queue length thresholds for shared-memory
+/// packet switches", 1998).
 fn has_room(own: usize, share: usize, free: usize) -> bool {
     own < share.min(free)
 }
@@ -760,6 +762,19 @@ mod tests {
                 assert!(taken[0] == share && has_room(0, share, free(&taken)), "{taken:?}");
             }
         }
+    }
+
+    #[test]
+    fn whoever_comes_late_has_as_much_as_the_others_once_what_is_under_way_has_ended() {
+        let mut taken = [0; 8];
+        for party in (0..7).chain((0..8).cycle().take(8 * MAX_FLIGHTS)) {
+            // One of its questions ends, and it asks as many as it may.
+            taken[party] -= usize::from(taken[party] > 0);
+            while has_room(taken[party], MAX_FLIGHTS_OF_PARTY, MAX_FLIGHTS - taken.iter().sum::<usize>()) {
+                taken[party] += 1;
+            }
+        }
+        assert!(taken.iter().all(|taken| taken.abs_diff(MAX_FLIGHTS / 9) <= 1), "{taken:?}");
     }
 
     #[test]
