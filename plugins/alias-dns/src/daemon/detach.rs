@@ -13,6 +13,7 @@ use cni_types::logging;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{ForkResult, close, fork, setsid};
@@ -93,6 +94,9 @@ fn start(part: Part, variable: &str, set: impl FnOnce(&mut Command)) -> Result<S
             let _ = close_range(FIRST, u32::MAX, nix::libc::CLOSE_RANGE_CLOEXEC);
             fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty()))?;
             setsid()?;
+            // Other name servers read their files anew at it, and whoever is used to that sends it to all processes of the
+            // name at once; this one has nothing to read, and would be gone with all its parts.
+            signal(Signal::SIGHUP, SigHandler::SigIgn)?;
             umask(Mode::from_bits_truncate(0o022));
             // A session's leader could get a terminal again; its child cannot, and nobody waits for it.
             match fork()? {

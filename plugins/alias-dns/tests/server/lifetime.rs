@@ -15,7 +15,7 @@ use alias_dns::records::{NetnsRef, Record, RecordKey};
 use alias_dns::state_dir::StateDir;
 use cni_types::{Attachment, BootId};
 use domain::base::iana::Rtype;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
@@ -39,6 +39,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("after_all_are_killed_the_next_verb_brings_every_name_back", all_killed),
     ("a_killed_guard_is_missed_by_the_next_add_or_del", guard_killed),
     ("a_guard_that_is_slow_to_start_guards_all_the_same", slow_guard),
+    ("a_hangup_ends_no_part", hangup),
     ("killed_in_any_order_nothing_is_lost_and_nothing_doubled", kill_storm),
     ("where_the_state_outlives_a_boot_an_address_is_whose_it_is_now", outlived_boot),
     ("many_starts_at_once_make_one_server", start_race),
@@ -71,6 +72,29 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn centos_1() -> Vec<String> {
     ask(GATEWAY, "centos-1", Rtype::A).map(|response| response.answer).unwrap_or_default()
+}
+
+fn hangup() {
+    // Whoever starts this may have it ignored, as nohup does.
+    // SAFETY: the default disposition installs no function.
+    #[allow(unsafe_code, reason = "nix cannot tell a harmless disposition from a function")]
+    unsafe { nix::sys::signal::signal(Signal::SIGHUP, SigHandler::SigDfl) }.unwrap();
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    settled();
+    // By a plugin, by the supervisor, by the worker.
+    for killed in [None, Some("serve"), Some("supervise")] {
+        if let Some(part) = killed {
+            let before = processes(part);
+            signal(part, Signal::SIGKILL);
+            eventually("another one", || processes(part).len() == 1 && processes(part) != before);
+        }
+        settled();
+        let before = PARTS.map(processes);
+        PARTS.into_iter().for_each(|part| signal(part, Signal::SIGHUP));
+        assert_eq!(centos_1(), ["A 172.20.0.2"]);
+        assert_eq!(PARTS.map(processes), before);
+    }
 }
 
 fn killed_in_turn() {
