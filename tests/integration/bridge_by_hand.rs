@@ -154,6 +154,26 @@ fn repair_makes_a_port_deaf_to_routers_again() {
 }
 
 #[test]
+fn repair_has_a_port_treat_frames_as_the_network_wants() {
+    let story = Story::new();
+    let ports = story.world.host().run("ls /sys/class/net/br-net/brif").success().to_owned();
+    let port = ports.lines().next().unwrap();
+    for (change, was) in [
+        ("hairpin on", "hairpin mode of host veth \"PORT\" was on"),
+        ("isolated on", "isolation of host veth \"PORT\" was on"),
+        ("locked on", "lock of host veth \"PORT\" was on"),
+        ("flood off", "flooding of unicast frames of host veth \"PORT\" was off"),
+        ("mcast_flood off", "flooding of multicast frames of host veth \"PORT\" was off"),
+        ("bcast_flood off", "flooding of broadcast frames of host veth \"PORT\" was off"),
+    ] {
+        story.world.host().run(&format!("bridge link set dev {port} {change}")).success();
+        let repaired = format!("repaired: {}\n", was.replace("PORT", port));
+        assert_eq!(story.bridge(&["repair", "net"]).success(), repaired, "{change}");
+        assert_eq!(story.bridge(&["repair"]).success(), "", "{change}");
+    }
+}
+
+#[test]
 fn the_bridge_is_deaf_to_routers_again_with_the_next_add_and_with_repair() {
     let story = Story::new();
     let believe =

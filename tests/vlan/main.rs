@@ -408,6 +408,9 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         "ip link set PORT nomaster",
         "bridge link set dev PORT isolated on",
         "bridge link set dev PORT hairpin on",
+        "bridge link set dev PORT locked on",
+        "bridge link set dev PORT flood off",
+        "bridge link set dev PORT bcast_flood off",
     ] {
         let story = Story::new();
         let (first, _) = story.attach("c1", &config);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::mac::Mac;
 use crate::names;
 use crate::netlink::addr::Dad;
+use crate::netlink::link::Conduct;
 use crate::nft::IngressPolicy;
 
 /// The bridge of a network that names none.
@@ -102,8 +103,8 @@ pub(crate) struct Settings {
     pub(crate) mtu: Option<u32>,
     /// Whether the bridge receives every frame.
     pub(crate) promiscuous: bool,
-    /// How the host end behaves as a port.
-    pub(crate) port: Port,
+    /// How the host end treats frames as a port.
+    pub(crate) port: Conduct,
     /// VLANs of the port; `None` leaves VLANs alone.
     pub(crate) vlans: Option<Vlans>,
     /// Hardware address of the container's interface; `None` chooses one.
@@ -149,15 +150,6 @@ pub(crate) enum AddressConflict {
     Refuse,
     /// Replace it.
     Replace,
-}
-
-/// How the host end behaves as a bridge port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Port {
-    /// Frames may leave by the port that they came in by.
-    pub(crate) hairpin: bool,
-    /// Frames do not pass to other isolated ports.
-    pub(crate) isolated: bool,
 }
 
 /// VLANs of a bridge port.
@@ -256,9 +248,10 @@ impl Settings {
             gateway,
             mtu,
             promiscuous: document.promisc_mode,
-            port: Port {
+            port: Conduct {
                 hairpin: document.hairpin_mode,
                 isolated: document.port_isolation || ingress == IngressPolicy::Isolated,
+                ..Conduct::NEW
             },
             vlans,
             mac: requested_mac(&document, args)?,

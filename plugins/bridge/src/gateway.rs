@@ -14,7 +14,7 @@ use crate::family::Family;
 use crate::mac::Mac;
 use crate::maker::NO_GROUP;
 use crate::netlink::addr::{self, Address, Dad};
-use crate::netlink::link::{Kind, Link, NewVethEnd, PortSetup};
+use crate::netlink::link::{Conduct, Kind, Link, NewVethEnd, PortSetup, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{IPV6_MIN_MTU, Plan};
@@ -143,8 +143,10 @@ fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link)
             vlans::join(host, &vlans, port.index)?;
         }
         // Isolated ports, as its containers' may be, would not reach an isolated one.
-        let is_apart = port.port.is_some_and(|port| port.hairpin || port.isolated);
-        if !port.up || is_apart {
+        if let Some(PortState { conduct, .. }) = port.port {
+            host.set_conduct(port.index, conduct, Conduct::NEW)?;
+        }
+        if !port.up {
             let setup =
                 PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };
             host.set_up_port(port.index, setup)?;

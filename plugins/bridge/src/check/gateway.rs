@@ -6,9 +6,9 @@ use super::Comparison;
 use super::port::is_closed;
 use crate::bridge::believes_routers;
 use crate::family::Family;
-use crate::netlink::link::{Kind, Link};
+use crate::netlink::link::{Conduct, Kind, Link};
 use crate::netlink::{Failure, Netlink};
-use crate::{config, gateway, reverse_path, sysctl, vlans};
+use crate::{gateway, reverse_path, sysctl, vlans};
 
 impl Comparison<'_> {
     pub(super) fn gateway(&mut self, host: &mut Netlink, bridge: &Link) -> Result<(), Error> {
@@ -76,7 +76,7 @@ impl Comparison<'_> {
         }
         if let Some(state) = port.port {
             let of = format!("bridge port \"{}\" of gateway interface \"{name}\"", port.name);
-            self.conduct(&of, state, config::Port { hairpin: false, isolated: false });
+            self.conduct(&of, state, Conduct::NEW);
             // With one of them down there is nothing else to be said.
             if bridge.up && link.up && port.up && is_closed(state, Some(bridge)) {
                 self.differs(format_args!("{of} does not forward"));

@@ -3,10 +3,10 @@
 use super::{Comparison, Maker};
 use crate::bridge::believes_routers;
 use crate::mac::Mac;
-use crate::netlink::link::{Admission, Link, PortState};
+use crate::netlink::link::{Admission, Conduct, Link, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::tuning::Before;
-use crate::{config, predecessor, veth, vlans};
+use crate::{predecessor, veth, vlans};
 
 impl Comparison<'_> {
     /// The host end: that it is the container's, on the bridge, up and forwarding, and behaves as asked.
@@ -92,19 +92,11 @@ impl Comparison<'_> {
         Ok(Some(maker))
     }
 
-    /// How a port treats frames: as wished, and otherwise as the kernel makes one.
-    pub(super) fn conduct(&mut self, of: &str, port: PortState, wished: config::Port) {
+    /// Whether a port treats frames as wished.
+    pub(super) fn conduct(&mut self, of: &str, port: PortState, wished: Conduct) {
         let on_off = |on: bool| if on { "on" } else { "off" };
-        for (what, is, should) in [
-            ("hairpin mode", port.hairpin, wished.hairpin),
-            ("isolation", port.isolated, wished.isolated),
-            // Otherwise who is behind it is not heard, or hears nobody.
-            ("lock", port.locked, false),
-            ("flooding of unicast frames", port.floods.unicast, true),
-            ("flooding of multicast frames", port.floods.multicast, true),
-            ("flooding of broadcast frames", port.floods.broadcast, true),
-        ] {
-            self.compare(format_args!("{what} of {of}"), on_off(is), on_off(should));
+        for (what, is) in port.conduct.differences(wished) {
+            self.differs(format_args!("{what} of {of} is {}, not {}", on_off(is), on_off(!is)));
         }
     }
 }

@@ -34,7 +34,7 @@ fn an_empty_configuration_is_a_switch_called_cni0() {
     let settings = settings(json!({"ipam": {}})).unwrap();
     assert_eq!((settings.network.as_str(), settings.bridge.as_str()), ("net", "cni0"));
     assert_eq!(settings.gateway, GatewayRole::None);
-    assert_eq!(settings.port, Port { hairpin: false, isolated: false });
+    assert_eq!(settings.port, Conduct::NEW);
     assert_eq!((settings.mtu, settings.vlans, settings.mac, settings.dns), (None, None, None, None));
     assert_eq!((settings.masquerade, settings.ingress), (None, IngressPolicy::Open));
     assert!(settings.ipam.is_none() && !settings.promiscuous && !settings.mac_spoof_check);

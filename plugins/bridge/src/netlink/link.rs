@@ -18,7 +18,7 @@ use self::state::read;
 use super::{Failure, Netlink};
 use crate::mac::Mac;
 
-pub(crate) use self::state::{Admission, Kind, Link, PortState};
+pub(crate) use self::state::{Admission, Conduct, Kind, Link, PortState};
 
 // Numbers of include/uapi/linux/if_link.h and include/uapi/linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -159,6 +159,33 @@ impl Netlink {
                 InfoBridgePort::HairpinMode(setup.hairpin),
                 InfoBridgePort::Isolated(setup.isolated),
             ])),
+        ]));
+        self.acknowledged(RouteNetlinkMessage::NewLink(message), 0)
+    }
+
+    /// Has a bridge port treat frames as `wished`. The kernel is told only what differs from `is`: an older one refuses
+    /// what it does not know.
+    pub(crate) fn set_conduct(&mut self, index: u32, is: Conduct, wished: Conduct) -> Result<(), Failure> {
+        let switches = |Conduct { hairpin, isolated, locked, floods }: Conduct| {
+            [
+                InfoBridgePort::HairpinMode(hairpin),
+                InfoBridgePort::Isolated(isolated),
+                InfoBridgePort::Locked(locked),
+                InfoBridgePort::UnicastFlood(floods.unicast),
+                InfoBridgePort::MulticastFlood(floods.multicast),
+                InfoBridgePort::BroadcastFlood(floods.broadcast),
+            ]
+        };
+        let present = switches(is);
+        let changes: Vec<InfoBridgePort> =
+            switches(wished).into_iter().filter(|switch| !present.contains(switch)).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(changes)),
         ]));
         self.acknowledged(RouteNetlinkMessage::NewLink(message), 0)
     }

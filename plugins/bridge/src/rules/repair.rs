@@ -11,7 +11,7 @@ use crate::attachment::Identity;
 use crate::bridge::{believe_no_router, believes_routers};
 use crate::config::Settings;
 use crate::iptables::{self, Jumps};
-use crate::netlink::link::{Link, PortSetup};
+use crate::netlink::link::{Link, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::nft::{Attached, Rules};
@@ -75,15 +75,15 @@ pub(crate) fn repair_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
     Ok(wrong)
 }
 
-/// Makes the port of an attachment as isolated and as guarded as the network is by now, deaf to routers, and a member of
-/// its VLANs; says what was wrong.
+/// Has the port of an attachment treat frames as the network's do by now, guarded if they are, deaf to routers, and in its
+/// VLANs; says what was wrong.
 pub(crate) fn restore_port(
     host: &mut Netlink,
     settings: &Settings,
     found: &Found,
 ) -> Result<Vec<String>, Error> {
     let mut wrong = Vec::new();
-    let Link { index, name, alias, .. } = &found.host;
+    let Link { index, name, .. } = &found.host;
     if believes_routers(&found.host) {
         believe_no_router(&found.host);
         wrong.push(format!("host veth \"{name}\" accepted router advertisements"));
@@ -99,12 +99,14 @@ pub(crate) fn restore_port(
     {
         wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group));
     }
-    let isolated = settings.port.isolated;
-    if let Some(port) = found.host.port.filter(|port| port.isolated != isolated)
-        && is_done(host.set_up_port(*index, PortSetup { alias, hairpin: port.hairpin, isolated }))?
+    if let Some(PortState { conduct, .. }) = found.host.port
+        && is_done(host.set_conduct(*index, conduct, settings.port))?
     {
-        let on_off = if isolated { "off" } else { "on" };
-        wrong.push(format!("isolation of host veth \"{name}\" was {on_off}"));
+        let on_off = |on: bool| if on { "on" } else { "off" };
+        let differences = conduct.differences(settings.port);
+        wrong.extend(
+            differences.map(|(what, is)| format!("{what} of host veth \"{name}\" was {}", on_off(is))),
+        );
     }
     if let Some(vlans) = &settings.vlans {
         let differences = vlans::differences(host, vlans, &found.host)

@@ -94,9 +94,18 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// How a bridge port behaves.
+/// A bridge port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PortState {
+    /// How it treats frames.
+    pub(crate) conduct: Conduct,
+    /// Whether the bridge lets frames through it.
+    pub(crate) state: Admission,
+}
+
+/// How a bridge port treats frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Conduct {
     /// Frames may leave by the port that they came in by.
     pub(crate) hairpin: bool,
     /// Frames do not pass to other isolated ports.
@@ -105,8 +114,34 @@ pub(crate) struct PortState {
     pub(crate) locked: bool,
     /// Which frames leave by it although the bridge does not know that their receiver is there.
     pub(crate) floods: Floods,
-    /// Whether the bridge lets frames through it.
-    pub(crate) state: Admission,
+}
+
+impl Conduct {
+    /// That of a port as the kernel makes one.
+    pub(crate) const NEW: Self = Self {
+        hairpin: false,
+        isolated: false,
+        locked: false,
+        floods: Floods { unicast: true, multicast: true, broadcast: true },
+    };
+
+    /// What is otherwise than `wished`, in words, and whether it is on.
+    pub(crate) fn differences(self, wished: Self) -> impl Iterator<Item = (&'static str, bool)> {
+        let switches = |conduct: Self| {
+            let Self { hairpin, isolated, locked, floods: Floods { unicast, multicast, broadcast } } =
+                conduct;
+            [
+                ("hairpin mode", hairpin),
+                ("isolation", isolated),
+                ("lock", locked),
+                ("flooding of unicast frames", unicast),
+                ("flooding of multicast frames", multicast),
+                ("flooding of broadcast frames", broadcast),
+            ]
+        };
+        let both = switches(self).into_iter().zip(switches(wished));
+        both.filter(|(is, should)| is != should).map(|(is, _)| is)
+    }
 }
 
 /// Which frames leave by a port although the bridge does not know that their receiver is there.
@@ -223,23 +258,18 @@ fn accept_ra(families: &[u8]) -> Option<i32> {
 
 fn read_port(octets: &[u8]) -> PortState {
     // What a kernel does not tell of, it does as all did before there was a choice.
-    let mut port = PortState {
-        hairpin: false,
-        isolated: false,
-        locked: false,
-        floods: Floods { unicast: true, multicast: true, broadcast: true },
-        state: Admission::Disabled,
-    };
+    let mut port = PortState { conduct: Conduct::NEW, state: Admission::Disabled };
+    let PortState { conduct, state } = &mut port;
     for data in each(octets) {
         let value = data.value();
         match data.kind() {
-            IFLA_BRPORT_STATE => port.state = admission(value),
-            IFLA_BRPORT_MODE => port.hairpin = value == [1],
-            IFLA_BRPORT_UNICAST_FLOOD => port.floods.unicast = value == [1],
-            IFLA_BRPORT_MCAST_FLOOD => port.floods.multicast = value == [1],
-            IFLA_BRPORT_BCAST_FLOOD => port.floods.broadcast = value == [1],
-            IFLA_BRPORT_ISOLATED => port.isolated = value == [1],
-            IFLA_BRPORT_LOCKED => port.locked = value == [1],
+            IFLA_BRPORT_STATE => *state = admission(value),
+            IFLA_BRPORT_MODE => conduct.hairpin = value == [1],
+            IFLA_BRPORT_UNICAST_FLOOD => conduct.floods.unicast = value == [1],
+            IFLA_BRPORT_MCAST_FLOOD => conduct.floods.multicast = value == [1],
+            IFLA_BRPORT_BCAST_FLOOD => conduct.floods.broadcast = value == [1],
+            IFLA_BRPORT_ISOLATED => conduct.isolated = value == [1],
+            IFLA_BRPORT_LOCKED => conduct.locked = value == [1],
             _ => {}
         }
     }
@@ -313,14 +343,11 @@ mod tests {
         assert_eq!(link.mac, Some(Mac::from([2, 0, 0, 0, 0, 7])));
         assert_eq!((link.controller, link.peer, link.peer_netns), (Some(3), Some(2), Some(4)));
         assert_eq!(link.alias, "cni:n/c/eth0");
-        let port = PortState {
-            hairpin: true,
-            isolated: false,
-            locked: false,
-            floods: Floods { unicast: true, multicast: true, broadcast: false },
-            state: Admission::Forwarding,
-        };
-        assert_eq!((link.port, link.resolves), (Some(port), true));
+        let PortState { conduct, state } = link.port.unwrap();
+        assert_eq!((state, link.resolves), (Admission::Forwarding, true));
+        let differences: Vec<_> = conduct.differences(Conduct::NEW).collect();
+        assert_eq!(differences, [("hairpin mode", true), ("flooding of broadcast frames", false)]);
+        assert_eq!(conduct.differences(conduct).count(), 0);
     }
 
     #[test]
