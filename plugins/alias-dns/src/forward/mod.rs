@@ -517,11 +517,15 @@ impl Forwarder {
     ) {
         loop {
             let flight = &mut self.flights[slot];
-            let is_over = now.saturating_duration_since(flight.began) + PATIENCE > TOTAL;
+            let taken = now.saturating_duration_since(flight.began);
+            let is_over = taken + PATIENCE > TOTAL;
             let Some(next) = flight.next().filter(|_| !is_over) else {
                 let mut flight = self.land(slot);
                 let failure = flight.failure.take().unwrap_or_else(|| Reply::failure(&flight.question));
-                self.cache.put_failure(&flight.key, &failure, of_cache());
+                // One that was told at once costs little to ask for again, and the next answer may be another.
+                if taken >= PATIENCE {
+                    self.cache.put_failure(&flight.key, &failure, of_cache());
+                }
                 return respond(&flight, &failure, deliver);
             };
             flight.current = next;
