@@ -27,6 +27,48 @@ fn both_families_reach_the_other_container_and_the_host() {
     assert!(world.host().reaches("fd00:172:22::2"));
 }
 
+/// What is asked for before the kernel hears it is asked for again a second later. Its workers are held off here, as on a
+/// busy host: the ADD and who looks after it have their processor before them.
+#[test]
+fn solicitations_for_new_addresses_are_heard_the_moment_add_has_returned() {
+    let world = World::new();
+    let (host, path) = (world.host(), world.install_plugins());
+    let allowed = host.run("taskset -pc 1").success().rsplit_once(": ").unwrap().1.trim().to_owned();
+    let processor = allowed.split([',', '-']).next().unwrap().to_owned();
+    // Not everybody may.
+    let first = match host.run("chrt --fifo 50 true").status {
+        0 => vec!["taskset", "-c", &processor, "chrt", "--fifo", "50"],
+        _ => vec![],
+    };
+    for round in 0..8 {
+        let container = world.container(&format!("c{round}"));
+        let config = json!({
+            "cniVersion": "1.0.0", "name": format!("n{round}"), "type": "bridge", "bridge": format!("br{round}"),
+            "isGateway": true, "ipam": { "type": "host-local-ipam", "subnet": format!("fd00:{round}::/64") },
+        });
+        world.write("/run/config", config.to_string());
+        let script = format!(
+            "{path}/bridge < /run/config > /run/result || exit
+            cat /proc/thread-self/net/igmp6 > /run/host; ip -o link >> /run/host
+            exec nsenter --net={} sh -c 'cat /proc/thread-self/net/igmp6; ip -o link show dev eth0'",
+            container.netns_path(),
+        );
+        let command = host.command(first.iter().copied().chain(["sh", "-c", &script]));
+        let call = command.env("CNI_COMMAND", "ADD").env("CNI_PATH", &path).env("CNI_IFNAME", "eth0");
+        let call = call.env("CNI_CONTAINERID", container.name()).env("CNI_NETNS", container.netns_path());
+        let in_container = call.run();
+        for (seen, link, group) in [
+            (in_container.success().to_owned(), "eth0".to_owned(), "ff0200000000000000000001ff000002"),
+            (world.read("/run/host"), format!("br{round}"), "ff0200000000000000000001ff000001"),
+        ] {
+            let is_heard = |line: &str| line.contains(&format!(" {link} ")) && line.contains(group);
+            assert!(seen.lines().any(is_heard), "{link} hears who asks for {group}: {seen}");
+            let discards = |line: &str| line.contains(&format!(" {link}")) && line.contains("qdisc noop");
+            assert!(!seen.lines().any(discards), "{link} sends: {seen}");
+        }
+    }
+}
+
 /// While it looks, the host asks for no neighbour there, and nothing that is routed finds a container by IPv6.
 #[test]
 fn a_new_bridge_looks_for_no_duplicate_of_its_own_address() {

@@ -69,6 +69,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         }
         veth::await_port(&mut host, &identity, veth.host_index)?;
         log::debug!("the bridge port forwards");
+        if let Some(gateway) = &gateway {
+            gateway.settle(&mut host, &plan)?;
+        }
+        container::settle(&mut container, end, &plan)?;
         Some(company)
     };
     signals.heed()?;

@@ -1,5 +1,6 @@
 //! The container's half of an attachment: addresses, interface up, routes.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use cni_types::{Error, ErrorCode};
@@ -11,7 +12,8 @@ use crate::netlink::events::Events;
 use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{Plan, PlannedRoute};
+use crate::plan::{Plan, PlannedAddress, PlannedRoute};
+use crate::settled;
 use crate::sysctl::{self, Ipv6Switch, Ipv6Switches};
 
 /// Longest wait for duplicate address detection; it takes one to two seconds.
@@ -154,6 +156,24 @@ pub(crate) fn configure(
         container.add_route(end.index, route).map_err(|failure| unroutable(route, &failure))?;
     }
     Ok(company)
+}
+
+/// Has the interface, whose port forwards by now, send and hear at once.
+pub(crate) fn settle(container: &mut Netlink, end: ContainerEnd<'_>, plan: &Plan) -> Result<(), Error> {
+    settled::follow_carrier(container, end.index)
+        .map_err(|failure| Error::internal(failure).context(format_args!("read \"{}\"", end.ifname)))?;
+    let is_ipv6 = |address: &PlannedAddress| match address.network.ip() {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    };
+    let addresses: Vec<Ipv6Addr> = plan.addresses.iter().filter_map(is_ipv6).collect();
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    end.netns.visit(end.home, || {
+        settled::await_solicited(end.index, &addresses);
+        Ok(())
+    })
 }
 
 /// The switches of an interface that gets an IPv6 address, set while it is down.

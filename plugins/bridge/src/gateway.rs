@@ -1,7 +1,7 @@
 //! The host's half of a gateway: the network's addresses on the bridge, and forwarding.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use cni_types::Error;
 use ipnetwork::IpNetwork;
@@ -18,6 +18,7 @@ use crate::netlink::link::{Conduct, Kind, Link, NewVethEnd, PortSetup, PortState
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{IPV6_MIN_MTU, Plan};
+use crate::settled;
 use crate::survey;
 use crate::sysctl::{self, Ipv6Switch};
 use crate::undo::Undo;
@@ -246,6 +247,30 @@ impl Gateway {
             made_room = true;
         }
         Ok(made_room)
+    }
+
+    /// Has the host's end of the network, which may have got its first port, send and hear at once.
+    ///
+    /// # Errors
+    /// 999 with what the kernel refuses.
+    pub(crate) fn settle(&self, host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
+        for index in BTreeSet::from([self.bridge, self.link.index]) {
+            settled::follow_carrier(host, index).map_err(|failure| {
+                Error::internal(failure).context(format_args!("read \"{}\"", self.link.name))
+            })?;
+        }
+        settled::await_solicited(self.link.index, &self.new_ipv6(plan));
+        Ok(())
+    }
+
+    /// The plan's IPv6 addresses that the link did not have before.
+    fn new_ipv6(&self, plan: &Plan) -> Vec<Ipv6Addr> {
+        let new = plan.gateways.iter().filter(|gateway| !self.has(gateway));
+        new.filter_map(|gateway| match gateway.ip() {
+            IpAddr::V6(ip) => Some(ip),
+            IpAddr::V4(_) => None,
+        })
+        .collect()
     }
 
     fn has(&self, gateway: &IpNetwork) -> bool {

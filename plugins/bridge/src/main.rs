@@ -27,6 +27,7 @@ mod plan;
 mod predecessor;
 mod reverse_path;
 mod rules;
+mod settled;
 mod signals;
 mod status;
 mod survey;
