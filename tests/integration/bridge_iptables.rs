@@ -214,6 +214,42 @@ fn repairs_side_by_side_write_each_rule_once() {
     }
 }
 
+/// Bridged frames pass what is behind routing where `bridge-nf-call-iptables` is 1.
+#[test]
+fn what_stays_within_one_of_several_subnets_keeps_its_source() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let host = story.world.host();
+        for family in ["ip", "ip6"] {
+            host.run(&format!("sysctl -w net.bridge.bridge-nf-call-{family}tables=1")).success();
+        }
+        let mut several = config();
+        several["name"] = json!("several");
+        several["bridge"] = json!("br-several");
+        several["isGateway"] = json!(true);
+        let subnets = ["10.2.0.0/24", "10.3.0.0/24", "fd00:2::/64", "fd00:3::/64"];
+        several["ipam"]["ranges"] = subnets.iter().map(|subnet| json!([{ "subnet": subnet }])).collect();
+        let [caller, called] = ["caller", "called"].map(|name| story.world.container(name));
+        for container in [&caller, &called] {
+            story.call("ADD", container, &several).run().success();
+        }
+        let _server = called.serve("[::]:80");
+        for (source, target) in [
+            ("10.2.0.2", "10.2.0.3"),
+            ("10.3.0.2", "10.3.0.3"),
+            ("fd00:2::2", "[fd00:2::3]"),
+            ("fd00:3::2", "[fd00:3::3]"),
+        ] {
+            let answer = caller.fetch(&format!("http://{target}/"));
+            assert_eq!(answer, format!("{target} called by {source}"), "{kind}");
+        }
+        for container in [&caller, &called] {
+            story.call("DEL", container, &several).run().success();
+        }
+        story.detach_all(kind);
+    }
+}
+
 #[test]
 fn the_next_adds_bring_back_what_was_flushed() {
     const FLUSHES: [&[&str]; 3] = [

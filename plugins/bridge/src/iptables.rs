@@ -2,7 +2,8 @@
 //!
 //! The same chains and rules as the reference's: in table nat a chain for each container, and a jump to it for each of
 //! its addresses. Only the comment of a jump says more, the interface: two interfaces of one container on one network
-//! share the chain, and it goes with the last jump.
+//! share the chain, and it goes with the last jump. And where a container has several subnets of a family, what stays
+//! within one of them comes before what is masqueraded.
 //!
 //! Two processes for each family and call: one lists, one changes what differs in a single transaction. Two more where
 //! somebody else has made a change in between.
@@ -106,7 +107,11 @@ fn addition(present: &[String], wished: &[(String, Vec<String>)]) -> (String, Ve
         }
         // Two interfaces of a container share the chain.
         for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {
-            line(&mut script, format_args!("{rule}"));
+            // What keeps its source has to be found before all that does not: the container may have other subnets.
+            match rule.strip_prefix("-A ").filter(|rule| rule.ends_with(" -j ACCEPT")) {
+                Some(first) => line(&mut script, format_args!("-I {first}")),
+                None => line(&mut script, format_args!("{rule}")),
+            }
             words.push(missing(rule));
         }
     }
