@@ -58,10 +58,10 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let rules = rules::install(prepared, &mut host, &bridge, &settings, &identity, subject, undo)?;
     log::debug!("installed the rules");
     let ifname = call.attachment().ifname();
+    let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
     let company = if settings.leave_container_down {
         None
     } else {
-        let end = ContainerEnd { netns: &netns, home: &home, ifname, index: veth.container_index };
         let company = container::configure(&mut container, end, &settings, &plan, switches)?;
         log::debug!("gave {ifname} its addresses and routes");
         if let Some(rules) = rules {
@@ -70,9 +70,9 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         veth::await_port(&mut host, &identity, veth.host_index)?;
         log::debug!("the bridge port forwards");
         if let Some(gateway) = &gateway {
-            gateway.settle(&mut host, &plan)?;
+            gateway.follow_carrier(&mut host)?;
         }
-        container::settle(&mut container, end, &plan)?;
+        container::follow_carrier(&mut container, end)?;
         Some(company)
     };
     signals.heed()?;
@@ -84,9 +84,16 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         reverse_path::loosen(&mut host, &mut container, &netns, &home);
     }
     let bridge_mac = bridge::mac(&mut host, &bridge, &settings)?;
-    let gateway = gateway.as_ref().map_or(&bridge, |gateway| &gateway.link);
-    finish(&mut host, &mut container, gateway.index, &veth, &plan)?;
+    let gateway_link = gateway.as_ref().map_or(&bridge, |gateway| &gateway.link);
+    finish(&mut host, &mut container, gateway_link.index, &veth, &plan)?;
     log::debug!("announced the addresses");
+    if company.is_some() {
+        // Last, for most of the wait is over by now.
+        if let Some(gateway) = &gateway {
+            gateway.await_solicited(&plan);
+        }
+        container::await_solicited(end, &plan)?;
+    }
     back.disarm();
     let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
@@ -98,9 +105,9 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
             ..on_host(ifname, veth.container_mac.to_string())
         },
     ];
-    if gateway.index != bridge.index {
-        let mac = gateway.mac.map(|mac| mac.to_string()).unwrap_or_default();
-        interfaces.push(on_host(&gateway.name, mac));
+    if gateway_link.index != bridge.index {
+        let mac = gateway_link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        interfaces.push(on_host(&gateway_link.name, mac));
     }
     Ok(plan.to_result(interfaces))
 }

@@ -1,6 +1,5 @@
 //! The container's half of an attachment: addresses, interface up, routes.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use cni_types::{Error, ErrorCode};
@@ -12,7 +11,7 @@ use crate::netlink::events::Events;
 use crate::netlink::link::{Kind, ReversePath};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
-use crate::plan::{Plan, PlannedAddress, PlannedRoute};
+use crate::plan::{Plan, PlannedRoute};
 use crate::settled;
 use crate::sysctl::{self, Ipv6Switch, Ipv6Switches};
 
@@ -158,15 +157,15 @@ pub(crate) fn configure(
     Ok(company)
 }
 
-/// Has the interface, whose port forwards by now, send and hear at once.
-pub(crate) fn settle(container: &mut Netlink, end: ContainerEnd<'_>, plan: &Plan) -> Result<(), Error> {
+/// Has the interface, whose port forwards by now, send at once.
+pub(crate) fn follow_carrier(container: &mut Netlink, end: ContainerEnd<'_>) -> Result<(), Error> {
     settled::follow_carrier(container, end.index)
-        .map_err(|failure| Error::internal(failure).context(format_args!("read \"{}\"", end.ifname)))?;
-    let is_ipv6 = |address: &PlannedAddress| match address.network.ip() {
-        IpAddr::V6(ip) => Some(ip),
-        IpAddr::V4(_) => None,
-    };
-    let addresses: Vec<Ipv6Addr> = plan.addresses.iter().filter_map(is_ipv6).collect();
+        .map_err(|failure| Error::internal(failure).context(format_args!("read \"{}\"", end.ifname)))
+}
+
+/// Waits until the interface hears who asks for its IPv6 addresses.
+pub(crate) fn await_solicited(end: ContainerEnd<'_>, plan: &Plan) -> Result<(), Error> {
+    let addresses = settled::ipv6(plan.addresses.iter().map(|address| &address.network));
     if addresses.is_empty() {
         return Ok(());
     }

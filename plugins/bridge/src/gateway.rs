@@ -1,7 +1,7 @@
 //! The host's half of a gateway: the network's addresses on the bridge, and forwarding.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use cni_types::Error;
 use ipnetwork::IpNetwork;
@@ -249,28 +249,28 @@ impl Gateway {
         Ok(made_room)
     }
 
-    /// Has the host's end of the network, which may have got its first port, send and hear at once.
+    /// Has the host's end of the network, which may have got its first port, send at once.
     ///
     /// # Errors
     /// 999 with what the kernel refuses.
-    pub(crate) fn settle(&self, host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
-        for index in BTreeSet::from([self.bridge, self.link.index]) {
+    pub(crate) fn follow_carrier(&self, host: &mut Netlink) -> Result<(), Error> {
+        let mut links = BTreeSet::from([self.bridge, self.link.index]);
+        // One that had carrier before does so already.
+        if self.link.operational {
+            links.remove(&self.link.index);
+        }
+        for index in links {
             settled::follow_carrier(host, index).map_err(|failure| {
                 Error::internal(failure).context(format_args!("read \"{}\"", self.link.name))
             })?;
         }
-        settled::await_solicited(self.link.index, &self.new_ipv6(plan));
         Ok(())
     }
 
-    /// The plan's IPv6 addresses that the link did not have before.
-    fn new_ipv6(&self, plan: &Plan) -> Vec<Ipv6Addr> {
-        let new = plan.gateways.iter().filter(|gateway| !self.has(gateway));
-        new.filter_map(|gateway| match gateway.ip() {
-            IpAddr::V6(ip) => Some(ip),
-            IpAddr::V4(_) => None,
-        })
-        .collect()
+    /// Waits until the host hears who asks for those of the plan's IPv6 gateways that it did not have before.
+    pub(crate) fn await_solicited(&self, plan: &Plan) {
+        let new = settled::ipv6(plan.gateways.iter().filter(|gateway| !self.has(gateway)));
+        settled::await_solicited(self.link.index, &new);
     }
 
     fn has(&self, gateway: &IpNetwork) -> bool {

@@ -7,10 +7,11 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use cni_types::Error;
+use ipnetwork::IpNetwork;
 
 use crate::netlink::events::Events;
 use crate::netlink::{Failure, Netlink};
@@ -28,6 +29,15 @@ const GROUPS: &str = "/proc/thread-self/net/igmp6";
 /// What the kernel refuses the question with.
 pub(crate) fn follow_carrier(netlink: &mut Netlink, index: u32) -> Result<(), Failure> {
     netlink.link_by_index(index).map(drop)
+}
+
+/// The IPv6 addresses among `networks`.
+pub(crate) fn ipv6<'a>(networks: impl Iterator<Item = &'a IpNetwork>) -> Vec<Ipv6Addr> {
+    let addresses = networks.filter_map(|network| match network.ip() {
+        IpAddr::V6(ip) => Some(ip),
+        IpAddr::V4(_) => None,
+    });
+    addresses.collect()
 }
 
 /// Waits until solicitations for the addresses are heard by a link of the caller's namespace. To fail at it is no reason
