@@ -24,7 +24,7 @@ impl LockFile {
     /// The lock at `path`, whose file is made where there is none; `None` when somebody else holds it.
     ///
     /// # Errors
-    /// The operating system's; [`NotFound`](ErrorKind::NotFound) when the directory is not there.
+    /// The operating system's; [`NotFound`](std::io::ErrorKind::NotFound) when the directory is not there.
     pub(super) fn try_take(path: &Path) -> Result<Option<Self>> {
         loop {
             let file = File::options().create(true).truncate(false).write(true).open(path)?;
