@@ -94,9 +94,8 @@ impl Comparison<'_> {
 
     /// Whether a port treats frames as wished.
     pub(super) fn conduct(&mut self, of: &str, port: PortState, wished: Conduct) {
-        let on_off = |on: bool| if on { "on" } else { "off" };
-        for (what, is) in port.conduct.differences(wished) {
-            self.differs(format_args!("{what} of {of} is {}, not {}", on_off(is), on_off(!is)));
+        for [what, is, should] in port.conduct.differences(wished) {
+            self.differs(format_args!("{what} of {of} is {is}, not {should}"));
         }
     }
 }

@@ -102,11 +102,8 @@ pub(crate) fn restore_port(
     if let Some(PortState { conduct, .. }) = found.host.port
         && is_done(host.set_conduct(*index, conduct, settings.port))?
     {
-        let on_off = |on: bool| if on { "on" } else { "off" };
         let differences = conduct.differences(settings.port);
-        wrong.extend(
-            differences.map(|(what, is)| format!("{what} of host veth \"{name}\" was {}", on_off(is))),
-        );
+        wrong.extend(differences.map(|[what, is, _]| format!("{what} of host veth \"{name}\" was {is}")));
     }
     if let Some(vlans) = &settings.vlans {
         let differences = vlans::differences(host, vlans, &found.host)

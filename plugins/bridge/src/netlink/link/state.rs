@@ -125,8 +125,9 @@ impl Conduct {
         floods: Floods { unicast: true, multicast: true, broadcast: true },
     };
 
-    /// What is otherwise than `wished`, in words, and whether it is on.
-    pub(crate) fn differences(self, wished: Self) -> impl Iterator<Item = (&'static str, bool)> {
+    /// What is otherwise than `wished`, in words: its name, how it is, and how it should be.
+    pub(crate) fn differences(self, wished: Self) -> impl Iterator<Item = [&'static str; 3]> {
+        let on_off = |on: bool| if on { "on" } else { "off" };
         let switches = |conduct: Self| {
             let Self { hairpin, isolated, locked, floods: Floods { unicast, multicast, broadcast } } =
                 conduct;
@@ -140,7 +141,8 @@ impl Conduct {
             ]
         };
         let both = switches(self).into_iter().zip(switches(wished));
-        both.filter(|(is, should)| is != should).map(|(is, _)| is)
+        both.filter(|(is, should)| is != should)
+            .map(move |((what, is), (_, should))| [what, on_off(is), on_off(should)])
     }
 }
 
@@ -346,7 +348,10 @@ mod tests {
         let PortState { conduct, state } = link.port.unwrap();
         assert_eq!((state, link.resolves), (Admission::Forwarding, true));
         let differences: Vec<_> = conduct.differences(Conduct::NEW).collect();
-        assert_eq!(differences, [("hairpin mode", true), ("flooding of broadcast frames", false)]);
+        assert_eq!(
+            differences,
+            [["hairpin mode", "on", "off"], ["flooding of broadcast frames", "off", "on"]]
+        );
         assert_eq!(conduct.differences(conduct).count(), 0);
     }
 
