@@ -165,6 +165,9 @@ fn repair_has_a_port_treat_frames_as_the_network_wants() {
         ("flood off", "flooding of unicast frames of host veth \"PORT\" was off"),
         ("mcast_flood off", "flooding of multicast frames of host veth \"PORT\" was off"),
         ("bcast_flood off", "flooding of broadcast frames of host veth \"PORT\" was off"),
+        ("state 0", "bridge port \"PORT\" did not forward"),
+        // Listening.
+        ("state 1", "bridge port \"PORT\" did not forward"),
     ] {
         story.world.host().run(&format!("bridge link set dev {port} {change}")).success();
         let repaired = format!("repaired: {}\n", was.replace("PORT", port));

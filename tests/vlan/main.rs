@@ -411,6 +411,7 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         "bridge link set dev PORT locked on",
         "bridge link set dev PORT flood off",
         "bridge link set dev PORT bcast_flood off",
+        "bridge link set dev PORT state 0",
     ] {
         let story = Story::new();
         let (first, _) = story.attach("c1", &config);
@@ -421,6 +422,42 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         assert_eq!(story.found(&second, &config, &result), "", "after `{damage}`");
         assert!(first.reaches("10.1.2.1") && second.reaches("10.1.2.1"), "after `{damage}`");
     }
+}
+
+#[test]
+fn an_add_names_the_port_of_a_gateway_interface_that_was_renamed() {
+    let config = routed(&json!({ "vlan": 100 }));
+    let story = Story::new();
+    story.attach("c1", &config);
+    let port = story.port_of("br0.100");
+    let second = story.world.container("c2");
+    let refusal = |renamed: &str| {
+        let links = story.host("ip -o link").lines().count();
+        let refusal = story.call("ADD", &second, &config).run().error(999);
+        assert_eq!(story.host("ip -o link").lines().count(), links, "after {renamed}");
+        refusal
+    };
+    for line in ["ip link set br0.100 down", "ip link set br0.100 name other", "ip link set other up"] {
+        story.host(line);
+    }
+    let told = format!(
+        "its bridge port \"{port}\" leads to \"other\", which has to be renamed to \"br0.100\" or deleted"
+    );
+    assert!(refusal("rename").contains(&told), "{}", refusal("rename"));
+    story.host("ip link delete other");
+    let result = story.add(&second, &config);
+    assert!(second.reaches("10.1.2.1"));
+    assert_eq!(story.found(&second, &config, &result), "");
+}
+
+/// A trunk through it may be meant to carry a provider's tags.
+#[test]
+fn check_leaves_it_to_a_person_what_tags_their_own_bridge_knows() {
+    let story = Story::new();
+    story.host("ip link add br0 type bridge vlan_filtering 1 vlan_protocol 802.1ad");
+    let config = network(&json!({ "vlanTrunk": [{ "id": 101 }] }));
+    let (container, result) = story.attach("c1", &config);
+    assert_eq!(story.found(&container, &config, &result), "");
 }
 
 /// Both ends of its pair are in the host's namespace, so it stays when the bridge goes.
@@ -595,6 +632,7 @@ fn check_names_what_somebody_changed_about_the_vlans() {
         ("bridge vlan add vid 201 untagged dev VETH", "VLAN 201"),
         ("bridge vlan add vid 300 dev VETH", "VLAN 300"),
         ("ip link set br0 type bridge vlan_filtering 0", "br0"),
+        ("ip link set br0 type bridge vlan_protocol 802.1ad", "tags of IEEE 802.1Q"),
         ("bridge vlan delete vid 100 dev PORT", "VLAN 100"),
         ("ip link set PORT nomaster", "br0.100"),
         ("ip link set PORT down", "br0.100"),

@@ -227,6 +227,18 @@ fn complete<'a>(
     Ok(())
 }
 
+/// Has the bridge let frames through a port that could carry them and that somebody has closed; says whether it did. What
+/// the spanning tree protocol holds stays as it is.
+pub(crate) fn reopen(host: &mut Netlink, bridge: &Link, port: &Link) -> Result<bool, Failure> {
+    let is_closed = port.port.is_some_and(|state| state.is_closed(Some(bridge)));
+    // A port without carrier, or of a bridge that is down, the kernel opens itself in time.
+    if !is_closed || !port.operational || !bridge.up || bridge.spanning_tree {
+        return Ok(false);
+    }
+    host.open_port(port.index)?;
+    Ok(true)
+}
+
 /// Whether a link believes router advertisements although ADD has had a way to have it ignore them.
 pub(crate) fn believes_routers(link: &Link) -> bool {
     link.accept_ra != 0 && sysctl::can_set_ipv6()

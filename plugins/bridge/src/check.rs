@@ -11,7 +11,7 @@ use std::fmt::Display;
 
 use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, Running};
 
-use crate::attachment::Identity;
+use crate::attachment::{Identity, is_marked};
 use crate::bridge::keeps_mac;
 use crate::config::Settings;
 use crate::mac::Mac;
@@ -170,6 +170,11 @@ impl Comparison<'_> {
         }
         if self.settings.needs_vlan_filtering() && !link.vlan_filtering {
             self.differs(format_args!("bridge \"{name}\" does not filter by VLAN"));
+        }
+        // A person's bridge may be meant to; ours was made to know the tags that a trunk carries.
+        let has_trunk = self.settings.vlans.as_ref().is_some_and(|vlans| !vlans.trunk.is_empty());
+        if has_trunk && is_marked(&link.alias) && link.foreign_tags {
+            self.differs(format_args!("bridge \"{name}\" knows no VLANs by tags of IEEE 802.1Q"));
         }
         Ok(Some(link))
     }

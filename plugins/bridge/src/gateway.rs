@@ -1,6 +1,7 @@
 //! The host's half of a gateway: the network's addresses on the bridge, and forwarding.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use cni_types::Error;
@@ -8,7 +9,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::attachment::{bridge_alias, gateway_port};
-use crate::bridge::{believe_no_router, expect_no_duplicate, take_back};
+use crate::bridge::{believe_no_router, expect_no_duplicate, reopen, take_back};
 use crate::config::{AddressConflict, GatewayRole, Settings, Vlans};
 use crate::family::Family;
 use crate::mac::Mac;
@@ -81,12 +82,17 @@ fn ensure_link<'a>(
     home: &'a Netns,
     undo: &mut Undo<'a>,
 ) -> Result<Link, Error> {
-    let failed = |failure: Failure| {
-        Error::internal(failure).context(format_args!("create gateway interface \"{name}\""))
-    };
+    let refused =
+        |why: &dyn Display| Error::internal(why).context(format_args!("create gateway interface \"{name}\""));
+    let failed = |failure: Failure| refused(&failure);
     let link = match host.link_by_name(name).map_err(failed)? {
         Some(link) => link,
-        None => make_link(host, bridge, settings, name, home, undo).map_err(failed)?,
+        None => match make_link(host, bridge, settings, name, home, undo) {
+            Err(failure) if failure.is(Errno::EEXIST) => {
+                return Err(refused(&where_port_leads(host, name).map_err(failed)?));
+            }
+            made => made.map_err(failed)?,
+        },
     };
     believe_no_router(&link);
     complete(host, bridge, settings, &link).map_err(failed)?;
@@ -129,6 +135,23 @@ fn make_link<'a>(
     }
 }
 
+/// Where the port of the gateway interface `name` leads, which is there although that interface is not: somebody has renamed
+/// it, or moved it elsewhere.
+fn where_port_leads(host: &mut Netlink, name: &str) -> Result<String, Failure> {
+    let port_name = gateway_port(name);
+    let end = match host.link_by_name(&port_name)? {
+        Some(port) => port_of(host, &port)?,
+        None => None,
+    };
+    Ok(match end {
+        Some(end) => format!(
+            "its bridge port \"{port_name}\" leads to \"{}\", which has to be renamed to \"{name}\" or deleted",
+            end.name
+        ),
+        None => format!("its bridge port \"{port_name}\" leads elsewhere, and has to be deleted"),
+    })
+}
+
 /// Brings the gateway interface `link` up, and the port behind it, on the bridge and in its VLAN. A call that was killed
 /// leaves them half made, and whoever removes a bridge leaves the port of its gateway without one.
 fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link) -> Result<(), Failure> {
@@ -147,6 +170,7 @@ fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link)
         if let Some(PortState { conduct, .. }) = port.port {
             host.set_conduct(port.index, conduct, Conduct::NEW)?;
         }
+        reopen(host, bridge, &port)?;
         if !port.up {
             let setup =
                 PortSetup { alias: &bridge_alias(&settings.network), hairpin: false, isolated: false };

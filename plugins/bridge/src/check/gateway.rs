@@ -3,7 +3,6 @@
 use cni_types::Error;
 
 use super::Comparison;
-use super::port::is_closed;
 use crate::bridge::believes_routers;
 use crate::family::Family;
 use crate::netlink::link::{Conduct, Kind, Link};
@@ -78,7 +77,7 @@ impl Comparison<'_> {
             let of = format!("bridge port \"{}\" of gateway interface \"{name}\"", port.name);
             self.conduct(&of, state, Conduct::NEW);
             // With one of them down there is nothing else to be said.
-            if bridge.up && link.up && port.up && is_closed(state, Some(bridge)) {
+            if bridge.up && link.up && port.up && state.is_closed(Some(bridge)) {
                 self.differs(format_args!("{of} does not forward"));
             }
         }

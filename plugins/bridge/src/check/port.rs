@@ -3,7 +3,7 @@
 use super::{Comparison, Maker};
 use crate::bridge::believes_routers;
 use crate::mac::Mac;
-use crate::netlink::link::{Admission, Conduct, Link, PortState};
+use crate::netlink::link::{Conduct, Link, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::tuning::Before;
 use crate::{predecessor, veth, vlans};
@@ -82,7 +82,7 @@ impl Comparison<'_> {
         }
         if let Some(port) = link.port {
             self.conduct(&format!("host veth \"{name}\""), port, self.settings.port);
-            if link.up && is_closed(port, bridge) && !self.settings.leave_container_down {
+            if link.up && port.is_closed(bridge) && !self.settings.leave_container_down {
                 self.differs(format_args!("bridge port \"{name}\" does not forward"));
             }
         }
@@ -97,14 +97,5 @@ impl Comparison<'_> {
         for [what, is, should] in port.conduct.differences(wished) {
             self.differs(format_args!("{what} of {of} is {is}, not {should}"));
         }
-    }
-}
-
-/// Whether no frame passes a port. The spanning tree protocol may have its reasons to hold one; nobody else has.
-pub(super) fn is_closed(port: PortState, bridge: Option<&Link>) -> bool {
-    match port.state {
-        Admission::Disabled => true,
-        Admission::Held => bridge.is_some_and(|bridge| !bridge.spanning_tree),
-        Admission::Forwarding => false,
     }
 }

@@ -8,9 +8,9 @@ use nix::errno::Errno;
 use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState,
+    In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
@@ -163,6 +163,11 @@ impl Netlink {
         self.acknowledged(RouteNetlinkMessage::NewLink(message), 0)
     }
 
+    /// Has the bridge of a port that can carry frames let them through.
+    pub(crate) fn open_port(&mut self, index: u32) -> Result<(), Failure> {
+        self.change_port(index, vec![InfoBridgePort::State(BridgePortState::Forwarding)])
+    }
+
     /// Has a bridge port treat frames as `wished`. The kernel is told only what differs from `is`: an older one refuses
     /// what it does not know.
     pub(crate) fn set_conduct(&mut self, index: u32, is: Conduct, wished: Conduct) -> Result<(), Failure> {
@@ -182,6 +187,10 @@ impl Netlink {
         if changes.is_empty() {
             return Ok(());
         }
+        self.change_port(index, changes)
+    }
+
+    fn change_port(&mut self, index: u32, changes: Vec<InfoBridgePort>) -> Result<(), Failure> {
         let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),

@@ -8,7 +8,7 @@ use super::guard::remove_unneeded;
 use super::removal::{forget_unwished, is_gone, remove_of_gone};
 use super::subject::Subject;
 use crate::attachment::Identity;
-use crate::bridge::{believe_no_router, believes_routers};
+use crate::bridge::{believe_no_router, believes_routers, reopen};
 use crate::config::Settings;
 use crate::iptables::{self, Jumps};
 use crate::netlink::link::{Link, PortState};
@@ -104,6 +104,15 @@ pub(crate) fn restore_port(
     {
         let differences = conduct.differences(settings.port);
         wrong.extend(differences.map(|[what, is, _]| format!("{what} of host veth \"{name}\" was {is}")));
+    }
+    let bridge = found.host.controller.map(|index| host.link_by_index(index)).transpose();
+    let bridge = bridge.map_err(|failure| Error::internal(failure).context("read the bridge"))?.flatten();
+    if let Some(bridge) = bridge {
+        let mut opened = false;
+        let reopened = reopen(host, &bridge, &found.host).map(|done| opened = done);
+        if is_done(reopened)? && opened {
+            wrong.push(format!("bridge port \"{name}\" did not forward"));
+        }
     }
     if let Some(vlans) = &settings.vlans {
         let differences = vlans::differences(host, vlans, &found.host)

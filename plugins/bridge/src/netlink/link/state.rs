@@ -28,6 +28,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
 const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -37,6 +38,8 @@ const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BRPORT_LOCKED: u16 = 39;
 const IFLA_INET6_CONF: u16 = 2;
+/// Type of a frame with a tag of a customer's VLAN, in the order of the network (`ETH_P_8021Q`, if_ether.h).
+const CUSTOMER_TAG: [u8; 2] = 0x8100_u16.to_be_bytes();
 /// The place of the setting in the array of a link's IPv6 settings (include/uapi/linux/ipv6.h).
 const DEVCONF_ACCEPT_RA: usize = 3;
 
@@ -77,6 +80,9 @@ pub(crate) struct Link {
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
     pub(crate) vlan_filtering: bool,
+    /// Whether, being a bridge, it takes other tags for those of its VLANs than the customers' (IEEE 802.1Q): those of
+    /// a provider (802.1ad).
+    pub(crate) foreign_tags: bool,
     /// Whether, being a bridge, it leaves it to the spanning tree protocol which ports forward.
     pub(crate) spanning_tree: bool,
     /// Whether, being a bridge, it learns who sent what it never forwards: frames to the addresses of IEEE 802.1D.
@@ -101,6 +107,18 @@ pub(crate) struct PortState {
     pub(crate) conduct: Conduct,
     /// Whether the bridge lets frames through it.
     pub(crate) state: Admission,
+}
+
+impl PortState {
+    /// Whether no frame passes the port, and that for no reason of `bridge`'s: the spanning tree protocol may have
+    /// cause to hold it; nobody else has.
+    pub(crate) fn is_closed(self, bridge: Option<&Link>) -> bool {
+        match self.state {
+            Admission::Disabled => true,
+            Admission::Held => bridge.is_some_and(|bridge| !bridge.spanning_tree),
+            Admission::Forwarding => false,
+        }
+    }
 }
 
 /// How a bridge port treats frames.
@@ -191,6 +209,7 @@ pub(super) fn read(octets: &[u8]) -> Option<Link> {
         accept_ra: 0,
         port: None,
         vlan_filtering: false,
+        foreign_tags: false,
         spanning_tree: false,
         learns_unforwarded: false,
     };
@@ -230,6 +249,7 @@ fn read_info(octets: &[u8], link: &mut Link) {
                 for data in each(value) {
                     match data.kind() {
                         IFLA_BR_VLAN_FILTERING => link.vlan_filtering = data.value() == [1],
+                        IFLA_BR_VLAN_PROTOCOL => link.foreign_tags = data.value() != CUSTOMER_TAG,
                         IFLA_BR_STP_STATE => {
                             link.spanning_tree = parse_u32(data.value()).is_ok_and(|state| state != 0);
                         }
