@@ -334,3 +334,35 @@ fn routes_of_the_allocator_are_as_they_are_written() {
     let route = "10.8.0.0/16 via 10.1.0.1 dev eth0 mtu 1400 advmss 1300";
     assert!(routes.lines().any(|line| line.trim_end() == route), "no {route}: {routes}");
 }
+
+/// So that a network can lead its containers to each other by way of its gateway, where the host's rules see what they
+/// say; and whoever is attached to two networks takes the ways of the later one.
+#[test]
+fn a_later_route_goes_before_an_earlier_one_to_the_same_destination() {
+    for suite in SUITES {
+        let story = Story::new(suite);
+        let config = |number: u8| {
+            let subnet = format!("10.{number}.0.0/24");
+            network(&json!({
+                "name": format!("n{number}"), "bridge": format!("br{number}"), "portIsolation": true,
+                "ipam": {
+                    "type": "host-local", "ranges": [[{ "subnet": subnet }]],
+                    "routes": [{ "dst": subnet, "gw": format!("10.{number}.0.1") }, { "dst": "10.9.0.0/16" }],
+                },
+            }))
+        };
+        let (one, _) = story.attach("one", &config(1));
+        let (_two, _) = story.attach("two", &config(1));
+        // Else the host tells them of the shorter way, which isolation has closed.
+        story
+            .world
+            .host()
+            .run("sysctl -q -w net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br1.send_redirects=0")
+            .success();
+        assert!(one.reaches("10.1.0.3"), "{suite:?}");
+        let output = story.call("ADD", &one, &config(2)).env("CNI_IFNAME", "eth1").run();
+        output.success();
+        let way = one.run("ip route get 10.9.0.1").success().to_owned();
+        assert!(way.starts_with("10.9.0.1 via 10.2.0.1 dev eth1"), "{suite:?}: {way}");
+    }
+}

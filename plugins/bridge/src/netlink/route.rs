@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use rtnetlink::packet_core::NLM_F_CREATE;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteScope, RouteType, RouteVia,
@@ -39,7 +39,9 @@ pub(crate) struct Route {
 }
 
 impl Netlink {
-    /// Adds a route out of the link; a second one to the same destination is put beside the first.
+    /// Adds a route out of the link. Of several IPv4 routes to a destination the last one is the first that the kernel
+    /// takes, as with the reference: without `NLM_F_APPEND` it is put before the others (`fib_table_insert()` in
+    /// net/ipv4/fib_trie.c). Of IPv6 routes the kernel makes one with several next hops.
     pub(crate) fn add_route(&mut self, index: u32, route: &PlannedRoute) -> Result<(), Failure> {
         let scope = match (route.scope, route.via) {
             (Some(scope), _) => RouteScope::from(scope),
@@ -74,7 +76,7 @@ impl Netlink {
         if !metrics.is_empty() {
             message.attributes.push(RouteAttribute::Metrics(metrics));
         }
-        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
     }
 
     /// All unicast routes of all tables, of one family.
