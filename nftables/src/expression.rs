@@ -195,6 +195,18 @@ pub(crate) fn notrack() -> Expression {
     expression("notrack", |_| {})
 }
 
+/// To the address in [`REG_ADDRESS`]; the port stays.
+pub(crate) fn destination_nat_of_address(family: Family) -> Expression {
+    /// Newer kernels add it by themselves, and show it.
+    const NF_NAT_RANGE_MAP_IPS: u32 = 1;
+    expression("nat", |data| {
+        put_u32(data, NAT_TYPE, NAT_DNAT);
+        put_u32(data, NAT_FAMILY, family.number() as u32);
+        put_u32(data, NAT_REG_ADDR_MIN, REG_ADDRESS);
+        put_u32(data, NAT_FLAGS, NF_NAT_RANGE_MAP_IPS);
+    })
+}
+
 /// To the address in [`REG_ADDRESS`] and the port in [`REG_PORT`].
 pub(crate) fn destination_nat(family: Family) -> Expression {
     expression("nat", |data| {

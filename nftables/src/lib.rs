@@ -15,6 +15,7 @@ mod attribute;
 mod batch;
 mod data;
 mod expression;
+mod legacy;
 mod object;
 mod rule;
 mod socket;
@@ -24,6 +25,7 @@ mod wire;
 pub use batch::Batch;
 pub use expression::packet::{InSet, Interface, Packet};
 pub use expression::xtables::{IptablesState, conntrack_passes};
+pub use legacy::is_legacy_table_in_use;
 pub use object::{
     Base, Chain, ChainKind, Element, End, Family, FoundRule, FoundTable, Holds, Hook, KeyType, Policy, Set,
     Table, Verdict,

@@ -310,6 +310,14 @@ impl Rule {
             .then(expression::destination_nat(family))
     }
 
+    /// Translates the destination of the packet, of the IPv4 or IPv6 that its table is for, to what it is: chains that come
+    /// later translate it no more.
+    #[must_use]
+    pub fn dnat_to_itself(self, family: Family) -> Self {
+        let field = if family == Family::Ipv4 { Field::Ip4Daddr } else { Field::Ip6Daddr };
+        self.load(&[field]).then(expression::destination_nat_of_address(family))
+    }
+
     /// Whether every word of `other` stands in this rule, in the same order and with nothing between.
     pub(crate) fn includes(&self, other: &Self) -> bool {
         self.expressions.len() == other.expressions.len()

@@ -53,6 +53,8 @@ fn everything() -> Batch {
     for to in ["10.1.0.1:5353", "[fd00::1]:5353"] {
         batch.add_rule(TABLE, "before", &Rule::new().destination_port(17, 53).dnat_to(to.parse().unwrap()));
     }
+    let own = Rule::new().ipv6().is(Field::Ip6Daddr, &address("fd00::2")).dnat_to_itself(Family::Ipv6);
+    batch.add_rule(TABLE, "before", &own);
     batch.add_rule(TABLE, "after", &Rule::new().ipv4().vmap(&[Field::Ip4Saddr], ADDRESSES.name));
     batch.create_elements(TABLE, ADDRESSES.name, &[element("10.1.0.2", "first")]);
     batch

@@ -118,12 +118,11 @@ pub(crate) fn is_in_use() -> bool {
 
 /// Whether a table is in use in this network namespace.
 fn in_use(family: Family, table: &str) -> bool {
-    let names = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    let family = match family {
+        Family::V4 => nft_netlink::Family::Ipv4,
+        Family::V6 => nft_netlink::Family::Ipv6,
     };
-    // A kernel without these tables has no such file.
-    std::fs::read_to_string(names).is_ok_and(|names| names.lines().any(|name| name == table))
+    nft_netlink::is_legacy_table_in_use(family, table)
 }
 
 /// What the rules of a network lack, or have beyond what its policy is by now.

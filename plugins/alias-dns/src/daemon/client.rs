@@ -118,7 +118,7 @@ impl Client {
     /// When the server does not, or a listener cannot be opened.
     pub fn apply(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<Vec<RecordKey>, ClientError> {
         let Applied { rivals, open, build, guarded, .. } = self.have_answered(key, listeners)?;
-        self.let_in(open.into_iter().map(Opened::from).collect());
+        self.let_in(&open.into_iter().map(Opened::from).collect::<Vec<_>>());
         let own = Build::own();
         if own.supersedes(&build) {
             if let Err(error) = self.replace() {
@@ -139,7 +139,7 @@ impl Client {
     pub fn listens(&mut self, key: &RecordKey, listeners: &[Listener]) -> Result<bool, ClientError> {
         match self.have_answered(key, listeners) {
             Ok(Applied { open, .. }) => {
-                self.let_in(open.into_iter().map(Opened::from).collect());
+                self.let_in(&open.into_iter().map(Opened::from).collect::<Vec<_>>());
                 Ok(true)
             }
             Err(error @ ClientError::Listen { .. }) => {
@@ -180,18 +180,39 @@ impl Client {
     }
 
     /// Lets queries to these through the host's rules again: a firewall that was loaded anew has forgotten what was put
-    /// into it when they were opened. Where that fails they wait in vain, but that is nothing of this call's.
-    fn let_in(&self, opened: Vec<Opened>) {
-        let is_let_in = || {
-            if opened.is_empty() || gateway::are_let_in(&opened).map_err(|error| error.to_string())? {
-                return Ok(());
-            }
-            let _opening = lock(&self.state, self.deadline).map_err(|error| error.to_string())?;
-            gateway::let_in(&opened).map(drop).map_err(|error| error.to_string())
+    /// into it when they were opened.
+    fn let_in(&mut self, opened: &[Opened]) {
+        if !opened.is_empty() {
+            self.let_in_by(opened, Self::let_all_in_alone);
+        }
+    }
+
+    /// Where something keeps queries to these away, lets them in `by` that.
+    ///
+    /// Where that fails they wait in vain, but that is nothing of this call's; and few hosts have a rule in the way, and
+    /// one that has is told by its own counters as well.
+    fn let_in_by(&mut self, opened: &[Opened], by: impl FnOnce(&mut Self) -> Result<(), String>) {
+        let is_let_in = match gateway::are_let_in(opened) {
+            Ok(true) => Ok(()),
+            Ok(false) => by(self),
+            Err(error) => Err(error.to_string()),
         };
-        if let Err::<_, String>(error) = is_let_in() {
+        if let Err(error) = is_let_in {
             log::warn!("let queries through the host's firewall: {error}");
         }
+    }
+
+    fn let_all_in_alone(&mut self) -> Result<(), String> {
+        let _opening = lock(&self.state, self.deadline).map_err(|error| error.to_string())?;
+        self.let_all_in()
+    }
+
+    /// Lets queries through the host's rules, on every network: what is in the way of one is most likely in that of all,
+    /// and nobody else may come for long. Whoever calls it has the lock.
+    fn let_all_in(&mut self) -> Result<(), String> {
+        let listeners = self.status().map_err(|error| error.to_string())?.listeners;
+        let opened: Vec<Opened> = listeners.iter().filter_map(Opened::told).collect();
+        gateway::let_in(&opened).map_err(|error| error.to_string())
     }
 
     /// Gives the server a guard. It goes on without, too, and the next call tries again.
@@ -308,7 +329,8 @@ impl Client {
     /// When the server does not answer.
     pub(super) fn open_closed(&mut self) -> Result<(), ClientError> {
         let listeners = self.status()?.listeners;
-        self.let_in(listeners.iter().filter(|listener| hears(listener)).filter_map(Opened::told).collect());
+        let open = listeners.iter().filter(|listener| hears(listener));
+        self.let_in(&open.filter_map(Opened::told).collect::<Vec<_>>());
         if listeners.iter().all(hears) {
             return Ok(());
         }
@@ -429,8 +451,8 @@ impl Client {
         }
     }
 
-    /// Opens a listener and hands it over.
-    fn open(&self, wanted: &Wanted) -> Result<(), ClientError> {
+    /// Opens a listener and hands it over. Whoever calls it has the lock.
+    fn open(&mut self, wanted: &Wanted) -> Result<(), ClientError> {
         let listener = wanted.listener();
         let Opening { sockets, port } =
             gateway::open(&listener).map_err(|reason| cannot_listen(&listener, reason))?;
@@ -445,9 +467,11 @@ impl Client {
                 |error| if is_silence(&error) { ClientError::Silent } else { ClientError::Lost(error) },
             )?;
         match told.0 {
-            Told::Done => Ok(()),
-            told => Err(unexpected(&told)),
+            Told::Done => {}
+            told => return Err(unexpected(&told)),
         }
+        self.let_in_by(&[Opened { listener, port }], Self::let_all_in);
+        Ok(())
     }
 
     /// Has a server of this build take over everything that the running one has, sockets included, so that no query

@@ -4,6 +4,8 @@
 //! What stands in the rules carries the listener as its comment, so that it is found again by that alone. Nothing is
 //! changed where nothing is in the way.
 
+mod published;
+
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +23,9 @@ use crate::zone::Listener;
 
 /// Before the chains that publish ports (-100): a published port 53 does not take a network's names away.
 const BEFORE_PUBLISHED_PORTS: i32 = -110;
+
+/// How often a change is tried that somebody else's comes between each time.
+const MAX_ATTEMPTS: usize = 100;
 
 /// How long the sockets of a killed server are waited for, and in milliseconds how often they are looked at.
 const CLOSING: Duration = Duration::from_millis(250);
@@ -60,11 +65,6 @@ pub(super) fn open(listener: &Listener) -> Result<Opening, Error> {
         }
         Err(error) => return Err(error),
     };
-    let opened = Opened { listener: listener.clone(), port };
-    if let Err(error) = let_in(std::slice::from_ref(&opened)) {
-        // Few hosts have a rule in the way; one that has is told by its own counters as well.
-        log::warn!("let queries to {} through the host's firewall: {error}", listener.gateway);
-    }
     Ok(Opening { sockets, port })
 }
 
@@ -91,21 +91,37 @@ fn open_at_dns_port(listener: &Listener) -> Result<Sockets, Error> {
 /// # Errors
 /// What could not be taken back.
 pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
-    let mut nft = Socket::open()?;
-    let mut batch = Batch::new();
-    let name = table_name(listener);
-    if nft.table(table(&name))?.is_some() {
-        batch.delete_table(table(&name));
-    }
-    for chain in nft.chains()? {
-        let Some(table) = table_of(&chain, listener) else { continue };
-        for rule in nft.rules(table, &chain.name)? {
-            if Opened::by(&rule).is_some_and(|opened| opened.listener == *listener) {
-                batch.delete_rule(table, &chain.name, rule.handle);
+    change(|nft, batch| {
+        let name = table_name(listener);
+        if nft.table(table(&name))?.is_some() {
+            batch.delete_table(table(&name));
+        }
+        for chain in nft.chains()? {
+            let Some(table) = table_of(&chain, listener) else { continue };
+            for rule in nft.rules(table, &chain.name)? {
+                if Opened::by(&rule).is_some_and(|opened| opened.listener == *listener) {
+                    batch.delete_rule(table, &chain.name, rule.handle);
+                }
             }
         }
+        published::release(nft, |opened| opened.listener == *listener, batch)
+    })
+}
+
+/// Makes the changes that `find` finds in the rules as they are, provided that nobody else changes them meanwhile.
+fn change(
+    find: impl Fn(&mut Socket, &mut Batch) -> Result<(), nft_netlink::Error>,
+) -> Result<(), nft_netlink::Error> {
+    let mut nft = Socket::open()?;
+    for _ in 0..MAX_ATTEMPTS {
+        let mut batch = Batch::since(nft.settled_generation()?);
+        find(&mut nft, &mut batch)?;
+        match nft.commit(batch) {
+            Err(error) if error.is_stale() => {}
+            committed => return committed,
+        }
     }
-    if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
+    Err(nft_netlink::Error::Restless)
 }
 
 /// Takes back what [`open`] has put into the rules of this network namespace for other listeners than `needed`, which
@@ -114,26 +130,25 @@ pub(super) fn close(listener: &Listener) -> Result<(), nft_netlink::Error> {
 /// # Errors
 /// What could not be taken back.
 pub(super) fn sweep(needed: &BTreeSet<Listener>) -> Result<(), nft_netlink::Error> {
-    let is_stale = |rule: &FoundRule| {
-        Opened::by(rule).is_some_and(|opened| !needed.contains(&opened.listener) && !opened.is_served())
-    };
-    let mut nft = Socket::open()?;
-    let mut batch = Batch::new();
-    for chain in nft.chains()? {
-        let Some(family) = chain.family else { continue };
-        let table = Table { family, name: &chain.table };
-        let is_own = is_redirect(&chain);
-        if !is_own && !filters_input(&chain) {
-            continue;
+    let is_stale = |opened: &Opened| !needed.contains(&opened.listener) && !opened.is_served();
+    let is_for_stale = |rule: &FoundRule| Opened::by(rule).is_some_and(|opened| is_stale(&opened));
+    change(|nft, batch| {
+        for chain in nft.chains()? {
+            let Some(family) = chain.family else { continue };
+            let table = Table { family, name: &chain.table };
+            let is_own = is_redirect(&chain);
+            if !is_own && !filters_input(&chain) {
+                continue;
+            }
+            let mut stale = nft.rules(table, &chain.name)?.into_iter().filter(is_for_stale);
+            if is_own {
+                stale.next().into_iter().for_each(|_| batch.delete_table(table));
+            } else {
+                stale.for_each(|rule| batch.delete_rule(table, &chain.name, rule.handle));
+            }
         }
-        let mut stale = nft.rules(table, &chain.name)?.into_iter().filter(|rule| is_stale(rule));
-        if is_own {
-            stale.next().into_iter().for_each(|_| batch.delete_table(table));
-        } else {
-            stale.for_each(|rule| batch.delete_rule(table, &chain.name, rule.handle));
-        }
-    }
-    if batch.is_empty() { Ok(()) } else { nft.commit(batch) }
+        published::release(nft, is_stale, batch)
+    })
 }
 
 /// Whether nothing in the host's rules keeps queries away from these.
@@ -173,6 +188,7 @@ fn obstacles(nft: &mut Socket, opened: &[Opened]) -> Result<Vec<Batch>, nft_netl
         }
     }
     let mut changes = vec![redirection];
+    changes.extend(published::passed_by(nft, &chains, opened)?);
     for chain in &chains {
         let concerned: Vec<(Table<'_>, &Opened)> = opened
             .iter()
@@ -274,8 +290,8 @@ fn filters_input(chain: &Chain) -> bool {
 /// A listener that was opened, and at which port; rules that are there for it say so.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Opened {
-    listener: Listener,
-    port: u16,
+    pub(super) listener: Listener,
+    pub(super) port: u16,
 }
 
 impl From<Open> for Opened {

@@ -9,6 +9,7 @@
 mod dns;
 mod forwarding;
 mod lifetime;
+mod published;
 mod serving;
 mod world;
 
@@ -19,7 +20,7 @@ use alias_dns::state_dir::StateDir;
 
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] = &[serving::TESTS, lifetime::TESTS, forwarding::TESTS];
+const TESTS: &[&[Test]] = &[serving::TESTS, lifetime::TESTS, forwarding::TESTS, published::TESTS];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

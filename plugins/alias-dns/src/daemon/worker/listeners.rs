@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Worker;
 use super::possession::label_of;
 use crate::daemon::control::{Open, Wanted};
-use crate::daemon::gateway::{self, Opening};
+use crate::daemon::gateway::{self, Opened, Opening};
 use crate::serve::listen::Sockets;
 use crate::zone::Listener;
 
@@ -54,17 +54,23 @@ impl Worker {
     /// Opens what the records need and nobody has opened. The bridge may be gone: whoever attaches the next container to
     /// it opens it then, and is told what is wrong.
     pub(super) fn open_missing(&mut self) {
+        let mut all = Vec::new();
         for listener in self.server.desk().zones.listeners() {
             if self.open.contains_key(&listener) {
                 continue;
             }
             let opened = wanted(&listener).and_then(|wanted| {
                 let Opening { sockets, port } = gateway::open(&listener)?;
-                self.open(Open { wanted, port }, sockets)
+                self.open(Open { wanted, port }, sockets)?;
+                Ok(port)
             });
-            if let Err(error) = opened {
-                log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge);
+            match opened {
+                Ok(port) => all.push(Opened { listener, port }),
+                Err(error) => log::debug!("open {} on {}: {error}", listener.gateway, listener.bridge),
             }
+        }
+        if let Err(error) = gateway::let_in(&all) {
+            log::warn!("let queries through the host's firewall: {error}");
         }
     }
 
