@@ -128,7 +128,7 @@ impl Worker {
         }));
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
-        resolv_conf.refresh();
+        resolv_conf.refresh(Instant::now());
         let mut worker = Self {
             server: Server::new(zones, resolv_conf),
             unreadable,

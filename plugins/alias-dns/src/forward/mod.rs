@@ -303,7 +303,7 @@ impl Forwarder {
         is_own: impl Fn(SocketAddr) -> bool,
         out: &mut Vec<u8>,
     ) -> Asked {
-        let upstreams = if upstreams.is_empty() { self.host_servers() } else { upstreams };
+        let upstreams = if upstreams.is_empty() { self.host_servers(now) } else { upstreams };
         let servers: Vec<SocketAddr> =
             upstreams.iter().copied().map(canonical).filter(|server| !is_own(*server)).collect();
         if servers.is_empty() {
@@ -466,8 +466,8 @@ impl Forwarder {
     }
 
     /// The host's own servers as they are now.
-    pub(crate) fn host_servers(&mut self) -> &[SocketAddr] {
-        if self.resolv_conf.refresh() {
+    pub(crate) fn host_servers(&mut self, now: Instant) -> &[SocketAddr] {
+        if self.resolv_conf.refresh(now) {
             self.cache.clear();
         }
         self.resolv_conf.servers()

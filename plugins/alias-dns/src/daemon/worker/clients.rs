@@ -262,7 +262,7 @@ impl Worker {
             in_flight,
             cached,
             connections,
-            host_servers: desk.forwarder.host_servers().to_vec(),
+            host_servers: desk.forwarder.host_servers(now).to_vec(),
             upstreams: desk
                 .forwarder
                 .health(now)
