@@ -1,7 +1,7 @@
 //! Names over the wire: Docker's semantics question by question, several networks, and what happens to names when
 //! containers, directories and the server are not in order.
 
-use integration_tests::{Attachment, Container, Network, Space, Suite, World, wait_until};
+use integration_tests::{Attachment, Container, Network, PluginCall, Space, Suite, World, wait_until};
 use serde_json::{Value, json};
 
 const N1: &str = "ad9e1859bf3a4c0f8a4d0d7a7d1f6e5c4b3a29180716f5e4d3c2b1a090807060";
@@ -48,7 +48,11 @@ impl Story {
     }
 
     /// An ADD of alias-dns alone, for a container whose address is 172.20.7.`host`.
-    fn add_by_hand(&self, container: &Container, host: u8, more: Value) -> integration_tests::PluginCall {
+    fn add_by_hand(&self, container: &Container, host: u8, more: Value) -> PluginCall {
+        self.add_by_hand_of(self.world.plugin("alias-dns"), container, host, more)
+    }
+
+    fn add_by_hand_of(&self, call: PluginCall, container: &Container, host: u8, more: Value) -> PluginCall {
         let mut config = json!({
             "cniVersion": "1.0.0", "name": "testnet", "type": "alias-dns",
             "prevResult": {
@@ -61,7 +65,7 @@ impl Story {
             }
         });
         more.as_object().into_iter().flatten().for_each(|(key, value)| config[key] = value.clone());
-        self.world.plugin("alias-dns").verb("ADD").container(container).config(&config)
+        call.verb("ADD").container(container).config(&config)
     }
 }
 
@@ -288,6 +292,23 @@ fn a_container_made_anew_is_found_at_its_new_address_alone_though_the_old_one_di
     shared.sort();
     assert_eq!(shared, ["172.20.0.2", "172.20.7.8"]);
     assert!(!story.records().contains("old"), "{}", story.records());
+}
+
+/// As when containerd has a mount namespace of its own, and podman the host's.
+#[test]
+fn a_runtime_that_sees_no_namespace_of_anothers_containers_takes_none_of_their_names() {
+    let story = Story::new();
+    let resident = story.container("resident", &["shared"]);
+    let (old, new) = (story.world.container("old"), story.world.container("new"));
+    let names = json!({ "runtimeConfig": { "aliases": ["shared"] } });
+    // Neither of one whose device at the host's end is told, nor of one of which the path alone is known.
+    story.add_by_hand(&old, 7, names.clone()).run().success();
+    let elsewhere =
+        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /run/netns && exec \"$@\"", "sh"];
+    story.add_by_hand_of(story.world.traced_plugin(&elsewhere, "alias-dns"), &new, 8, names).run().success();
+    let mut shared = resident.resolve("shared");
+    shared.sort();
+    assert_eq!(shared, ["172.20.0.2", "172.20.7.7", "172.20.7.8"]);
 }
 
 #[test]

@@ -105,6 +105,9 @@ fn record(
         Forwarding::Configured(forward) => forward,
         Forwarding::ByRoutes => result.routes.iter().any(|route| route.dst.prefix() == 0),
     };
+    let listed = result.interfaces.iter().filter(|interface| interface.sandbox.is_empty());
+    let links = listed.map(|interface| interface.name.as_str()).filter(|name| *name != bridge);
+    let netns = NetnsRef::look(call.netns(), links);
     Ok(Record {
         key: RecordKey::new(network, call.attachment().clone())?,
         boot: BootId::current(),
@@ -119,7 +122,7 @@ fn record(
         ttl: settings.ttl,
         forward,
         upstreams: settings.upstreams.clone(),
-        netns: NetnsRef::look(call.netns()),
+        netns,
     })
 }
 

@@ -2,21 +2,18 @@
 
 use std::io::Result;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-/// The message and the route that it asks for (rtnetlink(7)), in octets.
-const HEADER: usize = 16;
+use crate::route_netlink;
+
+/// The route that is asked for (rtnetlink(7)), in octets, and where its kind stands.
 const ROUTE: usize = 12;
+const KIND: usize = 7;
 
 /// The entry of the routing table itself (Linux since 4.13); libc has it for glibc alone.
 const RTM_F_FIB_MATCH: u32 = 0x2000;
-
-/// Where the kind of route stands in the answer.
-const KIND: usize = HEADER + 7;
 
 /// The device with `ip`: the first of `listed` that has it, or else any other.
 ///
@@ -39,17 +36,8 @@ pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Result<Option<String>>
 /// Whether packets for `ip` that come in by `device` are for this host because `device` has the address.
 fn has_route(device: &str, ip: IpAddr) -> Result<bool> {
     let index = if_nametoindex(device)?;
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        Some(SockProtocol::NetlinkRoute),
-    )?;
-    send(socket.as_raw_fd(), &question(index, ip), MsgFlags::empty())?;
-    let mut answer = [0; 512];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    let is_route = answer[4..6] == libc::RTM_NEWROUTE.to_ne_bytes();
-    Ok(length >= HEADER + ROUTE && is_route && answer[KIND] == libc::RTN_LOCAL)
+    let route = route_netlink::ask(libc::RTM_GETROUTE, &question(index, ip), libc::RTM_NEWROUTE)?;
+    Ok(route.len() >= ROUTE && route[KIND] == libc::RTN_LOCAL)
 }
 
 /// Asks for the entry of the routing table that `ip` is found by on device number `index`.
@@ -59,18 +47,10 @@ fn question(index: u32, ip: IpAddr) -> Vec<u8> {
         IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
     };
     let bits = (octets.len() * 8) as u8;
-    let mut question = vec![0; HEADER];
-    question.extend([family as u8, bits, 0, 0, 0, 0, 0, 0]);
+    let mut question = vec![family as u8, bits, 0, 0, 0, 0, 0, 0];
     question.extend(RTM_F_FIB_MATCH.to_ne_bytes());
-    for (kind, value) in [(libc::RTA_DST, &octets[..]), (libc::RTA_OIF, &index.to_ne_bytes())] {
-        question.extend((4 + value.len() as u16).to_ne_bytes());
-        question.extend(kind.to_ne_bytes());
-        question.extend(value);
-    }
-    let length = question.len() as u32;
-    question[..4].copy_from_slice(&length.to_ne_bytes());
-    question[4..6].copy_from_slice(&libc::RTM_GETROUTE.to_ne_bytes());
-    question[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    route_netlink::put(&mut question, libc::RTA_DST, &octets);
+    route_netlink::put(&mut question, libc::RTA_OIF, &index.to_ne_bytes());
     question
 }
 

@@ -23,6 +23,7 @@ mod plugin;
 mod poller;
 pub mod records;
 mod regular_file;
+mod route_netlink;
 pub mod serve;
 pub mod state_dir;
 mod status;

@@ -79,7 +79,7 @@ fn forget_if_dead(other: &StateDir) -> Result<()> {
     let Some((_opening, _server)) = take_both(other.path(), Instant::now())? else { return Ok(()) };
     let store = Store::new(other);
     let loaded = store.load();
-    if loaded.unreadable.is_empty() && loaded.records.iter().all(|record| record.is_dead()) {
+    if loaded.unreadable.is_empty() && loaded.records.iter().all(|record| record.is_dead_elsewhere()) {
         store.remove_all().map_err(io::Error::other)?;
         remove_own(other)?;
     }
@@ -125,7 +125,7 @@ fn remove_own(state: &StateDir) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::Record;
+    use crate::records::{NetnsRef, Record};
 
     /// The state of a namespace where a server has been, and a record of `netns`.
     fn left(base: &Path, name: &str, netns: &str) -> StateDir {
@@ -133,7 +133,7 @@ mod tests {
         let record: Record = serde_json::from_value(serde_json::json!({
             "network": "testnet", "containerID": "c1", "ifname": "eth0", "joined": 1, "bridge": "br0",
             "gateways": ["172.20.0.1/16"], "addresses": ["172.20.0.2"], "names": ["c1"], "domain": "testnet",
-            "ttl": 5, "forward": true, "netns": { "path": netns, "inode": 1 },
+            "ttl": 5, "forward": true, "netns": { "path": netns, "inode": 1, "seenFrom": NetnsRef::of_nobody().seen_from },
         }))
         .unwrap();
         Store::new(&state).write(&record).unwrap();

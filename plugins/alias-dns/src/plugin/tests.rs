@@ -476,7 +476,7 @@ fn add_sweeps_the_dead_holder_of_its_address() {
         .into_iter()
         .find(|record| record.key.container_id() == "dead")
         .unwrap();
-    dead.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    dead.netns = Some(NetnsRef::of_nobody());
     store.write(&dead).unwrap();
     call("ADD").succeed(&host);
     let keys: Vec<RecordKey> = store.keys("tnet");
@@ -501,7 +501,7 @@ fn add_sweeps_the_dead_holder_of_its_name_and_no_living_one() {
         at("dead", network, address).with("runtimeConfig", json!({"aliases": ["centos-1"]})).succeed(&host);
         let mut dead = store.load_network(network).records;
         dead.retain(|record| record.key.container_id() == "dead");
-        dead[0].netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+        dead[0].netns = Some(NetnsRef::of_nobody());
         store.write(&dead[0]).unwrap();
     }
     at(ID, "tnet", "10.82.0.50").succeed(&host);
@@ -528,7 +528,7 @@ fn a_dead_holder_that_cannot_be_removed_leaves_the_others_to_be_swept() {
         call("ADD").of(id).with("prevResult", prev_result(&[address])).succeed(&host);
     }
     for mut record in store.load_network("tnet").records {
-        record.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+        record.netns = Some(NetnsRef::of_nobody());
         store.write(&record).unwrap();
     }
     for stuck in ["dead-1", "dead-3"] {
@@ -618,7 +618,7 @@ fn check_names_each_difference_between_record_configuration_and_prev_result() {
             "upstreams: the record has none, the configuration has 9.9.9.9:53",
         ),
         (
-            &|record| record.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 }),
+            &|record| record.netns = Some(NetnsRef::of_nobody()),
             "namespace: /run/netns/of nobody, which the record names, is gone",
         ),
         (&|record| record.bridge = "br9".to_owned(), "bridge: the record has br9, this host has tbr0"),
@@ -690,7 +690,7 @@ fn gc_without_a_list_removes_only_the_dead() {
     let store = Store::new(&host.0.state);
     let mut dead =
         store.load().records.into_iter().find(|record| record.key.container_id() == "dead").unwrap();
-    dead.netns = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    dead.netns = Some(NetnsRef::of_nobody());
     store.write(&dead).unwrap();
     call("GC").succeed(&host);
     let keys = store.keys("tnet");

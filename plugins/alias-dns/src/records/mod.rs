@@ -151,9 +151,16 @@ pub struct Link {
 
 /// A network namespace as it was at ADD, kept to tell later whether it is still the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NetnsRef {
     /// The path that the runtime gave.
     pub path: PathBuf,
     /// Its inode then; inodes of living namespaces are unique on a host.
     pub inode: u64,
+    /// The mount namespace in which that path was seen, by its inode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_from: Option<u64>,
+    /// The index of the host's device that led there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<u32>,
 }

@@ -862,18 +862,22 @@ fn dead_namespaces() {
         std::fs::write(state.path().join("lock"), "").unwrap();
         state
     };
-    let gone = NetnsRef { path: "/run/netns/gone".into(), inode: 1 };
-    let (dead, alive, unknown, served) = (
+    let mounts = inode("/proc/self/ns/mnt");
+    let seen = |path: &str, inode| NetnsRef { path: path.into(), inode, seen_from: Some(mounts), link: None };
+    let gone = seen("/run/netns/gone", 1);
+    let elsewhere = NetnsRef { seen_from: Some(mounts + 1), ..gone.clone() };
+    let (dead, alive, unknown, unseen, served) = (
         other("1-1", Some(gone.clone())),
-        other("1-2", Some(NetnsRef { path: "/run/netns/c1".into(), inode: inode("/run/netns/c1") })),
+        other("1-2", Some(seen("/run/netns/c1", inode("/run/netns/c1")))),
         other("1-3", None),
+        other("1-5", Some(elsewhere)),
         other("1-4", Some(gone)),
     );
     let lock = std::fs::File::open(served.path().join("lock")).unwrap();
     lock.try_lock().unwrap();
     put("c1", "172.20.0.2", "centos-1");
     eventually("the dead is forgotten", || !dead.path().exists());
-    for kept in [alive, unknown, served] {
+    for kept in [alive, unknown, unseen, served] {
         assert!(kept.path().exists(), "{kept:?}");
     }
 }

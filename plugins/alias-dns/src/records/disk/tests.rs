@@ -128,8 +128,7 @@ fn what_else_stands_in_the_place_of_a_record_is_none() {
 fn a_record_that_is_made_anew_is_not_swept_with_the_dead_one() {
     let (_directory, store) = store();
     let key = key("testnet", "again", "eth0");
-    let netns = |path: &str| Some(NetnsRef { path: path.into(), inode: 1 });
-    let dead = Record { netns: netns("/run/netns/of nobody"), ..record(key.clone()) };
+    let dead = Record { netns: Some(NetnsRef::of_nobody()), ..record(key.clone()) };
     let alive = record(key.clone());
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -157,7 +156,7 @@ fn a_record_that_is_made_anew_is_not_swept_with_the_dead_one() {
 fn only_the_dead_are_swept_and_what_somebody_holds_is_left_to_him() {
     let (_directory, store) = store();
     let [alive, dead, held] = ["alive", "dead", "held"].map(|id| key("testnet", id, "eth0"));
-    let gone = Some(NetnsRef { path: "/run/netns/of nobody".into(), inode: 1 });
+    let gone = Some(NetnsRef::of_nobody());
     store.write(&record(alive.clone())).unwrap();
     for key in [&dead, &held] {
         store.write(&Record { netns: gone.clone(), ..record(key.clone()) }).unwrap();

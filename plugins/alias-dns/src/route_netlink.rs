@@ -1,0 +1,98 @@
+//! One question to the kernel's routing (rtnetlink(7)) at a time, and its answer.
+
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// The header of a message, in octets.
+const HEADER: usize = 16;
+
+/// Octets of an answer; one about a link has some two thousand, most of them counters.
+const LONGEST: usize = 16 << 10;
+
+/// Asks for what `kind` gets; `body` is what follows the header. Returns what follows it in the answer, which has to be of
+/// kind `expected`.
+///
+/// # Errors
+/// The operating system's, the kernel's answer included; `InvalidData` for an answer of another kind.
+pub(crate) fn ask(kind: u16, body: &[u8], expected: u16) -> Result<Vec<u8>> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        Some(SockProtocol::NetlinkRoute),
+    )?;
+    let mut question = vec![0; HEADER];
+    question.extend(body);
+    let length = question.len() as u32;
+    question[..4].copy_from_slice(&length.to_ne_bytes());
+    question[4..6].copy_from_slice(&kind.to_ne_bytes());
+    question[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    send(socket.as_raw_fd(), &question, MsgFlags::empty())?;
+    let mut answer = vec![0; LONGEST];
+    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    answer.truncate(length);
+    let found = answer.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
+    if found == Some(expected) && length >= HEADER {
+        return Ok(answer.split_off(HEADER));
+    }
+    let is_refusal = found == Some(libc::NLMSG_ERROR as u16);
+    let errno =
+        answer.get(HEADER..HEADER + 4).and_then(|errno| errno.try_into().ok()).map(i32::from_ne_bytes);
+    Err(match errno.filter(|_| is_refusal) {
+        Some(errno) => Error::from_raw_os_error(-errno),
+        None => ErrorKind::InvalidData.into(),
+    })
+}
+
+/// Appends an attribute, filled up to what the next one is aligned to.
+pub(crate) fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend((4 + value.len() as u16).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+/// The value of the attribute of this kind among `attributes`.
+pub(crate) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    while let Some((head, _)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let value = attributes.get(4..length)?;
+        if u16::from_ne_bytes([head[2], head[3]]) == kind {
+            return Some(value);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_behind_others_and_broken_ones_end_the_search() {
+        let mut attributes = Vec::new();
+        put(&mut attributes, 1, b"lo\0");
+        put(&mut attributes, 2, &7_u32.to_ne_bytes());
+        assert_eq!(find(&attributes, 1), Some(&b"lo\0"[..]));
+        assert_eq!(find(&attributes, 2), Some(&7_u32.to_ne_bytes()[..]));
+        assert_eq!(find(&attributes, 3), None);
+        for cut in 0..attributes.len() {
+            assert_eq!(find(&attributes[..cut], 2), None, "{cut}");
+        }
+        attributes[..2].copy_from_slice(&3_u16.to_ne_bytes());
+        assert_eq!(find(&attributes, 2), None);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_its_error() {
+        let index = i32::MAX;
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.extend([0; 8]);
+        let refused = ask(libc::RTM_GETLINK, &body, libc::RTM_NEWLINK).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ENODEV));
+    }
+}
