@@ -4,7 +4,7 @@
 //! [`CniResult`] is the answer to ADD, read and written in the shape of any spec version. [`Delegate`] calls another
 //! plugin, such as the one that leases addresses.
 //!
-//! Nothing here knows a plugin, opens a socket or touches the network. Nothing but [`skel`], and [`by_hand`] for
+//! Nothing here knows a plugin or touches the network. Nothing but [`skel`], and [`by_hand`] for
 //! a person, writes to stdout.
 //!
 //! Sources: the [CNI specification](https://www.cni.dev/docs/spec/) 1.1.0 and its older versions; where the
@@ -23,6 +23,7 @@ mod failures;
 pub mod ip;
 pub mod json;
 pub mod logging;
+mod netns_cookie;
 mod result;
 pub mod signals;
 pub mod skel;
@@ -40,6 +41,7 @@ pub use delegate::{Delegate, Running};
 pub use env::{Attachment, Environment, MAX_IFNAME_LEN, is_identifier};
 pub use error::{Error, ErrorCode};
 pub use failures::Failures;
+pub use netns_cookie::NetnsCookie;
 pub use result::{CniResult, Dns, Interface, IpConfig, Route};
 pub use skel::{AttachmentCall, DelCall, NetworkCall, Plugin};
 pub use version::SpecVersion;

@@ -12,11 +12,10 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use cni_types::{Environment, Error};
+use cni_types::{Environment, Error, NetnsCookie};
 
 /// Where state lives while the host runs.
 const RUN: &str = "/run";
@@ -124,28 +123,10 @@ pub(crate) fn nearest_existing(path: &Path) -> Option<&Path> {
 /// `<inode>-<cookie>`; only the inode before Linux 5.14, which has no cookie to ask for.
 fn netns_id() -> io::Result<String> {
     let inode = std::fs::metadata("/proc/self/ns/net")?.ino();
-    Ok(match netns_cookie() {
-        Ok(cookie) => format!("{inode}-{cookie}"),
+    Ok(match NetnsCookie::own() {
+        Ok(cookie) => format!("{inode}-{}", cookie.number()),
         Err(_) => inode.to_string(),
     })
-}
-
-#[allow(unsafe_code, reason = "nix does not know SO_NETNS_COOKIE")]
-fn netns_cookie() -> io::Result<u64> {
-    let socket = std::os::unix::net::UnixDatagram::unbound()?;
-    let mut cookie = 0_u64;
-    let mut size = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the two pointers are to live variables of the sizes that the option asks for (socket(7)).
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut size,
-        )
-    };
-    if status == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

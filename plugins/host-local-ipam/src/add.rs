@@ -4,6 +4,7 @@ use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode, IpConfig};
 
 use crate::allocator::{self, AllocateError, Allocation, Demand};
 use crate::config::{Settings, Wishes};
+use crate::namespaces;
 use crate::resolv_conf;
 use crate::span::Point;
 use crate::store::{DiskStore, StickyName};
@@ -13,7 +14,9 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let Wishes { requested, sticky_name } = settings.wishes(&call.env().args()?)?;
     let dns = read_dns(&settings)?;
 
+    let netns = namespaces::enter(call.netns());
     let mut store = DiskStore::open(&settings.place)?;
+    store.lease_for(netns);
     log::debug!("locked the leases of the network");
     let preferred = sticky_name.as_ref().map(|name| store.addresses_of(name)).unwrap_or_default();
     let demand = Demand {

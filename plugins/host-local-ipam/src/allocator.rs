@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::range::{Range, Reserved};
 use crate::range_set::RangeSet;
 use crate::span::{Point, Span};
-use crate::store::{Era, Holder, Reservation, Store, StoreError};
+use crate::store::{Holder, Life, Reservation, Store, StoreError};
 
 /// Where the search for a free address starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -119,9 +119,9 @@ fn allocate_into<'a>(
     let mut requested: Vec<IpAddr> = demand.requested.to_vec();
     for (index, set) in demand.sets.iter().enumerate() {
         for lease in held.iter().filter(|lease| demand.range_in(index, lease.address).is_some()) {
-            match lease.era {
-                Era::EarlierBoot => store.release(lease.address)?,
-                Era::ThisBoot => {
+            match lease.life {
+                Life::Over => store.release(lease.address)?,
+                Life::Possible => {
                     return Err(AllocateError::Duplicate {
                         set: index,
                         address: lease.address,
@@ -189,14 +189,14 @@ fn reserve_requested(
     }
 }
 
-/// Leases `address` and no other, so that a lease of an earlier boot has to make way.
+/// Leases `address` and no other, so that a lease of the dead has to make way.
 fn reserve_exactly(
     store: &mut impl Store,
     address: Point,
     attachment: &Attachment,
 ) -> Result<Reservation, StoreError> {
     match store.reserve(address, attachment)? {
-        Reservation::Taken { era: Era::EarlierBoot, .. } => {
+        Reservation::Taken { life: Life::Over, .. } => {
             store.release(address)?;
             store.reserve(address, attachment)
         }

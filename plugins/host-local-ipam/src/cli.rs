@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::HostLocal;
 use crate::config::DEFAULT_DATA_DIR;
-use crate::store::{Content, DiskStore, Era, Holder, LeaseFile, Place, Store as _, StoreError};
+use crate::store::{Content, DiskStore, Holder, LeaseFile, Life, Place, Store as _, StoreError};
 
 const HELP: &str = "\
 Leases addresses to containers, as a CNI plugin or by hand.
@@ -25,9 +25,9 @@ Usage:
       give an address back, as the DEL of its holder would
   host-local-ipam --help | --version
 
-States: live; stale: leased before this host started, so the holder is gone and the
-address will be reused when needed; leftover: a file that names no holder, free;
-unreadable: something that is no file, or a link that leads nowhere, not free.
+States: live; stale: leased before this host started, or for a network namespace that is
+gone, so the address will be reused when needed; leftover: a file that names no holder,
+free; unreadable: something that is no file, or a link that leads nowhere, not free.
 
 DIR is the configuration's ipam.dataDir, by default /var/lib/cni/networks.
 A container runtime calls the plugin with CNI_COMMAND set: https://www.cni.dev/docs/spec/
@@ -208,11 +208,11 @@ fn row(network: &str, lease: &LeaseFile, now: SystemTime) -> Option<Row> {
         container_id: holder.map(|holder| holder.container_id().to_owned()),
         ifname: holder.and_then(Holder::ifname).map(str::to_owned),
         age_seconds: age.map(|age| age.as_secs()),
-        state: match (&lease.content, lease.era) {
+        state: match (&lease.content, lease.life) {
             (Content::Nobody, _) => State::Leftover,
             (Content::Unreadable, _) => State::Unreadable,
-            (Content::Holder(_), Era::EarlierBoot) => State::Stale,
-            (Content::Holder(_), Era::ThisBoot) => State::Live,
+            (Content::Holder(_), Life::Over) => State::Stale,
+            (Content::Holder(_), Life::Possible) => State::Live,
         },
     })
 }

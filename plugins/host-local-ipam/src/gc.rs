@@ -3,7 +3,7 @@
 use cni_types::{Attachment, Error, NetworkCall};
 
 use crate::config;
-use crate::store::{Content, DiskStore, Era, Holder, LeaseFile};
+use crate::store::{Content, DiskStore, Holder, LeaseFile, Life};
 
 pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
     let valid = call.conf().valid_attachments()?;
@@ -21,8 +21,8 @@ pub(crate) fn gc(call: &NetworkCall) -> Result<(), Error> {
 }
 
 /// A runtime that does not say which attachments are valid has not said that none are: then only what is provably dead
-/// goes, which is a lease of an earlier boot, and a file that a kill left without a holder. Files whose names are no
-/// addresses are none of ours.
+/// goes, which is a lease of an earlier boot or of a namespace that is gone, and a file that a kill left without a
+/// holder. Files whose names are no addresses are none of ours.
 fn is_garbage(lease: &LeaseFile, valid: Option<&Valid<'_>>) -> bool {
     if lease.address.is_none() {
         return false;
@@ -31,7 +31,7 @@ fn is_garbage(lease: &LeaseFile, valid: Option<&Valid<'_>>) -> bool {
         (Content::Unreadable, _) => false,
         (Content::Nobody, _) => true,
         (Content::Holder(holder), Some(valid)) => !valid.have(holder),
-        (Content::Holder(_), None) => lease.era == Era::EarlierBoot,
+        (Content::Holder(_), None) => lease.life == Life::Over,
     }
 }
 

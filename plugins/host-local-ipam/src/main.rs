@@ -2,7 +2,8 @@
 //! `host-local`, whose files it shares.
 //!
 //! A verb reads the configuration ([`config`]), opens the leases of the network under their lock ([`store`]), and
-//! decides by pure rules ([`range`], [`range_set`], [`allocator`]). Nothing here touches the network.
+//! decides by pure rules ([`range`], [`range_set`], [`allocator`]). Nothing here touches the network; which namespaces
+//! containers have is only looked at ([`namespaces`]).
 
 mod add;
 mod allocator;
@@ -11,6 +12,7 @@ mod cli;
 mod config;
 mod del;
 mod gc;
+mod namespaces;
 mod range;
 mod range_set;
 mod resolv_conf;

@@ -11,7 +11,7 @@ use crate::store::Held;
 /// Leases in memory. An address in `hidden` is taken, though a search for free ones does not know it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Memory {
-    leases: BTreeMap<Point, (Attachment, Option<Era>)>,
+    leases: BTreeMap<Point, (Attachment, Option<Life>)>,
     last: BTreeMap<usize, Point>,
     hidden: Vec<Point>,
 }
@@ -19,7 +19,7 @@ struct Memory {
 impl Store for Memory {
     fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError> {
         let held = self.leases.iter().filter(|(_, (holder, _))| holder == attachment);
-        Ok(held.map(|(&address, (_, era))| Held { address, era: era.unwrap_or(Era::ThisBoot) }).collect())
+        Ok(held.map(|(&address, (_, life))| Held { address, life: life.unwrap_or(Life::Possible) }).collect())
     }
 
     fn first_free(&mut self, span: Span) -> Result<Option<Point>, StoreError> {
@@ -35,12 +35,12 @@ impl Store for Memory {
 
     fn reserve(&mut self, address: Point, attachment: &Attachment) -> Result<Reservation, StoreError> {
         if self.hidden.contains(&address) {
-            return Ok(Reservation::Taken { holder: None, era: Era::ThisBoot });
+            return Ok(Reservation::Taken { holder: None, life: Life::Possible });
         }
         match self.leases.get(&address) {
-            Some((holder, era)) => Ok(Reservation::Taken {
+            Some((holder, life)) => Ok(Reservation::Taken {
                 holder: Some(Holder::Attachment(holder.clone())),
-                era: era.unwrap_or(Era::ThisBoot),
+                life: life.unwrap_or(Life::Possible),
             }),
             None => {
                 self.leases.insert(address, (attachment.clone(), None));
@@ -56,8 +56,8 @@ impl Store for Memory {
 
     fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError> {
         let before = self.leases.len();
-        self.leases.retain(|address, (_, era)| {
-            *era != Some(Era::EarlierBoot) || !within.iter().any(|span| span.contains(*address))
+        self.leases.retain(|address, (_, life)| {
+            *life != Some(Life::Over) || !within.iter().any(|span| span.contains(*address))
         });
         Ok(self.leases.len() < before)
     }
@@ -270,7 +270,7 @@ fn an_attachment_that_has_an_address_gets_no_second_one_and_keeps_the_first() {
 #[test]
 fn a_lease_of_an_earlier_boot_gives_way_where_it_is_in_the_way_and_only_there() {
     let dead = |scene: &mut Scene, id: &str, address: &str| {
-        scene.store.leases.insert(point(address), (attachment(id), Some(Era::EarlierBoot)));
+        scene.store.leases.insert(point(address), (attachment(id), Some(Life::Over)));
     };
     // to the same attachment
     let mut scene = Scene::new("10.0.0.0/29", "10.0.0.3", "10.0.0.3");
@@ -304,7 +304,7 @@ fn a_preferred_address_is_had_while_it_is_free_and_ours_to_give() {
     assert_eq!(scene.add("c", ""), "10.0.0.5/29");
     assert_eq!(scene.add("d", ""), "10.0.0.6/29");
     assert_eq!(scene.add("e", "10.0.0.3"), "10.0.0.3/29");
-    let dead = (attachment("old"), Some(Era::EarlierBoot));
+    let dead = (attachment("old"), Some(Life::Over));
     scene.store.leases.insert(point("10.0.0.5"), dead);
     assert_eq!(scene.add("f", ""), "10.0.0.5/29");
 }

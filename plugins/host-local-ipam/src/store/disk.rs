@@ -13,13 +13,14 @@
 mod listing;
 mod upkeep;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cni_types::{Attachment, BootId};
+use cni_types::{Attachment, BootId, NetnsCookie};
 
 pub(crate) use self::listing::{Content, LeaseFile};
 use self::upkeep::{AsOf, Changes, Lease, Reading};
@@ -31,7 +32,8 @@ use super::names::Names;
 use super::past::Past;
 use super::scan::{self, LAST_RESERVED, LOCK};
 use super::stamp::{Changed, Given, Stamp};
-use super::{Era, Held, Holder, Place, Reservation, StickyName, Store, StoreError, content_of};
+use super::{Era, Held, Holder, Life, Place, Reservation, StickyName, Store, StoreError, content_of};
+use crate::namespaces::Living;
 use crate::span::{Point, Span};
 
 /// Our own files that are written and then moved to where they belong: a lease, and an index.
@@ -55,6 +57,10 @@ pub(crate) struct DiskStore {
     place: Place,
     directory: PathBuf,
     boot: Option<BootId>,
+    /// Of the container that leases.
+    netns: Option<NetnsCookie>,
+    /// Looked for when it matters first; `None` where nobody can tell.
+    living: OnceCell<Option<Living>>,
     index: Index,
     /// Those that were read, to be written again.
     cursors: Vec<Cursor>,
@@ -106,6 +112,8 @@ impl DiskStore {
             place: place.clone(),
             directory,
             boot,
+            netns: None,
+            living: OnceCell::new(),
             index: Index::empty(boot, Room::default()),
             cursors: Vec::new(),
             changes: Changes::None,
@@ -118,6 +126,12 @@ impl DiskStore {
             None => store.rebuild(&Past::default(), Reading::All)?,
         }
         Ok(store)
+    }
+
+    /// Notes with the leases to come which namespace they are for. Without a boot id nothing is noted: a later boot gives
+    /// the same cookies.
+    pub(crate) fn lease_for(&mut self, netns: Option<NetnsCookie>) {
+        self.netns = netns.filter(|_| self.boot.is_some());
     }
 
     /// Releases every lease of `attachment`, wherever it is, and tells how many there were.
@@ -164,11 +178,8 @@ impl DiskStore {
 
     /// Whether a lease in one of `spans` can be had by reclaiming it.
     pub(crate) fn has_reclaimable(&mut self, spans: &[Span]) -> Result<bool, StoreError> {
-        if !self.index.has_dead() {
-            return Ok(false);
-        }
         let entries = self.with_index(Index::entries)?;
-        Ok(entries.iter().any(|entry| is_reclaimable(entry, spans)))
+        Ok(entries.iter().any(|entry| is_in_place_within(entry, spans) && self.life_of(entry) == Life::Over))
     }
 
     /// The addresses that `name` had last.
@@ -269,11 +280,22 @@ impl DiskStore {
     }
 
     /// Whether the holder of `address` can still be alive.
-    fn era_of(&mut self, holder: &Holder, address: Point) -> Result<Era, StoreError> {
+    fn life_at(&mut self, holder: &Holder, address: Point) -> Result<Life, StoreError> {
         let holder = hash(holder.content().as_bytes());
         let entries = self.with_index(|index| index.find(holder))?;
         let entry = entries.iter().find(|entry| entry.address == Some(address));
-        Ok(entry.map_or(Era::ThisBoot, |entry| entry.era))
+        Ok(entry.map_or(Life::Possible, |entry| self.life_of(entry)))
+    }
+
+    /// Whether the holder of a lease can still be alive.
+    fn life_of(&self, lease: &Entry) -> Life {
+        let is_gone =
+            |netns| self.living.get_or_init(Living::look).as_ref().is_some_and(|all| !all.has(netns));
+        if lease.era == Era::EarlierBoot || lease.netns.is_some_and(is_gone) {
+            Life::Over
+        } else {
+            Life::Possible
+        }
     }
 
     /// Makes the lease file at `path`, whole; `None` when there is a file.
@@ -297,8 +319,9 @@ impl Store for DiskStore {
     fn held_by(&mut self, attachment: &Attachment) -> Result<Vec<Held>, StoreError> {
         let mut entries = self.confirmed(&content_of(attachment))?;
         entries.extend(self.confirmed(attachment.container_id())?);
-        let held =
-            entries.into_iter().filter_map(|entry| Some(Held { address: entry.address?, era: entry.era }));
+        let held = entries
+            .into_iter()
+            .filter_map(|entry| Some(Held { address: entry.address?, life: self.life_of(&entry) }));
         Ok(held.collect())
     }
 
@@ -321,12 +344,12 @@ impl Store for DiskStore {
                 }
                 Ok(Some(holder)) => {
                     self.follow(|index| index.mark_taken(address))?;
-                    let era = self.era_of(&holder, address)?;
-                    return Ok(Reservation::Taken { holder: Some(holder), era });
+                    let life = self.life_at(&holder, address)?;
+                    return Ok(Reservation::Taken { holder: Some(holder), life });
                 }
                 Err(_) => {
                     self.follow(|index| index.mark_taken(address))?;
-                    return Ok(Reservation::Taken { holder: None, era: Era::ThisBoot });
+                    return Ok(Reservation::Taken { holder: None, life: Life::Possible });
                 }
             }
         }
@@ -335,6 +358,7 @@ impl Store for DiskStore {
             address: Some(address),
             changed: written.ok_or_else(|| failed(ErrorKind::AlreadyExists.into()))?,
             era: Era::ThisBoot,
+            netns: self.netns,
             location: Location::ByAddress,
         };
         self.follow(|index| index.insert(entry))?;
@@ -351,14 +375,14 @@ impl Store for DiskStore {
         if looked_again {
             self.rebuild(&self.known(), Reading::All)?;
         }
-        if !self.index.has_dead() {
-            return Ok(looked_again);
+        let mut entries = self.with_index(Index::entries)?;
+        entries.retain(|entry| is_in_place_within(entry, within));
+        // Those of an earlier boot first: for them nothing has to be looked for.
+        let mut dead: Vec<Entry> = entries.extract_if(.., |entry| entry.era == Era::EarlierBoot).collect();
+        if dead.is_empty() {
+            entries.retain(|entry| self.life_of(entry) == Life::Over);
+            dead = entries;
         }
-        let dead: Vec<Entry> = self
-            .with_index(Index::entries)?
-            .into_iter()
-            .filter(|entry| entry.location == Location::ByAddress && is_reclaimable(entry, within))
-            .collect();
         for address in dead.iter().filter_map(|entry| entry.address) {
             // Another one may do.
             if let Err(error) = self.release_at(&self.path_of(address), address) {
@@ -406,9 +430,9 @@ fn each_of(steps: impl Iterator<Item = Result<(), StoreError>>) -> Result<(), St
     first.map_or(Ok(()), Err)
 }
 
-fn is_reclaimable(entry: &Entry, within: &[Span]) -> bool {
-    let inside = entry.address.is_some_and(|address| within.iter().any(|span| span.contains(address)));
-    entry.era == Era::EarlierBoot && inside
+fn is_in_place_within(entry: &Entry, spans: &[Span]) -> bool {
+    let inside = entry.address.is_some_and(|address| spans.iter().any(|span| span.contains(address)));
+    entry.location == Location::ByAddress && inside
 }
 
 #[cfg(test)]

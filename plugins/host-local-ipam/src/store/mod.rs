@@ -38,7 +38,7 @@ pub(crate) trait Store {
     /// Gives `address` back, whoever holds it. A free one is no error.
     fn release(&mut self, address: Point) -> Result<(), StoreError>;
 
-    /// Releases those leases in `within` whose holders are provably dead. Tells whether an address that was not free
+    /// Releases leases in `within` whose holders are provably dead. Tells whether an address that was not free
     /// may be so now.
     fn reclaim(&mut self, within: &[Span]) -> Result<bool, StoreError>;
 
@@ -53,7 +53,16 @@ pub(crate) trait Store {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) address: Point,
-    pub(crate) era: Era,
+    pub(crate) life: Life,
+}
+
+/// Whether the holder of a lease can still be alive, as far as it can be proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It is alive, or nobody knows.
+    Possible,
+    /// The host was started since, or the container's network namespace is gone.
+    Over,
 }
 
 /// When a lease was made, as far as it can be proved.
@@ -69,7 +78,7 @@ pub(crate) enum Era {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reservation {
     Made,
-    Taken { holder: Option<Holder>, era: Era },
+    Taken { holder: Option<Holder>, life: Life },
 }
 
 /// Whom a lease belongs to, as its file says.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use cni_types::BootId;
+use cni_types::{BootId, NetnsCookie};
 
 use super::Era;
 use super::index::{Entry, Index, Location, Room};
@@ -48,7 +48,11 @@ impl Past {
         } else {
             Dead::None
         };
-        Self::new(earlier, dead, earlier.stamp())
+        let mut past = Self::new(earlier, dead, earlier.stamp());
+        if boot.is_none() || earlier.boot() != boot {
+            past.leases.iter_mut().for_each(|known| known.netns = None);
+        }
+        past
     }
 
     /// The leases whose file was this one, as it is.
@@ -73,20 +77,26 @@ impl Past {
             address: found.address,
             changed,
             era: known.era(),
+            netns: known.netns,
             location: Location::ByAddress,
         })
     }
 
-    pub(super) fn era(&self, entry: &Entry) -> Era {
-        let mut known =
-            self.of_file(entry.address, entry.changed).filter(|known| known.holder == entry.holder);
+    /// The lease with what is known of its holder.
+    pub(super) fn told_of(&self, lease: Entry) -> Entry {
+        let known =
+            || self.of_file(lease.address, lease.changed).filter(|known| known.holder == lease.holder);
         let dead = match self.dead {
             Dead::None => false,
             Dead::All => true,
-            Dead::Untouched => known.next().is_some(),
-            Dead::Known => known.any(|known| known.era() == Era::EarlierBoot),
+            Dead::Untouched => known().next().is_some(),
+            Dead::Known => known().any(|known| known.era() == Era::EarlierBoot),
         };
-        if dead { Era::EarlierBoot } else { Era::ThisBoot }
+        Entry {
+            era: if dead { Era::EarlierBoot } else { Era::ThisBoot },
+            netns: known().find_map(|known| known.netns),
+            ..lease
+        }
     }
 }
 
@@ -110,6 +120,8 @@ struct Known {
     file: u64,
     /// As in [`Entry::holder`].
     holder: u64,
+    /// As in [`Entry::netns`].
+    netns: Option<NetnsCookie>,
 }
 
 impl Known {
@@ -125,7 +137,7 @@ impl Known {
         if entry.location == Location::ByAddress {
             file |= Self::IN_PLACE;
         }
-        Self { file, holder: entry.holder }
+        Self { file, holder: entry.holder, netns: entry.netns }
     }
 
     fn era(self) -> Era {

@@ -4,13 +4,21 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program that is tested.
+/// The program that is tested: the one that was built with the tests, unless they have been taken elsewhere.
 pub(crate) fn ours() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_host-local-ipam"))
+    static OURS: LazyLock<PathBuf> = LazyLock::new(|| {
+        let elsewhere = std::env::var_os("CNI_TEST_PLUGINS").map(PathBuf::from);
+        elsewhere.map_or_else(
+            || env!("CARGO_BIN_EXE_host-local-ipam").into(),
+            |plugins| plugins.join("host-local-ipam"),
+        )
+    });
+    &OURS
 }
 
 /// The reference's program.

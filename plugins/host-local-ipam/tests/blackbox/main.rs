@@ -13,6 +13,7 @@ mod full_disk;
 mod gc_and_status;
 mod hands;
 mod layout;
+mod namespaces;
 mod reboot;
 mod storms;
 mod swap;

@@ -1,10 +1,11 @@
 //! Leases of an earlier boot. The kernel's boot id is covered by another one, in a mount namespace.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::json;
 
-use crate::calls::{Network, content, in_mount_namespace, ours, reference};
+use crate::calls::{Answer, Network, content, in_mount_namespace, ours, reference};
 
 const BOOTS: [&str; 3] = [
     "11111111-1111-1111-1111-111111111111",
@@ -19,17 +20,19 @@ fn boot_id(boot: usize, network: &Network) -> PathBuf {
     covering
 }
 
-/// A call of ours in another boot.
-fn ask_in(boot: usize, network: &Network, verb: &str, id: &str) -> crate::calls::Answer {
+/// A command that makes a call of ours in another boot.
+pub(crate) fn command_in(boot: usize, network: &Network, verb: &str, id: &str) -> Command {
     let covering = boot_id(boot, network);
     let mut command =
         in_mount_namespace(r#"mount --bind "$1" /proc/sys/kernel/random/boot_id; shift; exec "$@""#);
     network.prepare(&mut command, verb, id);
-    let output = command.arg(&covering).arg(ours()).output().unwrap();
-    crate::calls::Answer {
-        success: output.status.success(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-    }
+    command.arg(&covering).arg(ours());
+    command
+}
+
+/// A call of ours in another boot.
+fn ask_in(boot: usize, network: &Network, verb: &str, id: &str) -> Answer {
+    Answer::of(&command_in(boot, network, verb, id).output().unwrap())
 }
 
 /// Two leases of boot 0 in a range of two.

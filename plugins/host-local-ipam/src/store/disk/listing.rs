@@ -11,7 +11,7 @@ use crate::store::files::remove_file;
 use crate::store::hash::hash;
 use crate::store::index::Index;
 use crate::store::scan::FileText;
-use crate::store::{Era, Holder, StoreError};
+use crate::store::{Holder, Life, StoreError};
 
 /// A lease as its file says.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct LeaseFile {
     /// `None` when the file's name is none.
     pub(crate) address: Option<Point>,
     pub(crate) content: Content,
-    pub(crate) era: Era,
+    pub(crate) life: Life,
     /// When the lease was made.
     pub(crate) modified: Option<SystemTime>,
 }
@@ -38,10 +38,10 @@ pub(crate) enum Content {
 impl DiskStore {
     /// Every lease, by address, and every leftover.
     pub(crate) fn leases(&mut self) -> Result<Vec<LeaseFile>, StoreError> {
-        let eras: BTreeMap<(u64, Option<Point>), Era> = self
+        let lives: BTreeMap<(u64, Option<Point>), Life> = self
             .with_index(Index::entries)?
             .into_iter()
-            .map(|entry| ((entry.holder, entry.address), entry.era))
+            .map(|entry| ((entry.holder, entry.address), self.life_of(&entry)))
             .collect();
         let mut leases = Vec::new();
         self.each_file(&mut |found| {
@@ -53,12 +53,12 @@ impl DiskStore {
                 Some(text) => Holder::parse(&text.bytes).map_or(Content::Nobody, Content::Holder),
                 None => Content::Unreadable,
             };
-            let era = match &content {
-                Content::Holder(holder) => eras.get(&(hash(holder.content().as_bytes()), found.address)),
+            let life = match &content {
+                Content::Holder(holder) => lives.get(&(hash(holder.content().as_bytes()), found.address)),
                 _ => None,
             };
             leases.push(LeaseFile {
-                era: era.copied().unwrap_or(Era::ThisBoot),
+                life: life.copied().unwrap_or(Life::Possible),
                 modified: text.as_ref().and_then(modified),
                 content,
                 path: found.path(),

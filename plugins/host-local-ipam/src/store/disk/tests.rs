@@ -39,7 +39,7 @@ fn a_file_as_young_as_the_index_is_read_again() {
     let mut behind = Index::empty(BootId::current(), Room::default());
     let holder = hash(content_of(&first).as_bytes());
     let location = Location::ByAddress;
-    let known = Entry { holder, address: Some(address), changed, era: Era::ThisBoot, location };
+    let known = Entry { holder, address: Some(address), changed, era: Era::ThisBoot, netns: None, location };
     behind.insert(known).unwrap();
     behind.save(&place.own_file("index"), &place.own_file(NEW_INDEX), as_young).unwrap();
 

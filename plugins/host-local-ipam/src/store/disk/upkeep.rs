@@ -58,6 +58,7 @@ impl Lease {
             address: found.address,
             changed: Changed::of(&text.stat),
             era: Era::ThisBoot,
+            netns: None,
             location: if found.is_in_place { Location::ByAddress } else { Location::Elsewhere },
         }))
     }
@@ -133,10 +134,10 @@ impl DiskStore {
             if reading == Reading::Changed
                 && let Some(known) = past.untouched(found)
             {
-                return Ok(index.insert(Entry { era: past.era(&known), ..known })?);
+                return Ok(index.insert(past.told_of(known))?);
             }
             let inserted = match Lease::read(found)? {
-                Lease::Held(entry) => index.insert(Entry { era: past.era(&entry), ..entry }),
+                Lease::Held(entry) => index.insert(past.told_of(entry)),
                 Lease::Unreadable => found.address.map_or(Ok(()), |address| index.mark_taken(address)),
                 Lease::Nobody => Ok(()),
             };

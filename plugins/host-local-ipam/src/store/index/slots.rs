@@ -2,6 +2,8 @@
 
 use std::{array, io};
 
+use cni_types::NetnsCookie;
+
 use crate::span::{Point, Span};
 use crate::store::Era;
 use crate::store::hash::mix;
@@ -51,6 +53,8 @@ pub(in crate::store) struct Entry {
     pub(in crate::store) address: Option<Point>,
     pub(in crate::store) changed: Changed,
     pub(in crate::store) era: Era,
+    /// The holder's namespace, if it was seen when the lease was made.
+    pub(in crate::store) netns: Option<NetnsCookie>,
     pub(in crate::store) location: Location,
 }
 
@@ -114,7 +118,7 @@ pub(super) fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 impl Slot for Entry {
-    const SIZE: usize = 40;
+    const SIZE: usize = 48;
 
     fn key(&self) -> u64 {
         self.holder
@@ -128,6 +132,7 @@ impl Slot for Entry {
         bytes[32] = u8::from(self.era == Era::EarlierBoot);
         bytes[33] = u8::from(self.location == Location::Elsewhere);
         bytes[34..40].copy_from_slice(&self.changed.inode.to_le_bytes()[..6]);
+        bytes[40..48].copy_from_slice(&self.netns.map_or(0, NetnsCookie::number).to_le_bytes());
     }
 
     fn decode(bytes: &[u8]) -> Self {
@@ -140,6 +145,7 @@ impl Slot for Entry {
                 inode: u64::from_le_bytes(field(bytes, 32)) >> 16,
             },
             era: if bytes[32] == 0 { Era::ThisBoot } else { Era::EarlierBoot },
+            netns: NetnsCookie::from_number(u64::from_le_bytes(field(bytes, 40))),
             location: if bytes[33] == 0 { Location::ByAddress } else { Location::Elsewhere },
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use cni_types::NetnsCookie;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -17,6 +18,7 @@ fn entry(holder: u64, address: u128) -> Entry {
         address: Some(Point::from_bits(address)),
         changed: Changed { at: 7, inode: 0xffff_0000_0001 },
         era: Era::ThisBoot,
+        netns: NetnsCookie::from_number(u64::MAX - u64::from(holder as u8)),
         location: Location::ByAddress,
     }
 }
