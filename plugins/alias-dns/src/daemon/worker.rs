@@ -9,6 +9,7 @@ mod keepers;
 mod listeners;
 mod possession;
 mod records;
+mod retired;
 mod start;
 mod start_error;
 
@@ -27,6 +28,7 @@ use self::listeners::Place;
 pub(super) use self::listeners::wanted;
 use self::possession::Possession;
 use self::records::{by_path, in_words};
+use self::retired::Retired;
 pub(super) use self::start::run;
 use self::start_error::{StartError, io};
 use super::channel::Channel;
@@ -98,6 +100,8 @@ struct Worker {
 enum Life {
     On,
     Over,
+    /// Another worker has everything.
+    Retired,
 }
 
 impl Worker {
@@ -193,7 +197,7 @@ impl Worker {
             let limit = self.deadline().map(|deadline| deadline.saturating_duration_since(now));
             self.poller.wait(limit, &mut ready).map_err(io("epoll"))?;
             // What has changed counts for every query that is answered from now on.
-            if ready.contains(&Token::only(Kind::Records)) && self.follow() == Life::Over {
+            if ready.contains(&Token::only(Kind::Records)) && self.follow() != Life::On {
                 return self.leave();
             }
             for token in ready.drain(..) {
@@ -208,8 +212,10 @@ impl Worker {
                         Life::On
                     }
                 };
-                if life == Life::Over {
-                    return self.leave();
+                match life {
+                    Life::On => {}
+                    Life::Over => return self.leave(),
+                    Life::Retired => return self.retire(),
                 }
             }
             self.server.expire(&self.poller);
@@ -255,6 +261,20 @@ impl Worker {
             let _ = supervisor.quit();
         }
         Ok(())
+    }
+
+    /// Leaves, and ends when those have their answers who wait for somebody elsewhere.
+    fn retire(self) -> std::result::Result<(), StartError> {
+        log::info!("leaves");
+        let Self { poller, server, store, watch, lock, control, supervisor, guard, clients, .. } = self;
+        if let Some(supervisor) = supervisor {
+            let _ = supervisor.quit();
+        }
+        let is_removed = poller.remove(&control).is_ok();
+        drop((lock, control, guard, clients));
+        // Who cannot see what changes might keep what is needed no more.
+        let Some(watch) = watch.filter(|_| is_removed) else { return Ok(()) };
+        Retired { poller, server, store, watch }.finish().map_err(io("epoll"))
     }
 
     /// Ends as if it had never been: nobody starts another one for it.

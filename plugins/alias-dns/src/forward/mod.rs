@@ -36,7 +36,7 @@ use crate::tally::Tally;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a question may take altogether: the C libraries give up after five seconds.
-const TOTAL: Duration = Duration::from_millis(4500);
+pub(crate) const TOTAL: Duration = Duration::from_millis(4500);
 
 /// Questions on their way at once.
 const MAX_FLIGHTS: usize = 1024;

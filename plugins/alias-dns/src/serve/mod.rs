@@ -185,6 +185,33 @@ impl Server {
         self.desk.own = self.gateways.iter().flat_map(|(_, other)| places(other.address)).collect();
     }
 
+    /// Reads nothing any more, neither at the gateways nor on connections; those that no answer has still to come on are
+    /// closed.
+    pub(crate) fn take_no_more(&mut self, poller: &Poller) {
+        for (_, Gateway { sockets, .. }) in &self.gateways {
+            // They live on with another worker, so that it would not do to close them here.
+            let _ = poller.remove(&sockets.udp);
+            let _ = poller.remove(&sockets.tcp);
+        }
+        self.resting = None;
+        // What is attached to the sockets because of a flood is the other worker's.
+        self.flood_deadline = None;
+        self.connections.take_no_more(poller);
+    }
+
+    /// No longer serves what no record needs.
+    pub(crate) fn close_unneeded(&mut self, poller: &Poller) {
+        let zones = &self.desk.zones;
+        let unneeded: Vec<Listener> =
+            self.slots.keys().filter(|listener| !zones.needs(listener)).cloned().collect();
+        unneeded.iter().for_each(|listener| self.close(poller, listener));
+    }
+
+    /// Whether somebody waits for an answer from elsewhere, or has still to take one.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.desk.forwarder.counts().0 > 0 || self.connections.len() > 0
+    }
+
     /// The sockets of `listener`.
     pub(crate) fn sockets(&self, listener: &Listener) -> Option<&Sockets> {
         self.slots.get(listener).map(|slot| &self.gateways[*slot].sockets)

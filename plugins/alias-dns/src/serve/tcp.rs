@@ -236,6 +236,19 @@ impl Connections {
         self.deadlines.peek().map(|Reverse((deadline, ..))| *deadline)
     }
 
+    /// Reads nothing any more; those that no response has still to come on are closed.
+    pub(crate) fn take_no_more(&mut self, poller: &Poller) {
+        let tokens: Vec<Token> = self.open.iter().map(|(_, connection)| connection.token).collect();
+        for token in tokens {
+            let Some(connection) = self.get(token) else { continue };
+            connection.finished = true;
+            connection.incoming.clear();
+            if connection.rest(poller) == Life::Over {
+                self.close(token);
+            }
+        }
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.open.len()

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use alias_dns::daemon::{Client, UpstreamStatus};
 use alias_dns::records::Record;
+use alias_dns::serve::listen;
+use alias_dns::zone::Listener;
 use domain::base::iana::Rtype;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Linger;
@@ -16,8 +18,8 @@ use nix::sys::socket::sockopt::Linger;
 use crate::Test;
 use crate::dns::{Response, ask, connect, exchange, query, receive, send};
 use crate::world::{
-    BOUND, GATEWAY, eventually, host, in_time, inside, is_asleep, processes, put, put_record, record, run,
-    state,
+    BOUND, GATEWAY, STATE, eventually, host, in_time, inside, is_asleep, processes, put, put_record, record,
+    remove, run, settled, state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -39,6 +41,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
     ("a_client_that_breaks_off_while_its_answer_is_awaited_keeps_nobody_awake", broken_off_client),
+    ("what_an_older_build_asks_elsewhere_is_answered_though_a_newer_one_took_over", upgraded),
+    ("an_older_build_that_waits_for_an_answer_holds_nothing_that_others_need", upgraded_and_gone),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
 
@@ -162,6 +166,88 @@ fn long_answers() {
     send(&mut stream, &query(1, "big.example.com", Rtype::TXT, None));
     let whole = receive(&mut stream).unwrap();
     assert!(!whole.truncated && whole.octets.len() > 2000);
+}
+
+fn upgraded() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    // On a busy machine it may become too late.
+    eventually("both are answered by the older build", || {
+        let names = [fresh("datagram"), fresh("connection")];
+        let by_datagram = names[0].clone();
+        let by_datagram = std::thread::spawn(move || ask(GATEWAY, &by_datagram, Rtype::A));
+        let mut by_connection = connect(GATEWAY);
+        send(&mut by_connection, &query(5, &names[1], Rtype::A, None));
+        // Nobody waits on this one, so that it is closed.
+        let mut idle = connect(GATEWAY);
+        send(&mut idle, &query(6, "centos-1", Rtype::A, None));
+        assert_eq!(receive(&mut idle).unwrap().answer, ["A 172.20.0.2"]);
+        let asked = names.each_ref().map(|name| query_at(&one, name));
+        take_over();
+        assert!(receive(&mut idle).is_none());
+        assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
+        for (query, client) in asked {
+            one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        }
+        let answers = [by_datagram.join().unwrap(), receive(&mut by_connection)];
+        // Then there is nothing more to come on it.
+        assert!(receive(&mut by_connection).is_none());
+        answers.iter().all(|answer| answer.as_ref().is_some_and(|answer| answer.answer == ["A 192.0.2.4"]))
+    });
+    settled();
+}
+
+fn upgraded_and_gone() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    let listener = Listener { bridge: "br0".to_owned(), gateway: GATEWAY.parse().unwrap() };
+    // On a busy machine it may have ended before it is looked at.
+    eventually("the older build waits and holds neither port, lock nor control socket", || {
+        put("c1", "172.20.0.2", "centos-1");
+        settled();
+        let older = processes("serve")[0];
+        let name = fresh("silent");
+        let packet = query(5, &name, Rtype::A, None);
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.send_to(&packet, (GATEWAY, 53)).unwrap();
+        client.set_nonblocking(true).unwrap();
+        query_at(&one, &name);
+        let control = control_socket();
+        let holds = || {
+            let held = std::fs::read_dir(format!("/proc/{older}/fd")).into_iter().flatten().flatten();
+            let held = held.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+            let held: Vec<_> = held.map(|target| target.to_string_lossy().into_owned()).collect();
+            [held.iter().any(|target| target.ends_with("/lock")), held.contains(&control)]
+        };
+        assert_eq!(holds(), [true, true]);
+        take_over();
+        ["c1", "c2"].into_iter().for_each(remove);
+        // What it waits for ends with an answer, and then it lets go of everything.
+        let waits = || client.recv(&mut [0; 512]).is_err();
+        while waits() {
+            if holds() == [false, false] && listen::open(&listener, 53).is_ok() {
+                return waits() && processes("serve").contains(&older);
+            }
+        }
+        false
+    });
+}
+
+/// Has a newer build of the server take over, by an ADD of `c2`.
+fn take_over() {
+    let newer = fresh("/run/newer-");
+    run(&format!("cp /proc/{}/exe {newer} && {newer} --put c2 172.20.0.3 centos-2", std::process::id()));
+}
+
+/// The control socket, as descriptors are listed.
+fn control_socket() -> String {
+    const LISTENS: &str = " 00010000 ";
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let mut lines = sockets.lines().filter(|line| line.contains(LISTENS) && line.contains(STATE));
+    let line = lines.next().expect("a socket");
+    format!("socket:[{}]", line.split_whitespace().nth(6).unwrap())
 }
 
 /// A name server at 10.9.0.`number`, outside, that has everybody ask over TCP again.

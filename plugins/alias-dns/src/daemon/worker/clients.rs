@@ -121,7 +121,7 @@ impl Worker {
             return Life::Over;
         }
         let (told, room) = match asked {
-            Ok(Asked::Retire) if self.successor == Some(token) => return Life::Over,
+            Ok(Asked::Retire) if self.successor == Some(token) => return Life::Retired,
             Ok(Asked::HandOver) => (self.hand_over(token), None),
             Ok(asked @ (Asked::Query { .. } | Asked::Status)) => {
                 (self.comply(asked, Vec::new()), fds.into_iter().next().map(File::from))
