@@ -176,6 +176,44 @@ fn repair_has_a_port_treat_frames_as_the_network_wants() {
     }
 }
 
+/// Whoever removes a bridge leaves the containers' ports without one; the next ADD makes another.
+#[test]
+fn repair_puts_ports_back_onto_the_bridge() {
+    let story = Story::new();
+    let host = |line: &str| story.world.host().run(line).success().to_owned();
+    let ports: Vec<String> = host("ls /sys/class/net/br-net/brif").lines().map(str::to_owned).collect();
+    let attachments: Vec<Attachment> = story.containers.iter().map(Attachment::of).collect();
+    let [one, two] = [&story.containers[0], &story.containers[1]];
+    let whole = |after: &str| {
+        for attachment in &attachments {
+            story.network.check(attachment).unwrap_or_else(|error| panic!("after {after}: {error}"));
+        }
+        assert!(one.reaches("10.1.0.3") && two.reaches("10.1.0.1"), "after {after}");
+        assert_eq!(story.bridge(&["repair"]).success(), "", "after {after}");
+    };
+    let port = &ports[0];
+    for (line, was) in [
+        ("down", "host veth \"PORT\" was down"),
+        ("nomaster", "host veth \"PORT\" was not a port of bridge \"br-net\""),
+    ] {
+        host(&format!("ip link set {port} {line}"));
+        let repaired = format!("repaired: {}\n", was.replace("PORT", port));
+        assert_eq!(story.bridge(&["repair", "net"]).success(), repaired);
+        whole(line);
+    }
+
+    host("ip link delete br-net");
+    assert_eq!(story.bridge(&["repair"]).success(), "", "there is no bridge");
+    let three = story.world.container("three");
+    story.network.attach(&three);
+    assert!(three.is_cut_off_from("10.1.0.2"));
+    let repaired = story.bridge(&["repair"]).success().to_owned();
+    for port in &ports {
+        assert!(repaired.contains(&format!("\"{port}\" was not a port of bridge \"br-net\"")), "{repaired}");
+    }
+    assert!(three.reaches("10.1.0.2"));
+}
+
 #[test]
 fn the_bridge_is_deaf_to_routers_again_with_the_next_add_and_with_repair() {
     let story = Story::new();

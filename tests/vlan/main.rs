@@ -663,14 +663,26 @@ fn repair_puts_a_port_back_into_its_vlans() {
     }
     let vlans = story.vlans(port);
     let program = story.suite.binary("bridge").display().to_string();
-    let repair = story.world.host().command([program.as_str(), "repair"]);
-    let output = repair.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run();
-    let said = output.success();
+    let repair = || {
+        let command = story.world.host().command([program.as_str(), "repair"]);
+        command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run()
+    };
+    let said = repair().success().to_owned();
     for id in [100, 201, 202, 300] {
         assert!(said.contains(&format!("VLAN {id} ")), "{said}");
     }
     assert_ne!(story.vlans(port), vlans);
     assert_eq!(story.found(&container, &config, &result), "");
+
+    // New on a bridge, a port is in that one's default VLAN.
+    let vlans = story.vlans(port);
+    story.host(&format!("ip link set {port} nomaster"));
+    let said = repair().success().to_owned();
+    assert_eq!(said, format!("repaired: host veth \"{port}\" was not a port of bridge \"br0\"\n"));
+    assert_eq!(story.vlans(port), vlans);
+    assert_eq!(story.found(&container, &config, &result), "");
+    story.host("ip link delete br0");
+    assert_eq!(repair().success(), "");
 }
 
 #[test]

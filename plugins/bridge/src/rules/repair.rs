@@ -11,7 +11,7 @@ use crate::attachment::Identity;
 use crate::bridge::{believe_no_router, believes_routers, reopen};
 use crate::config::Settings;
 use crate::iptables::{self, Jumps};
-use crate::netlink::link::{Link, PortState};
+use crate::netlink::link::{Kind, Link, PortState};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::nft::{Attached, Rules};
@@ -75,8 +75,8 @@ pub(crate) fn repair_guard(rules: &mut Rules) -> Result<Vec<String>, Error> {
     Ok(wrong)
 }
 
-/// Has the port of an attachment treat frames as the network's do by now, guarded if they are, deaf to routers, and in its
-/// VLANs; says what was wrong.
+/// Has the port of an attachment be on the bridge again, treat frames as the network's do by now, guarded if they are,
+/// deaf to routers, in its VLANs and up; says what was wrong. One that somebody has put on another bridge stays there.
 pub(crate) fn restore_port(
     host: &mut Netlink,
     settings: &Settings,
@@ -99,26 +99,42 @@ pub(crate) fn restore_port(
     {
         wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group));
     }
-    if let Some(PortState { conduct, .. }) = found.host.port
-        && is_done(host.set_conduct(*index, conduct, settings.port))?
-    {
+    let failed = |failure: Failure| Error::internal(failure).context("read a bridge port");
+    let bridge = host.link_by_name(&settings.bridge).map_err(failed)?;
+    let bridge = bridge.filter(|bridge| bridge.kind == Kind::Bridge);
+    let mut port = found.host.clone();
+    if let (None, Some(bridge)) = (port.controller, &bridge) {
+        // Down, for no frame is to pass before it treats them as the network's do.
+        let plugged = host.set_down(*index).and_then(|()| host.set_controller(*index, bridge.index));
+        if is_done(plugged)? {
+            wrong.push(format!("host veth \"{name}\" was not a port of bridge \"{}\"", bridge.name));
+        }
+        match host.link_by_index(*index).map_err(failed)? {
+            Some(plugged) => port = plugged,
+            None => return Ok(wrong),
+        }
+    }
+    let Some(PortState { conduct, .. }) = port.port else { return Ok(wrong) };
+    if is_done(host.set_conduct(*index, conduct, settings.port))? && found.host.port.is_some() {
         let differences = conduct.differences(settings.port);
         wrong.extend(differences.map(|[what, is, _]| format!("{what} of host veth \"{name}\" was {is}")));
     }
-    let bridge = found.host.controller.map(|index| host.link_by_index(index)).transpose();
-    let bridge = bridge.map_err(|failure| Error::internal(failure).context("read the bridge"))?.flatten();
-    if let Some(bridge) = bridge {
-        let mut opened = false;
-        let reopened = reopen(host, &bridge, &found.host).map(|done| opened = done);
-        if is_done(reopened)? && opened {
-            wrong.push(format!("bridge port \"{name}\" did not forward"));
+    if let Some(vlans) = &settings.vlans {
+        let differences = vlans::differences(host, vlans, &port).map_err(failed)?;
+        if !differences.is_empty() && is_done(vlans::join(host, vlans, *index))? && found.host.port.is_some()
+        {
+            wrong.extend(differences);
         }
     }
-    if let Some(vlans) = &settings.vlans {
-        let differences = vlans::differences(host, vlans, &found.host)
-            .map_err(|failure| Error::internal(failure).context("read the VLANs of a bridge port"))?;
-        if !differences.is_empty() && is_done(vlans::join(host, vlans, *index))? {
-            wrong.extend(differences);
+    if !port.up {
+        if is_done(host.set_up(*index))? && !found.host.up {
+            wrong.push(format!("host veth \"{name}\" was down"));
+        }
+    } else if let Some(bridge) = bridge.filter(|bridge| port.controller == Some(bridge.index)) {
+        let mut opened = false;
+        let reopened = reopen(host, &bridge, &port).map(|done| opened = done);
+        if is_done(reopened)? && opened {
+            wrong.push(format!("bridge port \"{name}\" did not forward"));
         }
     }
     Ok(wrong)
