@@ -23,9 +23,6 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
 
-/// How often all processes are looked at: a namespace may be handed from one that is looked at next to one that has been.
-const LOOKS: usize = 2;
-
 /// Moves this thread into the namespace at `path`; the cookie of it. `None` where none can be entered there, or the
 /// kernel gives no cookies.
 pub(crate) fn enter(path: &Path) -> Option<NetnsCookie> {
@@ -41,38 +38,51 @@ fn enter_file(namespace: &File) -> io::Result<NetnsCookie> {
 }
 
 /// The network namespaces that containers can be in.
-#[derive(Debug)]
-pub(crate) struct Living(BTreeSet<NetnsCookie>);
+#[derive(Debug, Default)]
+pub(crate) struct Living {
+    looks: Vec<Option<BTreeSet<NetnsCookie>>>,
+}
 
 impl Living {
-    /// Looks for all of them; `None` where one may be out of sight.
-    pub(crate) fn look() -> Option<Self> {
-        // On a thread of its own, since it enters them.
-        let looked = std::thread::scope(|scope| scope.spawn(Self::try_look).join());
-        match looked {
-            Ok(Ok(living)) => Some(living),
-            Ok(Err(error)) => {
-                log::info!("not all network namespaces can be seen: {error}");
-                None
-            }
-            Err(_) => None,
-        }
-    }
+    /// How often all processes are looked at before a namespace counts as gone: it may be handed from one that is looked
+    /// at next to one that has been.
+    const LOOKS: usize = 2;
 
-    fn try_look() -> io::Result<Self> {
-        require_sight_of_all()?;
-        let mut cookies = BTreeSet::new();
-        for _ in 0..LOOKS {
-            for (inode, paths) in Seen::look()?.namespaces {
-                cookies.extend(cookie_of(inode, &paths)?);
+    /// Whether a namespace is provably gone. Processes are looked at only where that is not known yet.
+    pub(crate) fn lacks(&mut self, namespace: NetnsCookie) -> bool {
+        for number in 0..Self::LOOKS {
+            if number == self.looks.len() {
+                self.looks.push(look());
+            }
+            if self.looks[number].as_ref().is_none_or(|seen| seen.contains(&namespace)) {
+                return false;
             }
         }
-        Ok(Self(cookies))
+        true
     }
+}
 
-    pub(crate) fn has(&self, namespace: NetnsCookie) -> bool {
-        self.0.contains(&namespace)
+/// Looks for all namespaces; `None` where one may be out of sight.
+fn look() -> Option<BTreeSet<NetnsCookie>> {
+    // On a thread of its own, since it enters them.
+    let looked = std::thread::scope(|scope| scope.spawn(try_look).join());
+    match looked {
+        Ok(Ok(seen)) => Some(seen),
+        Ok(Err(error)) => {
+            log::info!("not all network namespaces can be seen: {error}");
+            None
+        }
+        Err(_) => None,
     }
+}
+
+fn try_look() -> io::Result<BTreeSet<NetnsCookie>> {
+    require_sight_of_all()?;
+    let mut cookies = BTreeSet::new();
+    for (inode, paths) in Seen::look()?.namespaces {
+        cookies.extend(cookie_of(inode, &paths)?);
+    }
+    Ok(cookies)
 }
 
 /// The first process of all is only to be seen by who sees each of them.

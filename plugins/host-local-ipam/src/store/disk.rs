@@ -13,7 +13,7 @@
 mod listing;
 mod upkeep;
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
@@ -59,8 +59,7 @@ pub(crate) struct DiskStore {
     boot: Option<BootId>,
     /// Of the container that leases.
     netns: Option<NetnsCookie>,
-    /// Looked for when it matters first; `None` where nobody can tell.
-    living: OnceCell<Option<Living>>,
+    living: RefCell<Living>,
     index: Index,
     /// Those that were read, to be written again.
     cursors: Vec<Cursor>,
@@ -113,7 +112,7 @@ impl DiskStore {
             directory,
             boot,
             netns: None,
-            living: OnceCell::new(),
+            living: RefCell::default(),
             index: Index::empty(boot, Room::default()),
             cursors: Vec::new(),
             changes: Changes::None,
@@ -289,8 +288,7 @@ impl DiskStore {
 
     /// Whether the holder of a lease can still be alive.
     fn life_of(&self, lease: &Entry) -> Life {
-        let is_gone =
-            |netns| self.living.get_or_init(Living::look).as_ref().is_some_and(|all| !all.has(netns));
+        let is_gone = |netns| self.living.borrow_mut().lacks(netns);
         if lease.era == Era::EarlierBoot || lease.netns.is_some_and(is_gone) {
             Life::Over
         } else {
