@@ -1,7 +1,7 @@
 //! A container that publishes port 53 on every address of the host, as the reference `portmap` does it: the gateways'
 //! queries are not for it.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::Test;
 use crate::dns::{ask, connect, query, receive, send};
 use crate::serving::ruleset;
 use crate::world::{
-    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, listens, put, put_record, record,
-    remove, run, state,
+    GATEWAY, GATEWAY_V6, container, eventually, host, in_time, inside, kill_all, listens, put, put_record,
+    record, remove, run, state,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_published_port_53_takes_no_query_where_iptables_writes_it", published_by_iptables),
     ("a_published_port_53_takes_no_query_where_iptables_legacy_writes_it", published_by_legacy_iptables),
     ("queries_pass_by_published_ports_again_after_the_rules_were_flushed", flushed),
+    ("a_redirect_to_another_port_comes_first_whichever_was_made_last", redirected),
     ("where_nothing_is_translated_no_rule_is_made_for_it", nothing_translated),
 ];
 
@@ -131,6 +132,21 @@ fn flushed() {
         }
         published_port_is_reached();
     }
+}
+
+fn redirected() {
+    hosts();
+    publish_by("nft");
+    put("c1", "172.20.0.2", "centos-1");
+    put("c2", "172.20.0.3", "centos-2");
+    run("(echo delete table ip cni-names && nft list table ip cni-names && \
+          echo delete table ip6 cni-names && nft list table ip6 cni-names) > /run/saved");
+    kill_all();
+    let _taken = (UdpSocket::bind("[::]:53").unwrap(), TcpListener::bind("[::]:53").unwrap());
+    put("c1", "172.20.0.2", "centos-1");
+    all_are_answered();
+    run("nft -f /run/saved");
+    all_are_answered();
 }
 
 fn nothing_translated() {

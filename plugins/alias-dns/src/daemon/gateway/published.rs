@@ -56,7 +56,8 @@ impl Plan {
         let at = |hook| Base {
             kind: ChainKind::Nat,
             hook,
-            priority: BEFORE_PUBLISHED_PORTS,
+            // After a redirect to another port: a gateway that is redirected may stand here still.
+            priority: BEFORE_PUBLISHED_PORTS + 1,
             policy: Policy::Accept,
         };
         [
@@ -123,7 +124,7 @@ impl Plan {
 pub(super) fn passed_by(nft: &mut Socket, chains: &[Chain], opened: &[Opened]) -> Result<Vec<Batch>, Error> {
     let mut changes = Vec::new();
     for plan in Plan::BOTH {
-        // Who is redirected to another port is so before.
+        // A redirect to another port comes before what is published by itself.
         let concerned = opened.iter().filter(|opened| {
             opened.port == PORT && opened.listener.gateway.is_ipv4() == (plan.table.family == Family::Ipv4)
         });
