@@ -119,6 +119,45 @@ fn a_storm_with_flushes_in_between_leaves_no_rule_over_and_none_missing() {
     assert_eq!(story.world.host().run("nft list ruleset").success(), "");
 }
 
+/// Its lease is another's by then: reclaimed, or released by hand.
+#[test]
+fn what_is_left_of_the_dead_goes_and_the_next_holder_of_the_address_keeps_what_is_its_own() {
+    let keys = json!({ "ingressPolicy": "isolated", "macspoofchk": true, "runtimeConfig": { "ips": [] } });
+    for late in ["DEL", "GC", "GC with a list"] {
+        for dead_keys in [json!({}), json!({ "ipMasqBackend": "iptables" })] {
+            let mut story = Story::new(&keys);
+            story.config.as_object_mut().unwrap().extend(dead_keys.as_object().unwrap().clone());
+            let [dies, lives] = ["dies", "lives"].map(|name| story.world.container(name));
+            let requested = "IP=10.1.2.77;IgnoreUnknown=1";
+            story.call("ADD", &dies).env("CNI_ARGS", requested).run().success();
+            let gone = story.call("DEL", &dies);
+            story.world.remove_netns("dies");
+            let leases = "/var/lib/cni/networks/n";
+            for address in ["10.1.2.77", "fd00:1::2"] {
+                story.world.host().run(&format!("rm {leases}/{address}")).success();
+            }
+            story.world.host().run(&format!("rm {leases}/last_reserved_ip.1")).success();
+            let result = story.call("ADD", &lives).env("CNI_ARGS", requested).run().json();
+            assert_eq!(result["ips"][1]["address"], "fd00:1::2/64");
+
+            let last = match late {
+                "DEL" => gone,
+                "GC" => story.call("GC", &lives),
+                _ => {
+                    let mut config = story.config.clone();
+                    config["cni.dev/valid-attachments"] =
+                        json!([{ "containerID": "lives", "ifname": "eth0" }]);
+                    story.call("GC", &lives).config(&config)
+                }
+            };
+            last.run().success();
+            let mut config = story.config.clone();
+            config["prevResult"] = result;
+            story.call("CHECK", &lives).config(&config).run().success();
+        }
+    }
+}
+
 #[test]
 fn the_bridge_keeps_its_hardware_address_and_mtu_whatever_its_ports() {
     let story = Story::new(&json!({ "mtu": 1400 }));
