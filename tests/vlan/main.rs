@@ -460,6 +460,21 @@ fn check_leaves_it_to_a_person_what_tags_their_own_bridge_knows() {
     assert_eq!(story.found(&container, &config, &result), "");
 }
 
+/// The rules of whoever is there are about the hardware address of the one that is gone.
+#[test]
+fn an_add_that_makes_a_gateway_interface_anew_brings_the_rules_of_the_others_to_it() {
+    let config =
+        routed(&json!({ "vlan": 100, "ipMasq": true, "ingressPolicy": "same-bridge", "macspoofchk": true }));
+    let story = Story::new();
+    let (first, result) = story.attach("c1", &config);
+    story.host("ip link delete br0.100");
+    assert!(first.is_cut_off_from("10.1.2.1"));
+    let (second, later) = story.attach("c2", &config);
+    assert_eq!(story.found(&first, &config, &result), "");
+    assert_eq!(story.found(&second, &config, &later), "");
+    assert!(first.reaches("10.1.2.1") && second.reaches("10.1.2.1"));
+}
+
 /// Both ends of its pair are in the host's namespace, so it stays when the bridge goes.
 #[test]
 fn a_gateway_whose_bridge_was_removed_is_put_on_the_next_one() {

@@ -173,7 +173,7 @@ fn wire<'a>(
     drop(attaching);
     let switches = container::believe_no_router(netns, home, identity.attachment().ifname(), settings)?;
     let gateway = gateway::ensure(host, &bridge, settings, home, &mut back.network)?;
-    let prepared = rules::prepare(settings)?;
+    let prepared = rules::prepare(settings, gateway.as_ref().is_some_and(|gateway| gateway.is_new))?;
     log::debug!("looked at the gateway and the host's rules");
     Ok(Wired { bridge, veth, switches, gateway, prepared })
 }

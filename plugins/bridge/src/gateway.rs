@@ -32,6 +32,8 @@ pub(crate) struct Gateway {
     /// What carries the addresses: the bridge, or with a VLAN one end of a pair in this namespace whose other end is a
     /// port of the bridge in that VLAN.
     pub(crate) link: Link,
+    /// Whether that is the interface of a VLAN and was missing: what rules know of it is of another one then.
+    pub(crate) is_new: bool,
     bridge: u32,
     addresses: Vec<Address>,
     forwards: Forwarding,
@@ -58,8 +60,8 @@ pub(crate) fn ensure<'a>(
         return Ok(None);
     }
     let name = settings.gateway_link();
-    let link = match name == settings.bridge {
-        true => bridge.clone(),
+    let (link, is_new) = match name == settings.bridge {
+        true => (bridge.clone(), false),
         false => ensure_link(host, bridge, settings, &name, home, undo)?,
     };
     let failed =
@@ -70,10 +72,10 @@ pub(crate) fn ensure<'a>(
         v4_from_link: is_forwarding(host, Family::V4, Some(&link))?,
         v6: is_forwarding(host, Family::V6, None)?,
     };
-    Ok(Some(Gateway { link, bridge: bridge.index, addresses, forwards }))
+    Ok(Some(Gateway { link, is_new, bridge: bridge.index, addresses, forwards }))
 }
 
-/// The gateway interface of a VLAN, made if it is missing, and complete.
+/// The gateway interface of a VLAN, made if it is missing, and complete. Tells whether it was missing.
 fn ensure_link<'a>(
     host: &mut Netlink,
     bridge: &Link,
@@ -81,11 +83,13 @@ fn ensure_link<'a>(
     name: &str,
     home: &'a Netns,
     undo: &mut Undo<'a>,
-) -> Result<Link, Error> {
+) -> Result<(Link, bool), Error> {
     let refused =
         |why: &dyn Display| Error::internal(why).context(format_args!("create gateway interface \"{name}\""));
     let failed = |failure: Failure| refused(&failure);
-    let link = match host.link_by_name(name).map_err(failed)? {
+    let present = host.link_by_name(name).map_err(failed)?;
+    let is_new = present.is_none();
+    let link = match present {
         Some(link) => link,
         None => match make_link(host, bridge, settings, name, home, undo) {
             Err(failure) if failure.is(Errno::EEXIST) => {
@@ -96,7 +100,7 @@ fn ensure_link<'a>(
     };
     believe_no_router(&link);
     complete(host, bridge, settings, &link).map_err(failed)?;
-    Ok(link)
+    Ok((link, is_new))
 }
 
 /// Makes the pair whose ends are the gateway interface and its port, unless another attachment has made it.

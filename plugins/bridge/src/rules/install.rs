@@ -43,17 +43,19 @@ pub(crate) struct Prepared {
     is_guarded: bool,
     /// Whether rules of others, or `acceptForward`, decide on what is forwarded.
     is_filtered: bool,
+    /// Whether the gateway interface is another than the one that the rules of the network's attachments are about.
+    gateway_is_new: bool,
 }
 
 /// Sees to what the port needs before its addresses are known; nothing if it needs no rules.
-pub(crate) fn prepare(settings: &Settings) -> Result<Option<Prepared>, Error> {
+pub(crate) fn prepare(settings: &Settings, gateway_is_new: bool) -> Result<Option<Prepared>, Error> {
     let wished = policy(settings);
     if !wished.needs_rules() && !settings.is_gateway() && settings.masquerade.is_none() {
         return Ok(None);
     }
     let mut rules = Rules::open().map_err(failed)?;
     let is_filtered = wished.accept_forward || settings.is_gateway() && is_filtered_by_others(&mut rules);
-    let mut prepared = Prepared { rules, is_guarded: settings.is_gateway(), is_filtered };
+    let mut prepared = Prepared { rules, is_guarded: settings.is_gateway(), is_filtered, gateway_is_new };
     if prepared.is_guarded
         && let Err(error) = prepared.rules.guard()
     {
@@ -86,12 +88,15 @@ pub(crate) fn install<'a>(
         undo.push("remove the iptables rules", move || iptables::remove(identity.jumps()));
         subject.install_iptables(host, bridge, settings)?;
     }
-    let Some(Prepared { rules, is_guarded, is_filtered }) = prepared else { return Ok(None) };
+    let Some(Prepared { rules, is_guarded, is_filtered, gateway_is_new }) = prepared else { return Ok(None) };
     if !is_guarded {
         subject.gateway = None;
     }
     let mut installed = InstalledRules { rules, subject, is_guarded };
-    installed.bring_in(host, bridge, settings)?;
+    match gateway_is_new {
+        true => installed.bring_in_with_others(host, bridge, settings)?,
+        false => installed.bring_in(host, bridge, settings)?,
+    }
     let InstalledRules { rules, subject, .. } = &mut installed;
     if subject.policy.accept_forward {
         rules.accept_forward(&subject.attached()).map_err(failed)?;
