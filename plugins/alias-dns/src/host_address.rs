@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
 
-use crate::route_netlink;
+use crate::route_netlink::{self, Routing};
 
 /// The route that is asked for (rtnetlink(7)), in octets, and where its kind stands.
 const ROUTE: usize = 12;
@@ -24,7 +24,8 @@ const RTM_F_FIB_MATCH: u32 = 0x2000;
 /// # Errors
 /// The operating system's, where all cannot be gone through.
 pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Result<Option<String>> {
-    if let Some(device) = listed.iter().find(|device| has_route(device, ip).unwrap_or(false)) {
+    let routing = Routing::open()?;
+    if let Some(device) = listed.iter().find(|device| has_route(&routing, device, ip).unwrap_or(false)) {
         return Ok(Some((*device).to_owned()));
     }
     // Two that are there without such a route: an IPv6 address, for a moment after it was added, and one in a VRF.
@@ -34,9 +35,9 @@ pub(crate) fn device_with(ip: IpAddr, listed: &[&str]) -> Result<Option<String>>
 }
 
 /// Whether packets for `ip` that come in by `device` are for this host because `device` has the address.
-fn has_route(device: &str, ip: IpAddr) -> Result<bool> {
+fn has_route(routing: &Routing, device: &str, ip: IpAddr) -> Result<bool> {
     let index = if_nametoindex(device)?;
-    let route = route_netlink::ask(libc::RTM_GETROUTE, &question(index, ip), libc::RTM_NEWROUTE)?;
+    let route = routing.ask(libc::RTM_GETROUTE, &question(index, ip), libc::RTM_NEWROUTE)?;
     Ok(route.len() >= ROUTE && route[KIND] == libc::RTN_LOCAL)
 }
 
@@ -67,7 +68,8 @@ mod tests {
     #[test]
     fn a_device_has_its_addresses_and_no_others() {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        assert!(has_route("lo", loopback).unwrap());
+        let routing = Routing::open().unwrap();
+        assert!(has_route(&routing, "lo", loopback).unwrap());
         for listed in [&["lo"][..], &["none", "lo"], &[]] {
             assert_eq!(device_with(loopback, listed).unwrap(), Some("lo".to_owned()));
         }
@@ -75,6 +77,6 @@ mod tests {
         {
             assert_eq!(device_with(other.parse().unwrap(), &["lo"]).unwrap(), None, "{other}");
         }
-        assert!(has_route("none", loopback).is_err());
+        assert!(has_route(&routing, "none", loopback).is_err());
     }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
 use crate::records::{NetnsRef, Record};
-use crate::route_netlink::{ask, find, put};
+use crate::route_netlink::{Routing, find, put};
 
 /// The mount namespace of whoever looks at it.
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
@@ -23,6 +23,9 @@ const OWN_MOUNTS: &str = "/proc/self/ns/mnt";
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const IFLA_LINK_NETNSID: u16 = 37;
+
+/// Leaves a link's counters out of the answer (`rtnetlink.h`).
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 /// The head of a message about a link (`struct ifinfomsg`), and where it has the index.
 const IFINFOMSG: usize = 16;
@@ -96,18 +99,20 @@ fn own_mounts() -> Option<u64> {
 /// The index of the first of `listed` whose other end is in `netns`.
 fn link_into<'n>(netns: &File, listed: impl IntoIterator<Item = &'n str>) -> Option<u32> {
     let fd = netns.as_raw_fd().cast_unsigned();
-    let there = netns_id(NETNSA_FD, fd.to_ne_bytes()).ok()?.filter(|id| *id >= 0)?;
-    let links = listed.into_iter().filter_map(|name| link(0, Some(name)).ok());
+    let routing = Routing::open().ok()?;
+    let there = netns_id(&routing, NETNSA_FD, fd.to_ne_bytes()).ok()?.filter(|id| *id >= 0)?;
+    let links = listed.into_iter().filter_map(|name| link(&routing, 0, Some(name)).ok());
     links.filter(|link| link.netns == Some(there)).map(|link| link.index).next()
 }
 
 /// Whether the device with this index is gone, which is never given again, or the namespace at its other end is dead: that
 /// is known some time before the device is gone.
 fn leads_nowhere(index: u32) -> bool {
-    match link(index, None) {
+    let Ok(routing) = Routing::open() else { return false };
+    match link(&routing, index, None) {
         Ok(Link { netns: Some(id), .. }) => {
             let is_none = |error: std::io::Error| error.raw_os_error() == Some(libc::ENOENT);
-            id < 0 || netns_id(NETNSA_NSID, id.to_ne_bytes()).is_err_and(is_none)
+            id < 0 || netns_id(&routing, NETNSA_NSID, id.to_ne_bytes()).is_err_and(is_none)
         }
         Ok(Link { netns: None, .. }) => false,
         Err(error) => error.raw_os_error() == Some(libc::ENODEV),
@@ -122,13 +127,14 @@ struct Link {
 }
 
 /// The device with this index, or of this name where the index is 0.
-fn link(index: u32, name: Option<&str>) -> Result<Link> {
+fn link(routing: &Routing, index: u32, name: Option<&str>) -> Result<Link> {
     let mut question = vec![0; IFINFOMSG];
     question[INDEX..INDEX + 4].copy_from_slice(&index.to_ne_bytes());
     if let Some(name) = name {
         put(&mut question, libc::IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
     }
-    let answer = ask(libc::RTM_GETLINK, &question, libc::RTM_NEWLINK)?;
+    put(&mut question, libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    let answer = routing.ask(libc::RTM_GETLINK, &question, libc::RTM_NEWLINK)?;
     let (head, attributes) = answer.split_at_checked(IFINFOMSG).ok_or(ErrorKind::InvalidData)?;
     let index = head[INDEX..].first_chunk().copied().map(u32::from_ne_bytes).ok_or(ErrorKind::InvalidData)?;
     let netns = find(attributes, IFLA_LINK_NETNSID).and_then(|id| id.try_into().ok()).map(i32::from_ne_bytes);
@@ -136,11 +142,11 @@ fn link(index: u32, name: Option<&str>) -> Result<Link> {
 }
 
 /// The number by which this host knows a namespace, if it has one: that of a descriptor, or with that number.
-fn netns_id(attribute: u16, value: [u8; 4]) -> Result<Option<i32>> {
+fn netns_id(routing: &Routing, attribute: u16, value: [u8; 4]) -> Result<Option<i32>> {
     // The head is one octet (`struct rtgenmsg`), filled up.
     let mut question = vec![0; 4];
     put(&mut question, attribute, &value);
-    let answer = ask(libc::RTM_GETNSID, &question, libc::RTM_NEWNSID)?;
+    let answer = routing.ask(libc::RTM_GETNSID, &question, libc::RTM_NEWNSID)?;
     let id = answer.get(4..).and_then(|attributes| find(attributes, NETNSA_NSID));
     Ok(id.and_then(|id| id.try_into().ok()).map(i32::from_ne_bytes))
 }

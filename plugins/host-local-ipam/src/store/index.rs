@@ -34,7 +34,7 @@ pub(super) use self::slots::{Broken, Entry, Location};
 const MAGIC: &[u8; 8] = b"hlipam 4";
 
 /// Fill of a table, in slots a block on average, at which it is made anew with twice the blocks.
-const ENTRIES_A_BLOCK: usize = 7;
+const ENTRIES_A_BLOCK: usize = 8;
 const CHUNKS_A_BLOCK: usize = 4;
 const MIN_BLOCKS: usize = 8;
 
