@@ -14,17 +14,17 @@ use crate::{name_server, regular_file};
 /// As many servers as the C libraries ask (resolv.conf(5), MAXNS).
 const MAX_SERVERS: usize = 3;
 
-/// How long a file that may still be written, or made anew, is given the time for it.
+/// How long whoever has emptied the file is given the time to write it.
 const WRITERS_TIME: Duration = Duration::from_secs(1);
 
 /// resolv.conf and what it said last.
 #[derive(Debug)]
 pub(crate) struct ResolvConf {
     path: PathBuf,
-    /// `None` where there was no file.
     seen: Option<Version>,
     servers: Box<[SocketAddr]>,
-    unfinished: Option<Unfinished>,
+    /// Since when the file names no server, where the former ones are kept still.
+    empty_since: Option<Instant>,
 }
 
 /// Two reads with the same version saw the same content.
@@ -37,63 +37,48 @@ struct Version {
     changed: (i64, i64),
 }
 
-/// What a file says that may not say all yet.
-#[derive(Debug)]
-struct Unfinished {
-    /// Since when what is there looks so.
-    since: Instant,
-    servers: Box<[SocketAddr]>,
-}
-
 impl ResolvConf {
     /// Follows `path`.
     pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), seen: None, servers: Box::default(), unfinished: None }
+        Self { path: path.into(), seen: None, servers: Box::default(), empty_since: None }
     }
 
     /// Looks whether the file has changed, and tells whether its servers have.
     ///
-    /// A file that cannot be read keeps the servers that were read last. So does, for a second, one that is gone, names no
-    /// server, or does not end with a line's end: it may just be written. After that it counts as it stands, and one that
-    /// does not exist has none.
+    /// A file that cannot be read keeps the servers that were read last. So does, for a second, one that names no server:
+    /// it may just be written. One that does not exist has none.
     pub(crate) fn refresh(&mut self, now: Instant) -> bool {
         let version = match std::fs::metadata(&self.path) {
-            Ok(file) => Some(Version {
+            Ok(file) => Version {
                 device: file.dev(),
                 inode: file.ino(),
                 size: file.size(),
                 modified: (file.mtime(), file.mtime_nsec()),
                 changed: (file.ctime(), file.ctime_nsec()),
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.seen = None;
+                return self.take(Box::default());
+            }
             Err(_) => return false,
         };
-        if self.seen != version {
-            let text = match version {
-                Some(_) => {
-                    let Ok(text) = regular_file::read(&self.path) else { return false };
-                    text
-                }
-                None => Vec::new(),
-            };
-            self.seen = version;
+        if self.seen != Some(version) {
+            let Ok(text) = regular_file::read(&self.path) else { return false };
+            self.seen = Some(version);
             let servers = parse(&String::from_utf8_lossy(&text));
-            let is_finished = !servers.is_empty() && text.ends_with(b"\n");
-            if is_finished || self.servers.is_empty() {
+            if !servers.is_empty() {
                 return self.take(servers);
             }
-            let since = self.unfinished.take().map_or(now, |unfinished| unfinished.since);
-            self.unfinished = Some(Unfinished { since, servers });
+            self.empty_since.get_or_insert(now);
         }
-        let had_time = |unfinished: &mut Unfinished| now.duration_since(unfinished.since) >= WRITERS_TIME;
-        match self.unfinished.take_if(had_time) {
-            Some(unfinished) => self.take(unfinished.servers),
-            None => false,
+        match self.empty_since {
+            Some(since) if now.duration_since(since) >= WRITERS_TIME => self.take(Box::default()),
+            _ => false,
         }
     }
 
     fn take(&mut self, servers: Box<[SocketAddr]>) -> bool {
-        self.unfinished = None;
+        self.empty_since = None;
         let changed = servers != self.servers;
         self.servers = servers;
         changed
@@ -169,6 +154,8 @@ mod tests {
             std::fs::write(&target, "nameserver 10.0.0.9\n").unwrap();
             expect(&["10.0.0.9"]);
         }
+        std::fs::remove_file(&path).unwrap();
+        expect(&[]);
     }
 
     #[test]
@@ -182,27 +169,20 @@ mod tests {
             let found: Vec<String> = conf.servers().iter().map(|server| server.ip().to_string()).collect();
             assert_eq!(found, servers, "after {milliseconds} ms");
         };
-        // Where nothing is known, what there is counts at once.
         std::fs::write(&path, "nameserver 10.0.0.1").unwrap();
         expect(0, &["10.0.0.1"]);
-        for unfinished in ["", "search example.org\n", "nameserver 10.0.0.2\nnameserver 10.0.0.3"] {
+        for (milliseconds, unfinished) in [(100, ""), (1099, "search example.org\n")] {
             std::fs::write(&path, unfinished).unwrap();
-            expect(100, &["10.0.0.1"]);
+            expect(milliseconds, &["10.0.0.1"]);
         }
-        std::fs::remove_file(&path).unwrap();
-        expect(1099, &["10.0.0.1"]);
-        std::fs::write(&path, "nameserver 10.0.0.2\nnameserver 10.0.0.33\n").unwrap();
-        expect(1100, &["10.0.0.2", "10.0.0.33"]);
         // Each time anew, and no longer than that.
-        std::fs::write(&path, "nameserver 10.0.0.4").unwrap();
-        expect(2000, &["10.0.0.2", "10.0.0.33"]);
-        std::fs::write(&path, "nameserver 10.0.0.5").unwrap();
-        expect(2999, &["10.0.0.2", "10.0.0.33"]);
-        expect(3000, &["10.0.0.5"]);
-        std::fs::remove_file(&path).unwrap();
-        expect(4000, &["10.0.0.5"]);
-        expect(5000, &[]);
-        std::fs::write(&path, "nameserver 10.0.0.6").unwrap();
-        expect(5001, &["10.0.0.6"]);
+        std::fs::write(&path, "search example.org\nnameserver 10.0.0.2\n").unwrap();
+        expect(1100, &["10.0.0.2"]);
+        std::fs::write(&path, "").unwrap();
+        expect(2000, &["10.0.0.2"]);
+        expect(2999, &["10.0.0.2"]);
+        expect(3000, &[]);
+        std::fs::write(&path, "nameserver 10.0.0.3\n").unwrap();
+        expect(3001, &["10.0.0.3"]);
     }
 }
