@@ -7,7 +7,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use integration_tests::{Container, PluginCall, Suite, World};
+use integration_tests::{Container, Output, PluginCall, Suite, World};
 use serde_json::{Value, json};
 
 /// How a port carries a VLAN.
@@ -107,6 +107,13 @@ impl Story {
     fn port_of(&self, link: &str) -> String {
         let shown = self.world.host().run(&format!("ip -json link show dev {link}")).json();
         shown[0]["link"].as_str().unwrap().to_owned()
+    }
+
+    /// `bridge repair` by what stands in `/run/net.d`.
+    fn repair(&self) -> Output {
+        let program = self.suite.binary("bridge").display().to_string();
+        let command = self.world.host().command([program.as_str(), "repair"]);
+        command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &self.path).run()
     }
 
     fn filters(&self, bridge: &str) -> bool {
@@ -412,6 +419,8 @@ fn an_add_mends_the_port_of_a_gateway_that_is_there() {
         "bridge link set dev PORT flood off",
         "bridge link set dev PORT bcast_flood off",
         "bridge link set dev PORT state 0",
+        "bridge vlan set vid 100 dev PORT state 0",
+        "bridge vlan set vid 100 dev PORT state 4",
     ] {
         let story = Story::new();
         let (first, _) = story.attach("c1", &config);
@@ -648,6 +657,8 @@ fn check_names_what_somebody_changed_about_the_vlans() {
         ("bridge vlan add vid 300 dev VETH", "VLAN 300"),
         ("ip link set br0 type bridge vlan_filtering 0", "br0"),
         ("ip link set br0 type bridge vlan_protocol 802.1ad", "tags of IEEE 802.1Q"),
+        ("bridge vlan set vid 202 dev VETH state 0", "VLAN 202 does not forward on port"),
+        ("bridge vlan set vid 100 dev PORT state 4", "VLAN 100 does not forward on port"),
         ("bridge vlan delete vid 100 dev PORT", "VLAN 100"),
         ("ip link set PORT nomaster", "br0.100"),
         ("ip link set PORT down", "br0.100"),
@@ -677,13 +688,10 @@ fn repair_puts_a_port_back_into_its_vlans() {
         story.host(&format!("bridge vlan {damage} dev {port}"));
     }
     let vlans = story.vlans(port);
-    let program = story.suite.binary("bridge").display().to_string();
-    let repair = || {
-        let command = story.world.host().command([program.as_str(), "repair"]);
-        command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &story.path).run()
-    };
+    story.host(&format!("bridge vlan set vid 203 dev {port} state 4"));
+    let repair = || story.repair();
     let said = repair().success().to_owned();
-    for id in [100, 201, 202, 300] {
+    for id in [100, 201, 202, 203, 300] {
         assert!(said.contains(&format!("VLAN {id} ")), "{said}");
     }
     assert_ne!(story.vlans(port), vlans);
@@ -700,12 +708,117 @@ fn repair_puts_a_port_back_into_its_vlans() {
     assert_eq!(repair().success(), "");
 }
 
+/// Ways to take a port of VLAN 7 out of it, or it out of a port.
+const OUT_OF_VLAN_7: [&str; 5] = [
+    "bridge vlan delete vid 7 dev PORT",
+    "bridge vlan add vid 7 dev PORT",
+    "bridge vlan add vid 300 pvid untagged dev PORT",
+    "bridge vlan set vid 7 dev PORT state 0",
+    "bridge vlan set vid 7 dev PORT state 4",
+];
+
+/// The same of the bridge itself.
+fn of_bridge(damage: &str) -> String {
+    let itself = if damage.contains(" set ") { "" } else { " self" };
+    damage.replace("PORT", "br0") + itself
+}
+
+/// The network names no VLAN; the bridge has one for whoever is in no other.
+#[test]
+fn a_port_that_was_taken_out_of_the_vlan_of_its_bridge_is_named_and_put_back() {
+    for (number, damage) in OUT_OF_VLAN_7.into_iter().enumerate() {
+        let keys = if number % 2 == 0 { json!({}) } else { json!({ "vlanTrunk": [] }) };
+        let why = format!("{keys} after `{damage}`");
+        let story = Story::new();
+        story.host("ip link add br0 type bridge vlan_filtering 1 vlan_default_pvid 7");
+        let config = network(&keys);
+        let (container, result) = story.attach("c1", &config);
+        let (_other, peer) = story.attach("c2", &config);
+        story.world.write("/run/net.d/net.conf", config.to_string());
+        let port = host_veth(&result);
+        let said = story.repair();
+        assert_eq!((story.found(&container, &config, &result).as_str(), said.success()), ("", ""), "{why}");
+        // Others are a person's business.
+        story.host(&format!("bridge vlan add vid 20 dev {port}"));
+        assert_eq!(story.found(&container, &config, &result), "", "{why}");
+        story.host(&damage.replace("PORT", port));
+        assert!(container.is_cut_off_from(address(&peer)), "{why}");
+        let found = story.found(&container, &config, &result);
+        assert!(
+            found.starts_with("VLAN 7 ") && found.ends_with(&format!(" port \"{port}\"")),
+            "{why}: {found}"
+        );
+        let said = story.repair();
+        assert_eq!(said.success(), format!("repaired: {found}\n"), "{why}");
+        assert_eq!(story.found(&container, &config, &result), "", "{why}");
+        assert!(container.reaches(address(&peer)), "{why}");
+        assert_eq!(story.vlans(port)[&20], Carried::Tagged, "{why}");
+    }
+}
+
+#[test]
+fn a_gateway_that_was_taken_out_of_the_vlan_of_its_bridge_is_named_and_put_back_by_the_next_add() {
+    for damage in OUT_OF_VLAN_7 {
+        let story = Story::new();
+        story.host("ip link add br0 type bridge vlan_filtering 1 vlan_default_pvid 7");
+        let config = routed(&json!({}));
+        let (first, result) = story.attach("c1", &config);
+        assert_eq!(story.found(&first, &config, &result), "", "after `{damage}`");
+        story.host(&of_bridge(damage));
+        assert!(first.is_cut_off_from("10.1.2.1"), "after `{damage}`");
+        let found = story.found(&first, &config, &result);
+        assert!(
+            found.starts_with("VLAN 7 ") && found.ends_with(" bridge \"br0\""),
+            "after `{damage}`: {found}"
+        );
+        let (second, later) = story.attach("c2", &config);
+        for (container, result) in [(&first, &result), (&second, &later)] {
+            assert_eq!(story.found(container, &config, result), "", "after `{damage}`");
+            assert!(container.reaches("10.1.2.1"), "after `{damage}`");
+        }
+    }
+}
+
+/// An ADD would leave the port as it is.
+#[test]
+fn check_leaves_the_vlans_to_a_person_whose_bridge_has_none_of_its_own() {
+    for (bridge, line) in [
+        ("vlan_filtering 1 vlan_default_pvid 0", "bridge vlan add vid 20 pvid untagged dev PORT"),
+        ("vlan_filtering 1 vlan_default_pvid 0", "bridge vlan add vid 20 dev PORT"),
+        ("vlan_filtering 0", "bridge vlan delete vid 1 dev PORT"),
+    ] {
+        let story = Story::new();
+        story.host(&format!("ip link add br0 type bridge {bridge}"));
+        let config = routed(&json!({}));
+        let (container, result) = story.attach("c1", &config);
+        story.host(&line.replace("PORT", host_veth(&result)));
+        story.host(&of_bridge(line));
+        story.world.write("/run/net.d/net.conf", config.to_string());
+        let vlans = (story.vlans(host_veth(&result)), story.vlans("br0"));
+        story.attach("c2", &config);
+        let said = story.repair();
+        assert_eq!(
+            (story.found(&container, &config, &result).as_str(), said.success()),
+            ("", ""),
+            "{bridge}"
+        );
+        assert_eq!((story.vlans(host_veth(&result)), story.vlans("br0")), vlans, "{bridge}");
+    }
+}
+
 #[test]
 fn check_accepts_what_the_reference_wired() {
     let reference = Story::of(Suite::Reference);
-    let config = routed(&json!({ "vlan": 100, "vlanTrunk": [{ "id": 101 }] }));
-    let (container, result) = reference.attach("c1", &config);
-    assert_eq!(reference.as_ours().found(&container, &config, &result), "");
+    for (name, keys) in [
+        ("c1", json!({ "vlan": 100, "vlanTrunk": [{ "id": 101 }] })),
+        ("c2", json!({ "vlan": 200, "preserveDefaultVlan": true })),
+        ("c3", json!({ "isGateway": false })),
+        ("c4", json!({ "isGateway": false, "vlanTrunk": [] })),
+    ] {
+        let config = routed(&keys);
+        let (container, result) = reference.attach(name, &config);
+        assert_eq!(reference.as_ours().found(&container, &config, &result), "", "{keys}");
+    }
 }
 
 #[test]

@@ -60,9 +60,13 @@ pub(crate) fn ensure<'a>(
         return Ok(None);
     }
     let name = settings.gateway_link();
-    let (link, is_new) = match name == settings.bridge {
-        true => (bridge.clone(), false),
-        false => ensure_link(host, bridge, settings, &name, home, undo)?,
+    let (link, is_new) = if name == settings.bridge {
+        vlans::mend(host, bridge, None, bridge).map_err(|failure| {
+            Error::internal(failure).context(format_args!("set the VLANs of \"{name}\""))
+        })?;
+        (bridge.clone(), false)
+    } else {
+        ensure_link(host, bridge, settings, &name, home, undo)?
     };
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("list addresses of \"{name}\""));
@@ -165,11 +169,7 @@ fn complete(host: &mut Netlink, bridge: &Link, settings: &Settings, link: &Link)
         if port.controller.is_none() {
             host.set_controller(port.index, bridge.index)?;
         }
-        if let Some(vlans) = settings.vlans.as_ref().map(Vlans::of_gateway)
-            && !vlans::differences(host, &vlans, &port)?.is_empty()
-        {
-            vlans::join(host, &vlans, port.index)?;
-        }
+        vlans::mend(host, bridge, settings.vlans.as_ref().map(Vlans::of_gateway).as_ref(), &port)?;
         // Isolated ports, as its containers' may be, would not reach an isolated one.
         if let Some(PortState { conduct, .. }) = port.port {
             host.set_conduct(port.index, conduct, Conduct::NEW)?;

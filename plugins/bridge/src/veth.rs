@@ -183,7 +183,7 @@ pub(crate) fn create<'a>(
     // What a container sends to an address of IEEE 802.1D is not bridged: it comes in by the port itself.
     believe_no_router(&link);
     if let Some(vlans) = &settings.vlans {
-        vlans::join(host, vlans, link.index)
+        vlans::join(host, vlans, &link)
             .map_err(|failure| Error::internal(failure).context("set the VLANs of the bridge port"))?;
     }
     let (hairpin, isolated) = (settings.port.hairpin, settings.port.isolated);

@@ -4,6 +4,7 @@ use cni_types::Error;
 
 use super::Comparison;
 use crate::bridge::believes_routers;
+use crate::config::Vlans;
 use crate::family::Family;
 use crate::netlink::link::{Conduct, Kind, Link};
 use crate::netlink::{Failure, Netlink};
@@ -24,7 +25,9 @@ impl Comparison<'_> {
             self.differs(format_args!("gateway interface \"{name}\" is missing"));
             return Ok(());
         };
-        if link.index != bridge.index {
+        if link.index == bridge.index {
+            self.differences.extend(vlans::differences(host, bridge, None, bridge).map_err(failed)?);
+        } else {
             self.vlan_gateway(host, bridge, &link).map_err(failed)?;
         }
         if !link.resolves {
@@ -81,9 +84,8 @@ impl Comparison<'_> {
                 self.differs(format_args!("{of} does not forward"));
             }
         }
-        if let Some(vlans) = &self.settings.vlans {
-            self.differences.extend(vlans::differences(host, &vlans.of_gateway(), &port)?);
-        }
+        let vlans = self.settings.vlans.as_ref().map(Vlans::of_gateway);
+        self.differences.extend(vlans::differences(host, bridge, vlans.as_ref(), &port)?);
         Ok(())
     }
 

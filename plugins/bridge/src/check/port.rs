@@ -86,8 +86,9 @@ impl Comparison<'_> {
                 self.differs(format_args!("bridge port \"{name}\" does not forward"));
             }
         }
-        if let Some(vlans) = &self.settings.vlans {
-            self.differences.extend(vlans::differences(host, vlans, &link)?);
+        if let Some(bridge) = bridge {
+            let vlans = self.settings.vlans.as_ref();
+            self.differences.extend(vlans::differences(host, bridge, vlans, &link)?);
         }
         Ok(Some(maker))
     }

@@ -204,7 +204,7 @@ fn vlan_gateway(
     let port = port.map(|port| host.link_by_name(&port.host_veth)).transpose().context("look for a port")?;
     let Some(port) = port.flatten() else { return Ok(None) };
     let vlans = host.vlans(port.index).context("list the VLANs of a port")?;
-    let untagged = vlans.into_iter().find(|(_, tagging)| *tagging == Some(Tagging::Untagged));
+    let untagged = vlans.into_iter().find(|(_, carried)| carried.tagging == Some(Tagging::Untagged));
     let Some((id, _)) = untagged else { return Ok(None) };
     host.link_by_name(&config::gateway_of_vlan(bridge, id)).context("look for the gateway's link")
 }

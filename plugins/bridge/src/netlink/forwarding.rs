@@ -4,9 +4,12 @@
 use nix::libc::{AF_INET, AF_INET6};
 use rtnetlink::packet_core::{DefaultNla, Emitable as _, NlaBuffer, NlasIterator, parse_i32};
 
-use super::message::Message;
+use super::message::{Message, RTM_NEWNETCONF};
 use super::{Failure, Netlink};
 use crate::family::Family;
+
+/// `RTM_GETNETCONF` (`linux/rtnetlink.h`).
+const RTM_GETNETCONF: u16 = 82;
 
 /// `NETCONFA_IFINDEX`, `NETCONFA_FORWARDING` and `NETCONFA_IFINDEX_ALL` (`linux/netconf.h`).
 const NETCONFA_IFINDEX: u16 = 1;
@@ -29,8 +32,8 @@ impl Netlink {
         let mut request = vec![0; NETCONFMSG_LEN + link.buffer_len()];
         request[0] = family as u8;
         link.emit(&mut request[NETCONFMSG_LEN..]);
-        let answer = self.one(Message::SettingsAsked(request.into()))?;
-        let answer = answer.into_settings().ok_or(Failure::NoAnswer)?;
+        let answer = self.one(Message::Untyped(RTM_GETNETCONF, request.into()))?;
+        let answer = answer.into_octets(RTM_NEWNETCONF).ok_or(Failure::NoAnswer)?;
         let attributes = answer.get(NETCONFMSG_LEN..).ok_or(Failure::NoAnswer)?;
         let forwarding = NlasIterator::new(attributes)
             .map_while(Result::ok)

@@ -18,6 +18,8 @@ use self::state::read;
 use super::{Failure, Netlink};
 use crate::mac::Mac;
 
+#[cfg(test)]
+pub(crate) use self::state::link;
 pub(crate) use self::state::{Admission, Conduct, Kind, Link, PortState};
 
 // Numbers of include/uapi/linux/if_link.h and include/uapi/linux/ip.h.

@@ -2,7 +2,7 @@
 //!
 //! Requests, and most answers, are rtnetlink's typed messages. An answer about a link is not: typed, it is taken apart
 //! into a hundred attributes, which costs more than the kernel's work for it, and ten of them are read. It stays as
-//! it came, for [`link`](super::link) to read. What is said of settings rtnetlink has no type for.
+//! it came, for [`link`](super::link) to read. So does what rtnetlink has no type for: settings, and VLANs with their states.
 
 use rtnetlink::packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
@@ -13,47 +13,42 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 /// `RTM_NEWLINK` (rtnetlink(7)).
 const RTM_NEWLINK: u16 = 16;
 
-/// `RTM_NEWNETCONF` and `RTM_GETNETCONF` (`linux/rtnetlink.h`).
-const RTM_NEWNETCONF: u16 = 80;
-const RTM_GETNETCONF: u16 = 82;
+/// `RTM_NEWNETCONF` (`linux/rtnetlink.h`).
+pub(super) const RTM_NEWNETCONF: u16 = 80;
+
+/// `RTM_NEWVLAN`, which is also how one is changed.
+pub(super) const RTM_NEWVLAN: u16 = 112;
 
 /// The family of answers about links as such; those about the VLANs of bridge ports have another.
 const AF_UNSPEC: u8 = 0;
 
 /// A message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Message {
     /// Anything but what follows.
     Typed(RouteNetlinkMessage),
-    /// An answer about a link: `struct ifinfomsg` and attributes.
-    Link(Box<[u8]>),
-    /// A question about settings: `struct netconfmsg` and attributes.
-    SettingsAsked(Box<[u8]>),
-    /// The answer to it, likewise.
-    Settings(Box<[u8]>),
+    /// One of this type, the octets of its header and attributes.
+    Untyped(u16, Box<[u8]>),
 }
 
 impl Message {
-    /// The message, unless it is about a link as such.
+    /// The message, if it has a type of rtnetlink's.
     pub(super) fn into_typed(self) -> Option<RouteNetlinkMessage> {
         match self {
             Self::Typed(message) => Some(message),
-            _ => None,
+            Self::Untyped(..) => None,
         }
     }
 
     /// What is said about a link as such.
     pub(super) fn into_link(self) -> Option<Box<[u8]>> {
-        match self {
-            Self::Link(octets) => Some(octets),
-            _ => None,
-        }
+        self.into_octets(RTM_NEWLINK)
     }
 
-    /// What is said about settings.
-    pub(super) fn into_settings(self) -> Option<Box<[u8]>> {
+    /// The octets of a message of type `wished`.
+    pub(super) fn into_octets(self, wished: u16) -> Option<Box<[u8]>> {
         match self {
-            Self::Settings(octets) => Some(octets),
+            Self::Untyped(kind, octets) if kind == wished => Some(octets),
             _ => None,
         }
     }
@@ -63,13 +58,12 @@ impl NetlinkDeserializable for Message {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
-        if header.message_type == RTM_NEWLINK && payload.first() == Some(&AF_UNSPEC) {
-            return Ok(Self::Link(payload.into()));
+        let kind = header.message_type;
+        let is_link = kind == RTM_NEWLINK && payload.first() == Some(&AF_UNSPEC);
+        if is_link || [RTM_NEWNETCONF, RTM_NEWVLAN].contains(&kind) {
+            return Ok(Self::Untyped(kind, payload.into()));
         }
-        if header.message_type == RTM_NEWNETCONF {
-            return Ok(Self::Settings(payload.into()));
-        }
-        RouteNetlinkMessage::parse_with_param(payload, header.message_type).map(Self::Typed)
+        RouteNetlinkMessage::parse_with_param(payload, kind).map(Self::Typed)
     }
 }
 
@@ -77,25 +71,21 @@ impl NetlinkSerializable for Message {
     fn message_type(&self) -> u16 {
         match self {
             Self::Typed(message) => message.message_type(),
-            Self::Link(_) => RTM_NEWLINK,
-            Self::SettingsAsked(_) => RTM_GETNETCONF,
-            Self::Settings(_) => RTM_NEWNETCONF,
+            Self::Untyped(kind, _) => *kind,
         }
     }
 
     fn buffer_len(&self) -> usize {
         match self {
             Self::Typed(message) => NetlinkSerializable::buffer_len(message),
-            Self::Link(octets) | Self::SettingsAsked(octets) | Self::Settings(octets) => octets.len(),
+            Self::Untyped(_, octets) => octets.len(),
         }
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
         match self {
             Self::Typed(message) => NetlinkSerializable::serialize(message, buffer),
-            Self::Link(octets) | Self::SettingsAsked(octets) | Self::Settings(octets) => {
-                buffer[..octets.len()].copy_from_slice(octets);
-            }
+            Self::Untyped(_, octets) => buffer[..octets.len()].copy_from_slice(octets),
         }
     }
 }

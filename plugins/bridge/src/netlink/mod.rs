@@ -112,7 +112,7 @@ impl Netlink {
     }
 
     /// Sends a request that is answered by an acknowledgement alone.
-    fn acknowledged(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
+    fn acknowledged(&mut self, message: impl Into<Message>, flags: u16) -> Result<(), Failure> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
@@ -141,7 +141,7 @@ impl Netlink {
         Ok(self.table(message)?.into_iter().filter_map(Message::into_link).collect())
     }
 
-    fn table(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Message>, Failure> {
+    fn table(&mut self, message: &(impl Into<Message> + Clone)) -> Result<Vec<Message>, Failure> {
         for _ in 0..DUMP_ATTEMPTS {
             let (answers, Dump { interrupted }) =
                 self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;

@@ -119,10 +119,11 @@ pub(crate) fn restore_port(
         let differences = conduct.differences(settings.port);
         wrong.extend(differences.map(|[what, is, _]| format!("{what} of host veth \"{name}\" was {is}")));
     }
-    if let Some(vlans) = &settings.vlans {
-        let differences = vlans::differences(host, vlans, &port).map_err(failed)?;
-        if !differences.is_empty() && is_done(vlans::join(host, vlans, *index))? && found.host.port.is_some()
-        {
+    let bridge = bridge.filter(|bridge| port.controller == Some(bridge.index));
+    if let Some(bridge) = &bridge {
+        let mut differences = Vec::new();
+        let mended = vlans::mend(host, bridge, settings.vlans.as_ref(), &port);
+        if is_done(mended.map(|found| differences = found))? && found.host.port.is_some() {
             wrong.extend(differences);
         }
     }
@@ -130,7 +131,7 @@ pub(crate) fn restore_port(
         if is_done(host.set_up(*index))? && !found.host.up {
             wrong.push(format!("host veth \"{name}\" was down"));
         }
-    } else if let Some(bridge) = bridge.filter(|bridge| port.controller == Some(bridge.index)) {
+    } else if let Some(bridge) = bridge {
         let mut opened = false;
         let reopened = reopen(host, &bridge, &port).map(|done| opened = done);
         if is_done(reopened)? && opened {

@@ -1,6 +1,6 @@
 //! What the kernel tells of a link. Pure: octets in, a [`Link`] out.
 
-use rtnetlink::packet_core::{NlaBuffer, NlasIterator, Parseable as _, parse_i32, parse_u32};
+use rtnetlink::packet_core::{NlaBuffer, NlasIterator, Parseable as _, parse_i32, parse_u16, parse_u32};
 use rtnetlink::packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState, LinkFlags, State,
 };
@@ -29,6 +29,7 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
+const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -80,10 +81,13 @@ pub(crate) struct Link {
     pub(crate) port: Option<PortState>,
     /// Whether, being a bridge, it filters by VLAN.
     pub(crate) vlan_filtering: bool,
+    /// The VLAN, 1 to 4094, of untagged frames on what becomes a port of it, being a bridge; `None` if that is in none.
+    pub(crate) default_vlan: Option<u16>,
     /// Whether, being a bridge, it takes other tags for those of its VLANs than the customers' (IEEE 802.1Q): those of
     /// a provider (802.1ad).
     pub(crate) foreign_tags: bool,
-    /// Whether, being a bridge, it leaves it to the spanning tree protocol which ports forward.
+    /// Whether, being a bridge, it leaves it to the spanning tree protocol, that of all VLANs or one for each, which ports
+    /// forward.
     pub(crate) spanning_tree: bool,
     /// Whether, being a bridge, it learns who sent what it never forwards: frames to the addresses of IEEE 802.1D.
     pub(crate) learns_unforwarded: bool,
@@ -209,6 +213,7 @@ pub(super) fn read(octets: &[u8]) -> Option<Link> {
         accept_ra: 0,
         port: None,
         vlan_filtering: false,
+        default_vlan: None,
         foreign_tags: false,
         spanning_tree: false,
         learns_unforwarded: false,
@@ -250,14 +255,20 @@ fn read_info(octets: &[u8], link: &mut Link) {
                     match data.kind() {
                         IFLA_BR_VLAN_FILTERING => link.vlan_filtering = data.value() == [1],
                         IFLA_BR_VLAN_PROTOCOL => link.foreign_tags = data.value() != CUSTOMER_TAG,
+                        IFLA_BR_VLAN_DEFAULT_PVID => {
+                            link.default_vlan = parse_u16(data.value()).ok().filter(|id| *id != 0);
+                        }
                         IFLA_BR_STP_STATE => {
-                            link.spanning_tree = parse_u32(data.value()).is_ok_and(|state| state != 0);
+                            link.spanning_tree |= parse_u32(data.value()).is_ok_and(|state| state != 0);
                         }
                         IFLA_BR_MULTI_BOOLOPT => {
-                            let options = BridgeBooleanOptions::parse(data.value());
-                            link.learns_unforwarded = options.is_ok_and(|options| {
-                                !options.value.contains(BridgeBooleanOptionFlags::NoLinkLocalLearn)
-                            });
+                            if let Ok(BridgeBooleanOptions { value, .. }) =
+                                BridgeBooleanOptions::parse(data.value())
+                            {
+                                let is = |option| value.contains(option);
+                                link.learns_unforwarded = !is(BridgeBooleanOptionFlags::NoLinkLocalLearn);
+                                link.spanning_tree |= is(BridgeBooleanOptionFlags::MstEnable);
+                            }
                         }
                         _ => {}
                     }
@@ -315,6 +326,12 @@ fn each(octets: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
 /// A text without the NUL at its end.
 fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets.strip_suffix(&[0]).unwrap_or(octets)).into_owned()
+}
+
+/// A link of which nothing else is told.
+#[cfg(test)]
+pub(crate) fn link(name: &str, kind: Kind) -> Link {
+    Link { name: name.to_owned(), kind, ..read(&[0; IFINFOMSG_LEN]).expect("a whole header") }
 }
 
 #[cfg(test)]
