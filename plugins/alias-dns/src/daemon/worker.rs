@@ -35,6 +35,7 @@ use super::channel::Channel;
 use super::control::{MAX_ASKED, Open, Wanted};
 use super::privileges;
 use super::seqpacket::Seqpacket;
+use crate::descriptors::Descriptors;
 use crate::forward::ResolvConf;
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::records::disk::Store;
@@ -66,6 +67,7 @@ fn store() -> Store {
 struct Worker {
     poller: Poller,
     server: Server,
+    descriptors: Descriptors,
     store: Store,
     /// `None` where the kernel has none to give.
     watch: Option<Watch>,
@@ -86,6 +88,8 @@ struct Worker {
     successor: Option<Token>,
     /// Files that were passed over when they were last looked at, and why.
     unreadable: BTreeMap<PathBuf, String>,
+    /// When the records are read again, some of which could not be.
+    unread: Option<Instant>,
     unconfined: String,
     owner: u32,
     started: Instant,
@@ -122,20 +126,29 @@ impl Worker {
             })
             .ok();
         let mut zones = Zones::default();
-        let unreadable = by_path(store.read_each(|record| {
+        let unreadable = store.read_each(|record| {
             if !record.is_of_earlier_boot() {
                 zones.apply(record);
             } else if store.remove(&record.key).is_ok() {
                 // A worker that an earlier one has left its place to has no right to, and leaves it to GC.
                 log::info!("removed the record of {}, of an earlier boot", in_words(&record.key));
             }
-        }));
+        });
+        // Names would be denied, and gateways closed that such a worker has no right to open again. Whoever starts it
+        // tries again, and what is asked meanwhile waits.
+        if let Some(unread) = unreadable.iter().find(|unreadable| unreadable.is_scarcity) {
+            return Err(io(unread.path.display())(std::io::Error::other(unread.reason.clone())));
+        }
+        // Told now: the question is refused to a worker without rights.
+        let descriptors = Descriptors::of_process();
         let mut resolv_conf = ResolvConf::at(RESOLV_CONF);
         // A file that only its owner may read is read once at least.
         resolv_conf.refresh(Instant::now());
         let mut worker = Self {
-            server: Server::new(zones, resolv_conf),
-            unreadable,
+            server: Server::new(zones, resolv_conf, descriptors),
+            descriptors,
+            unreadable: by_path(unreadable),
+            unread: None,
             poller,
             store,
             watch,
@@ -220,6 +233,7 @@ impl Worker {
             }
             self.server.expire(&self.poller);
             self.end_rest();
+            self.read_again();
             if self.supervisor.is_none() && self.supervisor_tried.elapsed() >= SUPERVISOR_PAUSE {
                 self.start_supervisor();
             }
@@ -236,7 +250,10 @@ impl Worker {
 
     fn deadline(&self) -> Option<Instant> {
         let supervisor = self.supervisor.is_none().then(|| self.supervisor_tried + SUPERVISOR_PAUSE);
-        [self.server.deadline(), self.end(), supervisor, self.resting].into_iter().flatten().min()
+        [self.server.deadline(), self.end(), supervisor, self.resting, self.unread]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether really nobody needs this server: no record, and no client that is about to bring one.

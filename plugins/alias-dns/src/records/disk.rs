@@ -61,6 +61,21 @@ pub struct Unreadable {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether nothing is wrong with it, but descriptors or memory had run out when it was looked at.
+    pub(crate) is_scarcity: bool,
+}
+
+impl Unreadable {
+    /// One that will not be readable before somebody changes it.
+    fn wrong(path: PathBuf, reason: String) -> Self {
+        Self { path, reason, is_scarcity: false }
+    }
+
+    /// One that the operating system did not let be read.
+    fn failed(path: PathBuf, error: &io::Error) -> Self {
+        let is_scarcity = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+        Self { path, reason: error.to_string(), is_scarcity }
+    }
 }
 
 /// All that could be read, and what could not.
@@ -186,9 +201,13 @@ impl Store {
     pub fn read(&self, key: &RecordKey) -> Result<Option<Record>, Unreadable> {
         let path = self.path(key);
         match regular_file::read(&path) {
-            Ok(text) => parse(&text, key).map(Some).map_err(|reason| Unreadable { path, reason }),
+            Ok(text) => parse(&text, key).map(Some).map_err(|reason| Unreadable::wrong(path, reason)),
             Err(error) if is_absence(&error) => Ok(None),
-            Err(error) => Err(Unreadable { path, reason: error.to_string() }),
+            // Without a descriptor to open it by, the kernel does not look whether it is there.
+            Err(error) => match fs::symlink_metadata(&path) {
+                Err(missing) if is_absence(&missing) => Ok(None),
+                _ => Err(Unreadable::failed(path, &error)),
+            },
         }
     }
 
@@ -311,7 +330,7 @@ impl Store {
                 continue;
             }
             let Some(key) = self.key_of(&path) else {
-                unreadable.push(Unreadable { path, reason: "not the name of a record".to_owned() });
+                unreadable.push(Unreadable::wrong(path, "not the name of a record".to_owned()));
                 continue;
             };
             match self.read(&key) {
@@ -334,7 +353,7 @@ impl Loaded {
 fn note(listed: io::Result<PathBuf>, directory: &Path, unreadable: &mut Vec<Unreadable>) -> Option<PathBuf> {
     listed
         .map_err(|error| {
-            unreadable.push(Unreadable { path: directory.to_owned(), reason: error.to_string() });
+            unreadable.push(Unreadable::failed(directory.to_owned(), &error));
         })
         .ok()
 }

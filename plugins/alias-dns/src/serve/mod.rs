@@ -104,9 +104,8 @@ pub(crate) struct Desk {
 }
 
 impl Server {
-    /// A server of `zones` without sockets yet.
-    pub(crate) fn new(zones: Zones, resolv_conf: ResolvConf) -> Self {
-        let descriptors = Descriptors::of_process();
+    /// A server of `zones` without sockets yet, which takes no more than `descriptors` are enough for.
+    pub(crate) fn new(zones: Zones, resolv_conf: ResolvConf, descriptors: Descriptors) -> Self {
         Self {
             gateways: Slab::new(),
             slots: HashMap::new(),

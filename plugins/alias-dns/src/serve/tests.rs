@@ -35,7 +35,7 @@ fn record(number: u8, names: &[&str]) -> Record {
 fn server() -> Server {
     let many = (10..240).map(|number| record(number, &["many"]));
     let zones = Zones::load(many.chain([record(2, &["centos-1"]), record(3, &["centos-2"])]));
-    Server::new(zones, ResolvConf::at("/nonexistent"))
+    Server::new(zones, ResolvConf::at("/nonexistent"), Descriptors::of_process())
 }
 
 fn query(name: &str, rtype: Rtype, payload: Option<u16>) -> Vec<u8> {
@@ -96,7 +96,8 @@ fn a_container_has_its_share_of_the_questions_under_way_whichever_address_it_ask
         upstreams: vec![upstream.local_addr().unwrap()],
         ..record(2, &["centos-1"])
     };
-    let mut server = Server::new(Zones::load([asker]), ResolvConf::at("/nonexistent"));
+    let mut server =
+        Server::new(Zones::load([asker]), ResolvConf::at("/nonexistent"), Descriptors::of_process());
     let poller = Poller::new().unwrap();
     let listener = Listener { bridge: BRIDGE.to_owned(), gateway: "172.20.0.1".parse().unwrap() };
     let under_way = (0..600).filter(|number| {

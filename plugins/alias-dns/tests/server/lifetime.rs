@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use alias_dns::daemon::{self, Client};
+use alias_dns::daemon::{self, Client, ClientError};
 use alias_dns::domain_name::DomainName;
 use alias_dns::records::disk::Store;
 use alias_dns::records::{NetnsRef, Record, RecordKey};
@@ -24,7 +24,7 @@ use crate::dns::{ask, ask_once, ask_within, connect as connect_over_tcp, query, 
 use crate::serving::{firewalled, ruleset};
 use crate::world::{
     BOUND, GATEWAY, PARTS, eventually, host, in_time, inside, is_asleep, key, kill_all, listens, processes,
-    put, record, remove, run, settled, signal, signal_if_there, state,
+    put, record, remove, run, settled, signal, signal_if_there, state, try_put_record,
 };
 
 /// More than a message to or from the server can tell of.
@@ -57,6 +57,8 @@ pub(crate) const TESTS: &[Test] = &[
         "more_clients_than_it_has_descriptors_for_keep_a_server_neither_awake_nor_from_its_work",
         too_many_clients,
     ),
+    ("gateways_that_take_too_many_descriptors_keep_nobody_else_from_coming_and_going", too_many_gateways),
+    ("a_worker_that_cannot_read_the_records_takes_no_place", unread_at_start),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
     ("a_newer_build_takes_over_without_a_lost_query", upgrade),
@@ -547,15 +549,94 @@ fn too_many_clients() {
     std::thread::sleep(Duration::from_secs(1));
     let taken = processor_time(server) - before;
     assert!(taken < 20, "{taken} of 100 ticks");
+    // Nor can this be read yet.
+    Store::new(&state()).write(&record("c2", "172.20.0.3", "by-hand")).unwrap();
     // It cannot be taken yet.
     let mut stream = connect_over_tcp(GATEWAY);
     send(&mut stream, &query(7, "centos-1", Rtype::A, None));
     assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
     drop(clients);
     assert_eq!(receive(&mut stream).unwrap().answer, ["A 172.20.0.2"]);
+    let by_hand = || ask(GATEWAY, "by-hand", Rtype::A).map(|response| response.answer);
+    eventually("it is read", || by_hand().is_some_and(|answer| answer == ["A 172.20.0.3"]));
     put("c2", "172.20.0.3", "centos-2");
     assert_eq!(ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer, ["A 172.20.0.3"]);
     assert_eq!(processes("serve"), [server]);
+}
+
+fn too_many_gateways() {
+    host();
+    let image = std::env::current_exe().unwrap();
+    run(&format!("prlimit --nofile=40:40 {} --put c1 172.20.0.2 centos-1", image.display()));
+    settled();
+    let network = |n: usize| Record {
+        key: RecordKey::new(&format!("network-{n}"), key("c1").attachment().clone()).unwrap(),
+        gateways: vec![format!("10.9.{n}.1/24").parse().unwrap()],
+        addresses: vec![format!("10.9.{n}.2").parse().unwrap()],
+        ..record("c1", "172.20.0.2", "centos-1")
+    };
+    (0..20).for_each(|n| run(&format!("ip addr add 10.9.{n}.1/24 dev br0")));
+    let put_on = |n| {
+        in_time("apply", || match try_put_record(&network(n)) {
+            Err(ClientError::Refused(reason)) => Ok(Err(reason)),
+            put => put.map(Ok),
+        })
+    };
+    let (last, reason) = (0..20).find_map(|n| put_on(n).err().map(|reason| (n, reason))).expect("a refusal");
+    assert_eq!(reason, format!("too few descriptors are left to listen on 10.9.{last}.1 (RLIMIT_NOFILE)"));
+    let take_back = |n| {
+        Store::new(&state()).remove(&network(n).key).unwrap();
+        in_time("remove", || {
+            Client::connect_existing(&state())?.expect("a server").remove(&[network(n).key])
+        });
+    };
+    take_back(last);
+    // Whom it concerns not is attached and detached as ever.
+    let centos_2 = || ask(GATEWAY, "centos-2", Rtype::A).unwrap().answer;
+    put("c2", "172.20.0.3", "centos-2");
+    assert_eq!(centos_2(), ["A 172.20.0.3"]);
+    remove("c2");
+    assert_eq!(centos_2(), [""; 0]);
+    take_back(0);
+    assert_eq!(put_on(last), Ok(()));
+    assert_eq!(
+        ask(&format!("10.9.{last}.1"), "centos-1", Rtype::A).unwrap().answer,
+        [format!("A 10.9.{last}.2")]
+    );
+}
+
+fn unread_at_start() {
+    host();
+    put("c1", "172.20.0.2", "centos-1");
+    settled();
+    let ([worker], [supervisor]) = (&processes("serve")[..], &processes("supervise")[..]) else {
+        panic!("one of each")
+    };
+    eventually("the supervisor gives up its rights", || status_field(*supervisor, "NoNewPrivs:") == "1");
+    let limit = |files: usize| {
+        // As its own user, for that takes no right.
+        let user = status_field(*supervisor, "Uid:");
+        let who = format!("setpriv --reuid {user} --regid {user} --keep-groups");
+        run(&format!("{who} prlimit --pid {supervisor} --nofile={files}:"));
+    };
+    // Enough for what the next one is handed over, and not for a look into a directory.
+    limit(std::fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count());
+    signal_if_there(*worker, Signal::SIGKILL);
+    let next = || processes("serve").into_iter().find(|next| next != worker);
+    eventually("another one has begun", || next().is_some());
+    let first = next();
+    eventually("and has ended", || next() != first);
+    limit(1024);
+    eventually("the name is back", || {
+        ask(GATEWAY, "centos-1", Rtype::A).is_some_and(|response| response.answer == ["A 172.20.0.2"])
+    });
+}
+
+/// What the kernel tells of `process` under `name` (proc_pid_status(5)).
+fn status_field(process: Pid, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().to_owned()
 }
 
 /// What `process` has taken of the processors so far, in ticks (proc_pid_stat(5)).
@@ -574,11 +655,7 @@ fn rights() {
         for (part, filtered) in [("serve", Some("2")), ("supervise", None)] {
             settled();
             assert_eq!(centos_1(), ["A 172.20.0.2"]);
-            let field = |name: &str| {
-                let status = std::fs::read_to_string(format!("/proc/{}/status", processes(part)[0])).unwrap();
-                let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-                line.split_whitespace().nth(1).unwrap().to_owned()
-            };
+            let field = |name: &str| status_field(processes(part)[0], name);
             if part == "supervise" {
                 // It has its name before it gives up its rights. A worker that answers has none any more.
                 eventually("the supervisor gives up its rights", || field("NoNewPrivs:") == "1");

@@ -133,7 +133,7 @@ pub(crate) fn in_time<T>(what: &str, call: impl Fn() -> Result<T, ClientError>) 
 }
 
 /// The same, which may fail as ADD may.
-fn try_put_record(record: &Record) -> Result<(), ClientError> {
+pub(crate) fn try_put_record(record: &Record) -> Result<(), ClientError> {
     Store::new(&state()).write(record).expect("write the record");
     Client::ensure(&state())?.apply(&record.key, &listeners_of(record)).map(drop)
 }

@@ -172,6 +172,12 @@ impl Worker {
                 let Ok([udp, tcp]) = <[OwnedFd; 2]>::try_from(fds) else {
                     return Told::Failed("two sockets belong to it".to_owned());
                 };
+                if !self.descriptors.are_enough_to_listen(&udp, &tcp) {
+                    return Told::Failed(format!(
+                        "too few descriptors are left to listen on {} (RLIMIT_NOFILE)",
+                        wanted.gateway
+                    ));
+                }
                 match self.open(Open { wanted, port }, Sockets { udp, tcp }) {
                     Ok(()) => Told::Done,
                     Err(error) => Told::Failed(error.to_string()),

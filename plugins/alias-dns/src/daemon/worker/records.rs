@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::{Life, Worker};
 use crate::records::disk::{Store, Unreadable};
 use crate::records::watch::{Change, Watch};
 use crate::records::{Record, RecordKey};
 
+/// How long after descriptors or memory have run out the records are read again.
+const RECOVERY: Duration = Duration::from_millis(100);
+
 /// Files that were passed over, of which a status tells.
 const MAX_UNREADABLE_TOLD: usize = 64;
 
 pub(super) fn by_path(unreadable: Vec<Unreadable>) -> BTreeMap<PathBuf, String> {
-    unreadable.into_iter().map(|Unreadable { path, reason }| (path, reason)).collect()
+    unreadable.into_iter().map(|Unreadable { path, reason, .. }| (path, reason)).collect()
 }
 
 pub(super) fn in_words(key: &RecordKey) -> String {
@@ -33,15 +37,26 @@ impl Worker {
                         store.read_each_on(&network, put)
                     });
                 }
-                Change::Everything => {
-                    let known = self.server.desk().zones.keys().collect();
-                    self.look_at_all(known, |store, put| store.read_each(put));
-                }
+                Change::Everything => self.look_at_everything(),
                 Change::Gone => return Life::Over,
             }
         }
         self.note_records();
         Life::On
+    }
+
+    /// Reads everything again where something could not be read for want of descriptors or memory.
+    pub(super) fn read_again(&mut self) {
+        if self.unread.is_some_and(|until| until <= Instant::now()) {
+            self.unread = None;
+            self.look_at_everything();
+            self.note_records();
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        let known = self.server.desk().zones.keys().collect();
+        self.look_at_all(known, |store, put| store.read_each(put));
     }
 
     /// Answers by what the file of `key` says now; tells which records it shares an address or a name with, `None` when
@@ -66,7 +81,10 @@ impl Worker {
             // What was known before stays: a broken edit shall not take a name away.
             Err(unreadable) => {
                 let told = unreadable.to_string();
-                let Unreadable { path, reason } = unreadable;
+                let Unreadable { path, reason, is_scarcity } = unreadable;
+                if is_scarcity {
+                    self.unread = Some(Instant::now() + RECOVERY);
+                }
                 if self.unreadable.get(&path) != Some(&reason) {
                     log::warn!("passed over {told}");
                     self.unreadable.insert(path, reason);
@@ -91,6 +109,9 @@ impl Worker {
                 zones.apply(record);
             }
         });
+        if passed_over.iter().any(|unreadable| unreadable.is_scarcity) {
+            self.unread = Some(Instant::now() + RECOVERY);
+        }
         unreadable.extend(by_path(passed_over));
         // Gone, or not to be read any more.
         for key in known {
