@@ -4,13 +4,12 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::errno::Errno;
 use serde_json::Value;
 
-use self::process::{End, Output, Process};
 use crate::command::Command;
+use crate::process::{Output, Process};
 use crate::skel::NetworkCall;
 use crate::{CniResult, Error, ErrorCode, SpecVersion};
 
@@ -42,25 +41,12 @@ impl Delegate {
         }
     }
 
-    /// The program that is run.
-    pub fn program(&self) -> &Path {
-        &self.program
-    }
-
     /// ADD, with the delegate's result.
     ///
     /// # Errors
     /// The delegate's own error, its code kept; code 6 when its output is no result.
     pub fn add(&self, call: &NetworkCall) -> Result<CniResult, Error> {
         self.start(Command::Add, call)?.added()
-    }
-
-    /// CHECK.
-    ///
-    /// # Errors
-    /// The delegate's own error, its code kept.
-    pub fn check(&self, call: &NetworkCall) -> Result<(), Error> {
-        self.start(Command::Check, call)?.ended()
     }
 
     /// DEL.
@@ -96,10 +82,9 @@ impl Delegate {
     pub fn start(&self, command: Command, call: &NetworkCall) -> Result<Running, Error> {
         let variables = call.env().iter().filter(|(name, _)| *name != "CNI_COMMAND");
         let own = (OsStr::new("CNI_COMMAND"), OsStr::new(command.as_str()));
-        let process = Process::start(&self.program, variables.chain([own]), call.conf().bytes());
-        let process = process.map_err(|errno| not_started(&self.program, errno))?;
+        let process = Process::start(&self.program, &[], variables.chain([own]), call.conf().bytes())?;
         log::debug!("started {} {}", self.program.display(), command.as_str());
-        Ok(Running { program: self.program.clone(), command, version: call.conf().version(), process })
+        Ok(Running { command, version: call.conf().version(), process })
     }
 }
 
@@ -107,7 +92,6 @@ impl Delegate {
 #[derive(Debug)]
 #[must_use = "a delegate is killed when it is dropped"]
 pub struct Running {
-    program: PathBuf,
     command: Command,
     version: SpecVersion,
     process: Process,
@@ -120,7 +104,7 @@ impl Running {
     /// The delegate's own error, its code kept; code 6 when its output is no result; code 11 when a signal came that
     /// asks the caller to end.
     pub fn added(self) -> Result<CniResult, Error> {
-        let (program, version) = (self.program.clone(), self.version);
+        let (program, version) = (self.process.program().to_owned(), self.version);
         let stdout = self.wait()?;
         let unreadable = |reason: String| {
             let output = String::from_utf8_lossy(&stdout);
@@ -143,32 +127,14 @@ impl Running {
         self.wait().map(drop)
     }
 
-    fn wait(self) -> Result<Vec<u8>, Error> {
-        let program = self.program.display();
-        let output = match self.process.wait() {
-            Ok(End::Exited(output)) => output,
-            Ok(End::Interrupted) => {
-                let text = format!("asked to end while {program} ran");
-                return Err(Error::new(ErrorCode::TRY_AGAIN_LATER, text));
-            }
-            Err(error) => return Err(Error::io(format_args!("wait for {program}"), &error)),
-        };
-        log::debug!("{program} {} has ended", self.command.as_str());
+    fn wait(mut self) -> Result<Vec<u8>, Error> {
+        let output = self.process.wait()?;
+        log::debug!("{} {} has ended", self.process.program().display(), self.command.as_str());
         if !output.stderr.is_empty() {
             // Passed on for the person who reads the runtime's log; nothing depends on it.
             let _ = std::io::stderr().write_all(&output.stderr);
         }
         if output.status.success() { Ok(output.stdout) } else { Err(failure(&output)) }
-    }
-}
-
-fn not_started(program: &Path, errno: Errno) -> Error {
-    let program = program.display();
-    match errno {
-        Errno::ETXTBSY | Errno::EAGAIN => {
-            Error::new(ErrorCode::TRY_AGAIN_LATER, format!("execute {program}: {}", errno.desc()))
-        }
-        _ => Error::io(format_args!("execute {program}"), &errno.into()),
     }
 }
 
@@ -197,6 +163,5 @@ fn failure(output: &Output) -> Error {
     )
 }
 
-mod process;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The environment that a plugin is called with: which `CNI_*` variables a verb needs, checked once.
 //!
-//! The process's own environment is never read here; it is handed in, so that the protocol can be tested without a
-//! process, and handed on whole to a delegated plugin.
+//! The process's own environment is read by [`Environment::of_process`] alone; it is handed in, so that the protocol can
+//! be tested without a process, and handed on whole to a delegated plugin.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

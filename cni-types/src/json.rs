@@ -217,7 +217,7 @@ impl<'de> FoldedFields<'de> {
                 folded.push((key, value));
                 continue;
             };
-            if spelling != key && fields.contains_key(spelling) {
+            if spelling != key && fields.get(spelling).is_some_and(|value| !value.is_null()) {
                 continue;
             }
             match folded.iter_mut().find(|(earlier, _)| *earlier == spelling) {
@@ -306,6 +306,8 @@ mod tests {
         assert_eq!(decoded(&value).0, Outer::default());
         let value = json!({"MTU": 1, "mtu": 2, "mTu": 3});
         assert_eq!(decoded(&value).0.mtu, 2);
+        let value = json!({"MTU": 1, "mtu": null});
+        assert_eq!(decoded(&value).0.mtu, 1);
     }
 
     #[test]

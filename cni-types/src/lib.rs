@@ -24,6 +24,8 @@ pub mod ip;
 pub mod json;
 pub mod logging;
 mod netns_cookie;
+pub mod process;
+pub mod regular_file;
 mod result;
 pub mod signals;
 pub mod skel;

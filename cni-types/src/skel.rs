@@ -1,7 +1,8 @@
 //! The one way into a verb, and the one place that prints its answer.
 //!
-//! The order is the reference's: environment, stdin, configuration, version, verb. Unlike the reference, the check
-//! that `CNI_NETNS` is not the plugin's own namespace comes before the verb, so that it leaves nothing behind.
+//! The order is the reference's: environment, stdin, configuration, version, verb. Unlike the reference, ADD is refused
+//! where `CNI_NETNS` is the plugin's own namespace before it has done anything, so that it leaves nothing behind. For the
+//! same reason DEL removes what it can first, as if there were no namespace any more, and touches nothing in it.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt as _;
@@ -231,12 +232,17 @@ fn serve<P: Plugin>(plugin: &P, env: Environment, stdin: &mut dyn Read) -> Resul
         }
         .map(nothing);
     };
-    if let (Command::Add | Command::Del, Some(netns), false) = (command, &netns, overrides) {
-        refuse_own_netns(netns)?;
-    }
+    let is_allowed = match (command, &netns) {
+        (Command::Add | Command::Del, Some(netns)) if !overrides => refuse_own_netns(netns),
+        _ => Ok(()),
+    };
     if command == Command::Del {
-        return plugin.del(&DelCall { network, attachment, netns }).map(nothing);
+        // The path may have come to name it only since: that of a process does when its number is given out anew.
+        let netns = netns.filter(|_| is_allowed.is_ok());
+        plugin.del(&DelCall { network, attachment, netns })?;
+        return is_allowed.map(nothing);
     }
+    is_allowed?;
     let netns = netns.unwrap_or_default();
     let call = AttachmentCall { network, attachment, netns };
     if command == Command::Check {

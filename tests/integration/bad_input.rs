@@ -142,6 +142,17 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
 
     story.refuses(call().env("CNI_NETNS", "/proc/self/ns/net"), 8, &["should not be the same"]);
 
+    // What the path named when the container was attached is gone, and somebody else has its number.
+    call().run().success();
+    call().verb("DEL").env("CNI_NETNS", "/proc/self/ns/net").run().error(8);
+    story.before.assert_unchanged_but(&story.world, &["last_reserved_ip"]);
+
+    // No interface ever had such a name, so nobody has to look for it.
+    let mut config = bridge_config();
+    config["prevResult"] =
+        json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "an-interface-name-too-long" }] });
+    call().verb("DEL").config(&config).run().success();
+
     // The kernel would make an `eth0` of the first, and the answer would be wrong.
     for ifname in ["eth%d", "all", "default"] {
         story.refuses(call().env("CNI_IFNAME", ifname), 4, &["CNI_IFNAME", ifname]);

@@ -393,6 +393,66 @@ fn a_signal_ends_the_wait_for_an_allocator_that_never_answers() {
     story.assert_clean();
 }
 
+#[test]
+fn an_add_that_is_asked_to_end_twice_still_takes_everything_back() {
+    let story = Story::new();
+    let script = r#"case "$CNI_COMMAND" in
+        ADD) "$(dirname "$0")/host-local" > /run/answer; : > /run/leased; exec sleep 1000 ;;
+        DEL) : > /run/asked; for i in $(seq 1000); do [ -e /run/go ] && break; sleep 0.02; done
+             exec "$(dirname "$0")/host-local" ;;
+        esac"#;
+    let slow = story.call("ADD", &story.ipam("slow", script)).start();
+    let comes = |file: &str| {
+        wait_until(file, || story.world.host().run(&format!("ls {file}")).stdout.lines().next().map(drop));
+    };
+    comes("/run/leased");
+    story.world.host().run("pkill -TERM -x bridge").success();
+    comes("/run/asked");
+    story.world.host().run("pkill -HUP -x bridge").success();
+    story.world.host().run("pkill -INT -x bridge").success();
+    story.world.write("/run/go", "");
+    let output = slow.wait();
+    assert!(output.error(11).contains("ended by SIGTERM"), "{output}");
+    story.world.host().run("rm /run/answer /run/leased /run/asked /run/go").success();
+    story.assert_clean();
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_iptables() {
+    let story = Story::new();
+    let programs = "/run/iptables";
+    story.world.host().run(&format!("mkdir {programs}")).success();
+    for name in ["iptables", "iptables-restore", "ip6tables", "ip6tables-restore"] {
+        // The first that is called hangs.
+        let script = format!(
+            "#!/bin/sh\nmkdir /run/hung 2>/dev/null && exec sleep 1000\nexec /usr/sbin/{name} \"$@\"\n"
+        );
+        story.world.write_program(&format!("{programs}/{name}"), &script);
+    }
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let hung = story.call("ADD", &with("/ipMasqBackend", json!("iptables"))).env("PATH", &path).start();
+    wait_until("iptables hangs", || story.world.host().run("pgrep -x sleep").stdout.lines().next().map(drop));
+    story.world.host().run("pkill -TERM -x bridge").success();
+    let output = hung.wait();
+    assert!(output.error(11).contains("asked to end while"), "{output}");
+    assert_eq!(story.world.host().run("pgrep -x sleep").stdout, "", "iptables outlived the call");
+}
+
+#[test]
+fn an_attachment_that_lives_elsewhere_keeps_its_leases() {
+    let story = Story::new();
+    let other = story.world.container("other");
+    story.call("ADD", &config()).run().success();
+    let attached = Snapshot::of(&story.world);
+    let mut elsewhere = config();
+    elsewhere["ipam"]["ranges"] = json!([[{ "subnet": "10.1.3.0/24" }]]);
+    let again = story.call("ADD", &elsewhere).env("CNI_NETNS", &other.netns_path()).run();
+    assert!(again.error(4).contains("already exists"), "{again}");
+    attached.assert_unchanged_but(&story.world, &KEPT);
+    story.call("DEL", &config()).run().success();
+    story.assert_clean();
+}
+
 /// Kills calls after a while that grows from call to call over the whole of a call.
 #[track_caller]
 fn survives(verb: &str, signal: &str) {

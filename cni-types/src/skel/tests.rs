@@ -174,12 +174,13 @@ fn the_environment_is_looked_at_before_the_configuration() {
 }
 
 #[test]
-fn our_own_namespace_is_refused_before_the_verb_unless_overridden() {
+fn our_own_namespace_is_refused_and_del_removes_what_it_can_unless_overridden() {
     let own = "/proc/self/ns/net";
+    let refusal = "{\n    \"code\": 8,\n    \"msg\": \"plugin's netns and netns from CNI_NETNS should not be the same\"\n}";
+    Outcome::of(Recorder::default(), &env("ADD", own), CONF).check_error(refusal);
+    let del = Outcome::of(Recorder::default(), &env("DEL", own), CONF);
+    assert_eq!((del.status, &*del.stdout, del.calls), (1, refusal, vec!["del c1 None".to_owned()]));
     for command in ["ADD", "DEL"] {
-        Outcome::of(Recorder::default(), &env(command, own), CONF).check_error(
-            "{\n    \"code\": 8,\n    \"msg\": \"plugin's netns and netns from CNI_NETNS should not be the same\"\n}",
-        );
         for value in ["1", "true", "TRUE"] {
             let mut vars = env(command, own);
             vars.push(("CNI_NETNS_OVERRIDE", value));

@@ -118,24 +118,25 @@ impl CommandLine {
         }
         let mut words = words.into_iter();
         let verb = words.next().ok_or("a command is missing")?;
-        let ask = match verb.as_str() {
-            "help" => return Ok(Self::Help),
-            "serve" => return Ok(Self::Serve),
-            "supervise" => return Ok(Self::Supervise),
-            "guard" => return Ok(Self::Guard),
-            "list" => Ask::List { network: words.next() },
+        let told = |ask| Self::Ask(ask, format);
+        let command = match verb.as_str() {
+            "help" => Self::Help,
+            "serve" => Self::Serve,
+            "supervise" => Self::Supervise,
+            "guard" => Self::Guard,
+            "list" => told(Ask::List { network: words.next() }),
             "query" => {
                 let name = words.next().ok_or("query: NAME is missing")?;
-                Ask::Query(query::Wanted::new(name, rtype.take(), source.take()))
+                told(Ask::Query(query::Wanted::new(name, rtype.take(), source.take())))
             }
-            "hosts" => Ask::Hosts { network: words.next().ok_or("hosts: NETWORK is missing")? },
-            "status" => Ask::Status,
+            "hosts" => told(Ask::Hosts { network: words.next().ok_or("hosts: NETWORK is missing")? }),
+            "status" => told(Ask::Status),
             other => return Err(format!("unknown command \"{other}\"").into()),
         };
         match words.next() {
             Some(word) => Err(format!("{verb}: unexpected \"{word}\"").into()),
             None if source.is_some() || rtype.is_some() => Err("--as and --type go with query".into()),
-            None => Ok(Self::Ask(ask, format)),
+            None => Ok(command),
         }
     }
 }

@@ -22,7 +22,6 @@ mod netns;
 mod plugin;
 mod poller;
 pub mod records;
-mod regular_file;
 mod route_netlink;
 pub mod serve;
 pub mod state_dir;

@@ -33,6 +33,8 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let mut back = WayBack::default();
     let mut host = Netlink::open().map_err(Error::internal)?;
     let (lease, wired) = if settings.leases_without_link {
+        // Whoever is attached elsewhere has leases by the same name, which a way back would release.
+        veth::require_unattached(&mut host, &identity)?;
         let lease = Lease::ask(call, &settings)?;
         (lease, wire(&mut host, &settings, &identity, &netns, &home, &mut back))
     } else {

@@ -315,7 +315,7 @@ impl Gateway {
 
     /// Lets the host forward the plan's packets that come in by the link.
     ///
-    /// The last step that can fail: what it changes is the host's, not the network's, so it is never taken back.
+    /// One of the last steps: what it changes is the host's, not the network's, so it is never taken back.
     pub(crate) fn enable_forwarding(&self, host: &mut Netlink, plan: &Plan) -> Result<(), Error> {
         let Forwarding { v4, v4_from_link, v6 } = self.forwards;
         if plan.forwards(Family::V4) && !v4 {

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use cni_types::MAX_IFNAME_LEN;
 use sha2::{Digest as _, Sha256};
 
 /// Longest name of a network in bytes that is spelt out.
@@ -36,7 +37,10 @@ pub(crate) fn may_be_cut(network: &str, container_id: &str) -> bool {
 /// keeps two names for settings of all links.
 pub(crate) fn is_link_name(name: &str) -> bool {
     let has_its_place = !matches!(name, "" | "." | ".." | "all" | "default");
-    has_its_place && !name.contains(|c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace())
+    let fits = name.len() <= MAX_IFNAME_LEN;
+    has_its_place
+        && fits
+        && !name.contains(|c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace())
 }
 
 fn spelt(name: &str, max: usize) -> Cow<'_, str> {
@@ -58,7 +62,20 @@ mod tests {
         for name in ["br0", "br-0.1_x", "a\\b", "alle"] {
             assert!(is_link_name(name), "{name}");
         }
-        for name in ["", ".", "..", "a/b", "a:b", "a b", "a\u{a0}b", "br%d", "%", "all", "default"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\u{a0}b",
+            "br%d",
+            "%",
+            "all",
+            "default",
+            "sixteen-bytes---",
+        ] {
             assert!(!is_link_name(name), "{name}");
         }
     }

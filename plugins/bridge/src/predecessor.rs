@@ -8,6 +8,7 @@ use std::path::Path;
 use cni_types::{CniResult, Interface};
 
 use crate::attachment::{Identity, is_marked};
+use crate::names;
 use crate::netlink::link::{Kind, Link};
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
@@ -46,7 +47,8 @@ pub(crate) fn host_end(
             return Ok(Some(link));
         }
     }
-    for interface in told {
+    // The kernel refuses to look for what cannot be a name.
+    for interface in told.into_iter().filter(|interface| names::is_link_name(&interface.name)) {
         if let Some(link) = host.link_by_name(&interface.name)?
             && link.kind == Kind::Veth
             && !is_marked(&link.alias)

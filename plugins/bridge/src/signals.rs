@@ -1,11 +1,9 @@
 //! Signals that ask the plugin to end: held back while the kernel is half changed, and heeded between steps.
 
+use cni_types::signals::ENDING;
 use cni_types::{Error, ErrorCode};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-
-/// Signals that ask a process to end and leave it the time to do so.
-const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Ending signals, held back from here on.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ impl Held {
         Ok(Self { arrived })
     }
 
-    /// An error if one has come in the meantime. It is used up by that: what takes the call back runs to its end.
+    /// An error if one has come in the meantime.
     ///
     /// # Errors
     /// Code 11: the same call can succeed later.

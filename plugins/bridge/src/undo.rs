@@ -1,9 +1,10 @@
 //! The way back out of a half-done ADD.
 //!
 //! Each step that changed something pushes how it is taken back. Unless the whole is disarmed at the end, the steps
-//! run in reverse order, also when ADD panics. A step that fails is told on stderr and does not keep the others.
+//! run in reverse order, also when ADD panics. A step that fails is told on stderr and does not keep the others, nor does
+//! a signal that asks the plugin to end.
 
-use cni_types::Error;
+use cni_types::{Error, signals};
 
 type Back<'a> = Box<dyn FnOnce() -> Result<(), Error> + 'a>;
 
@@ -27,6 +28,7 @@ impl<'a> Undo<'a> {
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
+        let _to_its_end = signals::WayBack::new();
         while let Some((what, back)) = self.steps.pop() {
             if let Err(error) = back() {
                 log::error!("undo: {what}: {error}");

@@ -64,6 +64,11 @@ pub(crate) fn require_free_name(container: &mut Netlink, identity: &Identity) ->
     }
 }
 
+/// Refuses an identity that is attached already, wherever that is.
+pub(crate) fn require_unattached(host: &mut Netlink, identity: &Identity) -> Result<(), Error> {
+    if is_attached(host, identity)? { Err(taken(identity)) } else { Ok(()) }
+}
+
 /// Whether there is a pair of `identity` whose container end is in a namespace that lives.
 ///
 /// The kernel does not say who uses a namespace, and destroys it some time after its last user went: the sockets that a

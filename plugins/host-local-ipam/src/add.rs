@@ -1,6 +1,6 @@
 //! ADD: one address of each range set.
 
-use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode, IpConfig};
+use cni_types::{AttachmentCall, CniResult, Dns, Error, ErrorCode, IpConfig, regular_file};
 
 use crate::allocator::{self, AllocateError, Allocation, Demand};
 use crate::config::{Settings, Wishes};
@@ -59,7 +59,7 @@ fn remember(store: &mut DiskStore, name: &StickyName, leased: &[Allocation<'_>])
 
 fn read_dns(settings: &Settings) -> Result<Dns, Error> {
     let Some(path) = &settings.resolv_conf else { return Ok(Dns::default()) };
-    match std::fs::read(path) {
+    match regular_file::read(path) {
         Ok(bytes) => Ok(resolv_conf::parse(&String::from_utf8_lossy(&bytes))),
         Err(error) => Err(Error::io(format_args!("ipam.resolvConf: open {}", path.display()), &error)),
     }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cni_types::regular_file::stands_at;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
@@ -23,7 +24,6 @@ use super::seqpacket::Seqpacket;
 use super::tend;
 use super::worker::{CONTROL, CONTROL_SOCKET, LOCK, LOCK_FILE};
 use crate::records::disk::Store;
-use crate::regular_file::stands_at;
 use crate::state_dir::StateDir;
 
 /// How long a server may take to come up. Nobody waits for the guard, and a busy machine may have many names.

@@ -9,9 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
+use cni_types::regular_file::stands_at;
 use nix::poll::{PollTimeout, poll};
-
-use crate::regular_file::stands_at;
 
 /// Milliseconds between two tries.
 const AGAIN: u16 = 2;

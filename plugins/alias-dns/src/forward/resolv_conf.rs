@@ -9,7 +9,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::{name_server, regular_file};
+use cni_types::regular_file;
+
+use crate::name_server;
 
 /// As many servers as the C libraries ask (resolv.conf(5), MAXNS).
 const MAX_SERVERS: usize = 3;

@@ -19,11 +19,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cni_types::{Attachment, Error, Failures};
+use cni_types::{Attachment, Error, Failures, regular_file};
 
 use self::held::Held;
 use super::{Record, RecordKey, since_boot};
-use crate::regular_file;
 use crate::state_dir::{StateDir, create_private};
 
 /// In front of the name of a file that is still being written; no container id begins with a dot. The name tells whose

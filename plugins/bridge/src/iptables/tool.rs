@@ -2,13 +2,10 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::{Seek as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
+use cni_types::process::Process;
 use cni_types::{Error, ErrorCode};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::NAT;
 use crate::family::Family;
@@ -63,7 +60,7 @@ impl Tool {
     /// # Errors
     /// As [`install`](super::install).
     pub(crate) fn list(&self) -> Result<Vec<String>, Error> {
-        let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", self.table, "-S"], None)?;
+        let output = run(&self.program, &["-w", LOCK_PATIENCE, "-t", self.table, "-S"], "")?;
         Ok(String::from_utf8_lossy(&output).lines().map(str::to_owned).collect())
     }
 
@@ -101,7 +98,7 @@ impl Tool {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy();
         let restore = self.program.with_file_name(format!("{name}-restore"));
         let script = format!("*{}\n{script}COMMIT\n", self.table);
-        run(&restore, &["-w", LOCK_PATIENCE, "--noflush"], Some(&script)).map(drop)
+        run(&restore, &["-w", LOCK_PATIENCE, "--noflush"], &script).map(drop)
     }
 }
 
@@ -126,13 +123,8 @@ fn not_found(key: &str, name: impl Display) -> Error {
     Error::invalid_config(key, format_args!("failed to find {name} in {}", search_path().display()))
 }
 
-fn run(program: &Path, arguments: &[&str], stdin: Option<&str>) -> Result<Vec<u8>, Error> {
-    let failed = |error: std::io::Error| Error::io(format_args!("execute {}", program.display()), &error);
-    let stdin = match stdin {
-        Some(text) => Stdio::from(file_of(text).map_err(failed)?),
-        None => Stdio::null(),
-    };
-    let output = Command::new(program).args(arguments).stdin(stdin).output().map_err(failed)?;
+fn run(program: &Path, arguments: &[&str], stdin: &str) -> Result<Vec<u8>, Error> {
+    let output = Process::start(program, arguments, std::env::vars_os(), stdin.as_bytes())?.wait()?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -142,12 +134,4 @@ fn run(program: &Path, arguments: &[&str], stdin: Option<&str>) -> Result<Vec<u8
     };
     let words = String::from_utf8_lossy(&output.stderr);
     Err(Error::new(code, format!("{} failed ({}): {}", program.display(), output.status, words.trim_end())))
-}
-
-/// A memory file and not a pipe: a program that does not read its stdin cannot block us.
-fn file_of(text: &str) -> std::io::Result<OwnedFd> {
-    let mut file = std::fs::File::from(memfd_create("iptables-restore", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(text.as_bytes())?;
-    file.rewind()?;
-    file.as_fd().try_clone_to_owned()
 }

@@ -103,6 +103,14 @@ fn an_unreadable_resolv_conf_is_an_input_error_before_anything_is_leased() {
     let (code, msg) = network.ask("ADD", "c1").error();
     assert!(code == 5 && msg.starts_with("ipam.resolvConf: open /there/is/none: "), "{code} {msg}");
     assert!(!network.data_dir().exists());
+
+    // Neither ends for one that reads on.
+    for device in ["/dev/zero", "/dev/tty"] {
+        let network = Network::with(json!({"subnet": "10.8.0.0/24", "resolvConf": device}));
+        let (code, msg) = network.ask("ADD", "c1").error();
+        assert!(code == 5 && msg.starts_with(&format!("ipam.resolvConf: open {device}: ")), "{code} {msg}");
+        assert!(!network.data_dir().exists());
+    }
 }
 
 #[test]

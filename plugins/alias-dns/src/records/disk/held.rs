@@ -7,10 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
+use cni_types::regular_file::stands_at;
 use nix::poll::{PollTimeout, poll};
 
 use super::is_absence;
-use crate::regular_file::stands_at;
 
 /// Milliseconds between two tries.
 const AGAIN: u16 = 1;

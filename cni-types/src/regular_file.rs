@@ -1,19 +1,19 @@
-//! Files whose place somebody else may have given to something else. They are read without waiting: the server has one
-//! thread, which must not wait for the other end of a FIFO nor take in a device without end.
+//! Files whose place somebody else may have given to something else. They are read without waiting: neither a call nor a
+//! server must wait for the other end of a FIFO, or take in a device without end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read as _, Result};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Octets of a file at most; no record and no resolv.conf is near it.
+/// Octets of a file at most; nothing that is read so is near it.
 const LONGEST: u64 = 4 << 20;
 
 /// What stands in the file at `path`.
 ///
 /// # Errors
 /// The operating system's; `InvalidInput` for what is no regular file, `FileTooLarge` for one that is longer than 4 MiB.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -31,7 +31,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn stands_at(file: &File, path: &Path) -> Result<bool> {
+pub fn stands_at(file: &File, path: &Path) -> Result<bool> {
     let own = file.metadata()?;
     match std::fs::metadata(path) {
         Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
