@@ -288,6 +288,34 @@ fn networks_on_one_bridge_keep_each_their_own_rules() {
     }
 }
 
+/// Its own table is all that such a network has, and another one has brought that back.
+#[test]
+fn the_next_add_checks_macs_again_at_everybodys_port_though_another_network_came_first() {
+    let world = World::new();
+    let [one, other] = [1, 2].map(|number| {
+        let bridge = json!({
+            "type": "bridge", "bridge": format!("br-{number}"), "macspoofchk": true,
+            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": format!("10.{number}.0.0/16") }]] },
+        });
+        let name = format!("net{number}");
+        Network::new(&world, json!({ "cniVersion": "1.1.0", "name": name, "plugins": [bridge] }))
+    });
+    let (liar, peer) = (member(&world, &one, "liar"), member(&world, &one, "peer"));
+    let lies = |expected| {
+        let mac = if expected { "02:00:00:00:00:99" } else { "02:00:00:00:00:98" };
+        liar.run(&format!("ip link set eth0 address {mac}")).success();
+        liar.assert_reach("10.1.0.3", expected, "with another address than its own");
+    };
+    let honest = Attachment::of(&peer);
+    world.host().run("nft flush ruleset").success();
+    other.attach(&world.container("first"));
+    assert!(one.check(&honest).is_err());
+    lies(true);
+    one.attach(&world.container("next"));
+    one.check(&honest).unwrap();
+    lies(false);
+}
+
 #[test]
 fn rules_of_a_network_go_however_many_subnets_it_has() {
     let world = World::new();

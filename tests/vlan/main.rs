@@ -7,7 +7,7 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use integration_tests::{Container, Output, PluginCall, Suite, World};
+use integration_tests::{Container, Output, Outside, PluginCall, Suite, World};
 use serde_json::{Value, json};
 
 /// How a port carries a VLAN.
@@ -482,6 +482,54 @@ fn an_add_that_makes_a_gateway_interface_anew_brings_the_rules_of_the_others_to_
     assert_eq!(story.found(&first, &config, &result), "");
     assert_eq!(story.found(&second, &config, &later), "");
     assert!(first.reaches("10.1.2.1") && second.reaches("10.1.2.1"));
+}
+
+/// Two networks in one VLAN, with a policy each; an ADD knows the configuration of its own.
+#[test]
+fn a_gateway_interface_that_is_made_anew_is_the_one_that_other_networks_know() {
+    let story = Story::new();
+    for family in ["ip", "ip6"] {
+        story.host(&format!("sysctl -q -w net.bridge.bridge-nf-call-{family}tables=1"));
+    }
+    let _outside = story.world.outside();
+    let config = |number: u8, keys: &Value| {
+        let mut config = routed(&json!({
+            "name": format!("n{number}"), "vlan": 100, "isDefaultGateway": true, "ipMasq": true,
+        }));
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        config["ipam"]["ranges"] = json!([[{
+            "subnet": "10.1.2.0/24", "rangeStart": format!("10.1.2.{number}0"), "rangeEnd": format!("10.1.2.{number}9"),
+        }]]);
+        config
+    };
+    let (ours, theirs) = (config(1, &json!({})), config(2, &json!({ "macspoofchk": true })));
+    let (first, one) = story.attach("c1", &ours);
+    let (second, two) = story.attach("c2", &theirs);
+    let reaches =
+        |container: &Container| container.reaches("10.1.2.1") && container.reaches(Outside::ADDRESS);
+    for round in ["remembered", "forgotten"] {
+        let mac = story.host("cat /sys/class/net/br0.100/address");
+        story.host("ip link delete br0.100");
+        assert!(!second.reaches(Outside::ADDRESS), "{round}");
+        if round == "forgotten" {
+            story.host("nft flush ruleset");
+        }
+        let (third, three) = story.attach(&format!("c3-{round}"), &ours);
+        assert_eq!(story.host("cat /sys/class/net/br0.100/address") == mac, round == "remembered");
+        if round == "forgotten" {
+            story.attach("c4", &theirs);
+            // Until they ask again, they send to the address that is gone.
+            for container in [&first, &second] {
+                container.run("ip neighbour flush all").success();
+            }
+        }
+        for (container, config, result) in
+            [(&first, &ours, &one), (&second, &theirs, &two), (&third, &ours, &three)]
+        {
+            assert_eq!(story.found(container, config, result), "", "{round}");
+            assert!(reaches(container), "{round}: {}", container.name());
+        }
+    }
 }
 
 /// Both ends of its pair are in the host's namespace, so it stays when the bridge goes.

@@ -19,6 +19,7 @@ use crate::netlink::link::{Conduct, Kind, Link, NewVethEnd, PortSetup, PortState
 use crate::netlink::{Failure, Netlink};
 use crate::netns::Netns;
 use crate::plan::{IPV6_MIN_MTU, Plan};
+use crate::rules;
 use crate::settled;
 use crate::survey;
 use crate::sysctl::{self, Ipv6Switch};
@@ -32,7 +33,7 @@ pub(crate) struct Gateway {
     /// What carries the addresses: the bridge, or with a VLAN one end of a pair in this namespace whose other end is a
     /// port of the bridge in that VLAN.
     pub(crate) link: Link,
-    /// Whether that is the interface of a VLAN and was missing: what rules know of it is of another one then.
+    /// Whether that is the interface of a VLAN and was missing: what rules know of it may be of another one then.
     pub(crate) is_new: bool,
     bridge: u32,
     addresses: Vec<Address>,
@@ -119,7 +120,8 @@ fn make_link<'a>(
     let port_name = gateway_port(name);
     let mac = || Mac::random().map_err(std::io::Error::other);
     let port = NewVethEnd { name: &port_name, mac: mac()?, group: NO_GROUP };
-    let end = NewVethEnd { name, mac: mac()?, group: NO_GROUP };
+    let known = known_mac(host, &port_name)?;
+    let end = NewVethEnd { name, mac: known.map_or_else(mac, Ok)?, group: NO_GROUP };
     let made = host.create_local_veth(port, end, bridge.index, bridge.mtu);
     if made.is_ok() {
         expect_no_duplicate(name);
@@ -141,6 +143,20 @@ fn make_link<'a>(
         (Some(link), _) => Ok(link),
         (None, made) => Err(made.err().unwrap_or(Failure::NoAnswer)),
     }
+}
+
+/// The hardware address that the gateway interface behind `port` had before somebody deleted it, if anybody is left who
+/// knows it: the containers of each network behind it, and their rules. To do without costs them the time to ask again,
+/// and those of other networks than the one that it is made for their rules.
+fn known_mac(host: &mut Netlink, port: &str) -> Result<Option<Mac>, Failure> {
+    let known = rules::gateway_mac(port).unwrap_or_else(|error| {
+        log::warn!("look for the hardware address that a gateway interface had: {error}");
+        None
+    });
+    let Some(mac) = known else { return Ok(None) };
+    // Somebody may have renamed both ends.
+    let is_taken = host.links()?.iter().any(|link| link.mac == Some(mac));
+    Ok(known.filter(|_| !is_taken))
 }
 
 /// Where the port of the gateway interface `name` leads, which is there although that interface is not: somebody has renamed

@@ -12,6 +12,7 @@ use cni_types::{Error, ErrorCode};
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
 use crate::iptables::{self, Told};
+use crate::mac::Mac;
 use crate::nft::{self, Rules};
 use crate::xtables;
 
@@ -38,6 +39,13 @@ pub(crate) fn iptables_comments(rules: &mut Rules) -> Result<Vec<String>, Error>
     let mut comments = rules.iptables_comments().map_err(failed)?;
     comments.extend(xtables::comments(iptables::NAT)?);
     Ok(comments)
+}
+
+/// The hardware address that those behind a VLAN's gateway interface know it by, whose bridge port is called `port`;
+/// `None` if it is nobody's gateway yet.
+pub(crate) fn gateway_mac(port: &str) -> Result<Option<Mac>, Error> {
+    let known = Rules::open().and_then(|mut rules| rules.gateway_mac(port)).map_err(failed)?;
+    Ok(known.map(Mac::from))
 }
 
 /// Whether there are masquerade rules of the network through iptables.

@@ -5,7 +5,7 @@
 //! refuses when anything has changed since it was looked at. So both are whole or not at all, wherever they are killed.
 //! It knows no rule of any network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -167,10 +167,12 @@ fn complete(
         batch.wake_table(table);
         installed = Installed::Anew;
     }
-    for chain in &content.chains {
-        if socket.chain(table, &chain.name)?.is_none() {
-            installed = Installed::Anew;
-            content.create_chain(chain, batch);
+    if elements == Elements::Unknown || !has_lists(socket, content)? {
+        for chain in &content.chains {
+            if socket.chain(table, &chain.name)?.is_none() {
+                installed = Installed::Anew;
+                content.create_chain(chain, batch);
+            }
         }
     }
     let mut missing = Vec::new();
@@ -205,6 +207,18 @@ fn complete(
     }
     create_members(table, missing, batch);
     Ok(installed)
+}
+
+/// Whether the chains are there that the records lead to: with them is every chain that they lead to.
+fn has_lists(socket: &mut Socket, content: &Content) -> Result<bool, Error> {
+    let records = content.elements.iter().filter(|member| member.set == content.skeleton.records);
+    let lists: BTreeSet<String> = records.filter_map(|member| target(&member.element)).collect();
+    for list in lists {
+        if socket.chain(content.skeleton.table, &list)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn create_members<'a>(table: Table<'_>, members: impl IntoIterator<Item = &'a Member>, batch: &mut Batch) {

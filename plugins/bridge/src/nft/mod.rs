@@ -327,7 +327,10 @@ impl Rules {
         let mut words = Vec::new();
         let key = ifname_key(attached.owner.host_veth);
         for content in contents(std::slice::from_ref(attached)) {
-            words.extend(compare::differences(&mut self.socket, &content)?.iter().map(ToString::to_string));
+            let differences = compare::differences(&mut self.socket, &content)?;
+            if !differences.is_empty() && !self.is_as_before(attached, &content)? {
+                words.extend(differences.iter().map(ToString::to_string));
+            }
             if content.record(&key).is_none() {
                 let skeleton = content.skeleton;
                 let unneeded = self.socket.element(skeleton.table, skeleton.records, &key)?;
@@ -338,6 +341,25 @@ impl Rules {
             words.extend(accept::differences(&mut self.socket, attached)?);
         }
         Ok(words)
+    }
+
+    /// Whether what differs from `content` is as an earlier build has left it, which does the same.
+    fn is_as_before(
+        &mut self,
+        attached: &Attached<'_>,
+        content: &content::Content,
+    ) -> Result<bool, nft_netlink::Error> {
+        if content.skeleton.table != ports::SKELETON.table {
+            return Ok(false);
+        }
+        let before = ports::content_without_chains(std::slice::from_ref(attached));
+        Ok(compare::differences(&mut self.socket, &before)?.is_empty())
+    }
+
+    /// The hardware address that attachments know of the gateway interface behind the bridge port `port`; `None` if
+    /// there are none.
+    pub(crate) fn gateway_mac(&mut self, port: &str) -> Result<Option<[u8; 6]>, Error> {
+        Ok(ports::gateway_mac(&mut self.socket, port)?)
     }
 
     /// Mends whatever became of the rules of `attached`, in one transaction, and then of those in the chains of others;

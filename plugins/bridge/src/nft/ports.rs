@@ -1,14 +1,18 @@
 //! The table `bridge cni-bridge`: what enters a bridge by the port of a container whose network asks for that.
 //!
-//! Its map `ports` is read by no rule. It is the record: whose a port is, and its MAC where that is checked. The chain
-//! that its verdicts name is there to be counted: when nothing refers to it, the table can go.
+//! Its map `ports` is read by no rule. It is the record: whose a port is, and its MAC where that is checked. Its verdict
+//! names a chain of the network that no frame enters, so that the next attachment sees whether somebody has removed it
+//! together with the others' elements. These chains lead to one that is there to be counted: when nothing refers to it,
+//! the table can go.
 
 use nft_netlink::{
-    Base, ChainKind, Element, Error, Family, Holds, Hook, KeyType, Policy as ChainPolicy, Set, Socket, Table,
-    Verdict, ifname_key,
+    Base, ChainKind, Element, Error, Family, Holds, Hook, KeyType, Policy as ChainPolicy, Rule, Set, Socket,
+    Table, Verdict, ifname_key,
 };
 
-use super::content::{Content, Doomed};
+use crate::names;
+
+use super::content::{Content, Doomed, NetworkChain, chain_name, stable_hash};
 use super::skeleton::{Member, Skeleton, SkeletonChain};
 use super::{Attached, record, spoofcheck, untracked};
 
@@ -58,6 +62,17 @@ fn chains() -> Vec<SkeletonChain> {
 
 /// What the attachments need here; nothing when no port of theirs is checked.
 pub(super) fn content(attached: &[Attached<'_>]) -> Content {
+    content_with(attached, Some(stable_hash((SKELETON.chains)())))
+}
+
+/// The same as builds before there were chains of networks had it.
+pub(super) fn content_without_chains(attached: &[Attached<'_>]) -> Content {
+    content_with(attached, None)
+}
+
+/// With a chain for each network, where there is an `edition`: a number for the rules that the table itself has. It is
+/// part of the chains' names, so that the first ADD of a build that has others has all of its network mended.
+fn content_with(attached: &[Attached<'_>], edition: Option<u64>) -> Content {
     let mut content = Content::new(&SKELETON);
     for attached in attached {
         let Attached { owner, mac, policy, .. } = attached;
@@ -71,15 +86,37 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
         let ways = untracked::ways(attached);
         if policy.mac_spoof_check || !ways.is_empty() {
             let link = (!ways.is_empty()).then_some(attached.gateway_link);
+            let chain = edition.map(|edition| chain_of(attached, stable_hash((edition, link.is_some()))));
             for way in ways {
                 content.element(untracked::WAYS.name, way.with_comment(&identity));
             }
             let comment = record::with(owner, &[], policy.mac_spoof_check.then_some(*mac), link);
-            let record = port().with_verdict(Verdict::Goto(PORT.to_owned())).with_comment(&comment);
-            content.element(PORTS, record);
+            let target = chain.as_ref().map_or(PORT, |chain| &chain.name).to_owned();
+            content.element(PORTS, port().with_verdict(Verdict::Goto(target)).with_comment(&comment));
+            chain.into_iter().for_each(|chain| content.chain(chain));
         }
     }
     content
+}
+
+/// The chain of an attachment's network. A network has one for each different way of its ports: its configuration may
+/// have changed.
+fn chain_of(attached: &Attached<'_>, hash: u64) -> NetworkChain {
+    let network = names::network(attached.owner.network);
+    let what = if attached.policy.mac_spoof_check { "checked" } else { "network" };
+    NetworkChain {
+        name: format!("{}-{:08x}", chain_name(what, &network), hash as u32),
+        comment: format!("network {network}: its ports; no frame comes here"),
+        rules: vec![Rule::new().jump(PORT)],
+        entries: Vec::new(),
+        entry_rule: None,
+    }
+}
+
+/// The hardware address of the gateway interface behind the bridge port `port`, by the elements of those that it is the
+/// gateway of: the one that most of them know.
+pub(super) fn gateway_mac(socket: &mut Socket, port: &str) -> Result<Option<[u8; 6]>, Error> {
+    Ok(untracked::gateway_mac(&socket.elements(SKELETON.table, untracked::WAYS.name)?, port))
 }
 
 /// What goes with the attachment that has `host_veth`.

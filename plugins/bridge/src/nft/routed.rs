@@ -115,8 +115,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
 
 /// A number for the rules that the tables themselves have, another for each build that has others. It is part of the
 /// names of lists, so that the first ADD of such a build misses that of its network and has all rules mended, at no cost
-/// to the others. (A network that needs rules in the other table only, for `macspoofchk`, has no list, and waits for
-/// `bridge repair`.)
+/// to the others.
 fn edition(tables: &[Vec<SkeletonChain>]) -> u64 {
     content::stable_hash(tables)
 }

@@ -314,6 +314,75 @@ fn own_rules_of_another_build_are_mended_by_the_next_add() {
     assert_eq!(ruleset(), "");
 }
 
+const CHECKED: Policy = Policy { mac_spoof_check: true, ..OPEN };
+
+/// Builds before there were chains of networks in that table had every record lead to the one that counts them.
+#[test]
+fn records_of_a_build_without_chains_of_networks_are_checked_replaced_and_removed() {
+    let mut rules = namespace();
+    let (old, new) = (Sample::new(2, CHECKED), Sample::new(3, CHECKED));
+    let install_old = |rules: &mut Rules| {
+        let before = [ports::content_without_chains(&[old.attached()])];
+        content::install(&mut rules.socket, &before, Newcomer::Founds).unwrap();
+        assert_eq!(rules.verify(&old.attached()).unwrap(), Vec::<String>::new());
+    };
+    let old_records = || ruleset().matches(": goto port").count();
+    install_old(&mut rules);
+    assert_eq!(old_records(), 1, "{}", ruleset());
+    rules.remove(&old.owner()).unwrap();
+    assert_eq!(ruleset(), "");
+
+    // Each goes without the other, whoever goes first.
+    for [first, second] in [[&old, &new], [&new, &old]] {
+        install_old(&mut rules);
+        rules.install(&[new.attached()]).unwrap();
+        for sample in [&old, &new] {
+            assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+        }
+        rules.remove(&first.owner()).unwrap();
+        assert_eq!(rules.verify(&second.attached()).unwrap(), Vec::<String>::new());
+        rules.remove(&second.owner()).unwrap();
+        assert_eq!(ruleset(), "");
+    }
+
+    install_old(&mut rules);
+    assert_eq!(rules.join(&[new.attached()]).unwrap(), Installed::Anew);
+    rules.repair(&[old.attached(), new.attached()]).unwrap();
+    assert_eq!(old_records(), 0, "{}", ruleset());
+    nft("delete element bridge cni-bridge mac-check { veth2 }");
+    assert_ne!(rules.verify(&old.attached()).unwrap(), Vec::<String>::new());
+    for sample in [&old, &new] {
+        rules.remove(&sample.owner()).unwrap();
+    }
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn who_joins_a_network_that_checks_macs_is_told_what_it_has_lost() {
+    let mut rules = namespace();
+    let other = Sample { network: "other".to_owned(), ..Sample::new(9, CHECKED) };
+    let (one, next) = (Sample::new(2, CHECKED), Sample::new(3, CHECKED));
+    rules.install(&[one.attached()]).unwrap();
+    assert_eq!(rules.join(&[next.attached()]).unwrap(), Installed::Joined);
+    rules.remove(&next.owner()).unwrap();
+    // Somebody flushes all, and another network brings the table back.
+    nft("flush ruleset");
+    rules.install(&[other.attached()]).unwrap();
+    assert_eq!(rules.join(&[next.attached()]).unwrap(), Installed::Anew);
+    // A network whose configuration has changed has more to bring.
+    let [unchecked, checked] = [MASQUERADED, ALL].map(|policy| Sample::new(2, policy));
+    let checked = Sample { policy: Policy { ingress: IngressPolicy::Open, ..checked.policy }, ..checked };
+    rules.install(&[unchecked.attached()]).unwrap();
+    let next = Sample { policy: checked.policy, ..next };
+    assert_eq!(rules.join(&[next.attached()]).unwrap(), Installed::Anew);
+    rules.repair(&[checked.attached(), next.attached()]).unwrap();
+    for sample in [&checked, &next, &other] {
+        assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+        rules.remove(&sample.owner()).unwrap();
+    }
+    assert_eq!(ruleset(), "");
+}
+
 #[test]
 fn elements_go_with_their_owner_though_the_records_were_flushed() {
     let mut rules = namespace();

@@ -43,7 +43,7 @@ pub(crate) struct Prepared {
     is_guarded: bool,
     /// Whether rules of others, or `acceptForward`, decide on what is forwarded.
     is_filtered: bool,
-    /// Whether the gateway interface is another than the one that the rules of the network's attachments are about.
+    /// Whether the gateway interface may be another than the one that the rules of the network's attachments are about.
     gateway_is_new: bool,
 }
 
