@@ -3,7 +3,7 @@
 //! Bridged frames pass the rules for routed packets as well when `bridge-nf-call-iptables` is 1, so every policy is
 //! tested both ways.
 
-use integration_tests::{Attachment, Container, Network, Outside, Space, World};
+use integration_tests::{Attachment, Container, Network, Outside, Space, Suite, World};
 use serde_json::{Value, json};
 
 /// A network `name` on `10.NUMBER.0.0/16` and `fd00:NUMBER::/64`, with bridge `br-NUMBER`.
@@ -314,6 +314,105 @@ fn the_next_add_checks_macs_again_at_everybodys_port_though_another_network_came
     one.attach(&world.container("next"));
     one.check(&honest).unwrap();
     lies(false);
+}
+
+/// Network `net` on `br-1` with these keys, as it stands in `/run/net.d`.
+fn configured(world: &World, keys: &Value) -> Network {
+    let mut bridge = json!({
+        "type": "bridge", "bridge": "br-1", "isGateway": true,
+        "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
+    });
+    bridge.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let list = json!({ "cniVersion": "1.1.0", "name": "net", "plugins": [bridge] });
+    world.write("/run/net.d/net.conflist", list.to_string());
+    Network::new(world, list)
+}
+
+/// `bridge repair` by what stands in `/run/net.d`.
+#[track_caller]
+fn repair(world: &World) -> String {
+    let program = Suite::Ours.binary("bridge");
+    let plugins = program.parent().unwrap().display().to_string();
+    let command = world.host().command([program.display().to_string().as_str(), "repair"]);
+    command.env("NETCONFPATH", "/run/net.d").env("CNI_PATH", &plugins).run().success().to_owned()
+}
+
+#[test]
+fn whatever_a_configuration_no_longer_asks_for_goes_with_the_next_add_or_a_repair() {
+    let key = |key: &str| json!({ key: true });
+    let everything = json!({ "ipMasq": true, "macspoofchk": true });
+    for (before, now) in [
+        (key("macspoofchk"), json!({})),
+        (key("ipMasq"), json!({})),
+        (everything.clone(), key("ipMasq")),
+        (everything.clone(), key("macspoofchk")),
+        (json!({}), everything),
+        (json!({}), json!({ "macspoofchk": true, "promiscMode": true })),
+    ] {
+        for by_repair in [false, true] {
+            let why = format!("{before} to {now}, by repair: {by_repair}");
+            let world = World::new();
+            let one = Attachment::of(&member(&world, &configured(&world, &before), "one"));
+            let net = configured(&world, &now);
+            assert!(net.check(&one).is_err(), "{why}");
+            match by_repair {
+                true => assert_ne!(repair(&world), "", "{why}"),
+                false => drop(member(&world, &net, "two")),
+            }
+            let check = net.check(&one);
+            assert!(check.is_ok(), "{why}: {check:?}");
+            assert_eq!(repair(&world), "", "{why}");
+        }
+    }
+}
+
+/// Each has an address on the bridge.
+#[test]
+fn a_repair_leaves_the_gateway_address_of_another_network_on_the_bridge_open() {
+    let world = World::new();
+    let outside = world.outside();
+    outside.route("10.1.0.0/16");
+    let open = configured(&world, &json!({}));
+    let closed = json!({
+        "type": "bridge", "bridge": "br-1", "isGateway": true, "ingressPolicy": "same-bridge",
+        "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "fd00:2::/64" }]] },
+    });
+    let closed = json!({ "cniVersion": "1.1.0", "name": "closed", "plugins": [closed] });
+    world.write("/run/net.d/closed.conflist", closed.to_string());
+    let closed = Network::new(&world, closed);
+    member(&world, &open, "one");
+    member(&world, &closed, "two");
+    check(outside.space(), &["10.1.0.1"], true);
+    assert_eq!(repair(&world), "");
+    check(outside.space(), &["10.1.0.1"], true);
+    // Nor does an ADD that brings everything back.
+    world.host().run("nft flush ruleset").success();
+    member(&world, &closed, "three");
+    assert_eq!(repair(&world), "");
+    check(outside.space(), &["10.1.0.1"], true);
+}
+
+/// A container has an address of one of the subnets of a set, and its gateway.
+#[test]
+fn an_add_after_a_flush_closes_the_gateways_of_others_in_another_subnet() {
+    let world = World::new();
+    let outside = world.outside();
+    outside.route("fd00:1::/64");
+    let sets = json!([[{ "subnet": "fd00:1::/126" }, { "subnet": "fd00:2::/64" }]]);
+    let ipam = json!({ "type": "host-local-ipam", "ranges": sets });
+    let net = configured(&world, &json!({ "ingressPolicy": "same-bridge", "ipam": ipam }));
+    let mut members = ["one", "two", "three"].map(|name| member(&world, &net, name)).to_vec();
+    check(outside.space(), &["fd00:1::1"], false);
+    world.host().run("nft flush ruleset").success();
+    check(outside.space(), &["fd00:1::1"], true);
+    members.push(member(&world, &net, "four"));
+    let addresses = members.last().unwrap().run("ip -6 -o address show dev eth0 scope global");
+    assert!(addresses.success().contains("fd00:2::"), "{addresses}");
+    for member in &members {
+        let check = net.check(&Attachment::of(member));
+        assert!(check.is_ok(), "{}: {check:?}", member.name());
+    }
+    check(outside.space(), &["fd00:1::1"], false);
 }
 
 #[test]

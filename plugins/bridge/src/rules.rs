@@ -22,7 +22,7 @@ pub(crate) use self::removal::{
     Removal, collect, collect_iptables, forget, forget_flows, remove, remove_orphans, remove_stale,
 };
 pub(crate) use self::repair::{repair, repair_guard, restore_port};
-pub(crate) use self::subject::{FoundGateway, Subject, policy};
+pub(crate) use self::subject::{FoundGateway, Subject, gateways, policy};
 pub(crate) use self::verify::verify;
 
 /// Refuses a host that lacks the programs which the settings ask for.

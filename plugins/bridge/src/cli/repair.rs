@@ -2,7 +2,6 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -13,6 +12,7 @@ use crate::bridge::{believe_no_router, believes_routers};
 use crate::config::Settings;
 use crate::names;
 use crate::netlink::Netlink;
+use crate::netlink::link::Kind;
 use crate::nft::Rules;
 use crate::rules::{self, FoundGateway, Subject};
 use crate::survey::{self, Found};
@@ -48,8 +48,8 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
         wrong.extend(rules::restore_port(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
-    for settings in networks.values().filter(|settings| settings.is_gateway()) {
-        wrong.extend(restore_deafness(&mut host, settings)?);
+    for settings in networks.values() {
+        wrong.extend(restore_bridge(&mut host, settings)?);
     }
     let mut rules = Rules::open()?;
     wrong.extend(rules::repair(&mut rules, &mut host, &subjects)?);
@@ -59,13 +59,29 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
     Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
 }
 
-/// Has the bridge of a network, and its gateway interface, ignore routers; says which of them did not.
-fn restore_deafness(host: &mut Netlink, settings: &Settings) -> anyhow::Result<Vec<String>> {
+/// Has the bridge of a network behave as the network asks, and with its gateway interface ignore routers; says what did
+/// not.
+fn restore_bridge(host: &mut Netlink, settings: &Settings) -> anyhow::Result<Vec<String>> {
     let mut wrong = Vec::new();
-    let names = BTreeSet::from([settings.bridge.clone(), settings.gateway_link()]);
-    for name in names {
-        let link = host.link_by_name(&name).with_context(|| format!("look for \"{name}\""))?;
-        if let Some(link) = link.filter(believes_routers) {
+    let name = &settings.bridge;
+    let find = |host: &mut Netlink, name: &str| {
+        host.link_by_name(name).with_context(|| format!("look for \"{name}\""))
+    };
+    if let Some(bridge) = find(host, name)?.filter(|link| link.kind == Kind::Bridge) {
+        if settings.mac_spoof_check && bridge.learns_unforwarded {
+            host.set_learns_unforwarded(bridge.index, false).with_context(|| format!("set up \"{name}\""))?;
+            wrong.push(format!("bridge \"{name}\" learned from frames that it did not forward"));
+        }
+        if settings.promiscuous && !bridge.promiscuous {
+            host.set_promiscuous(bridge.index, true).with_context(|| format!("set up \"{name}\""))?;
+            wrong.push(format!("bridge \"{name}\" was not promiscuous"));
+        }
+    }
+    if !settings.is_gateway() {
+        return Ok(wrong);
+    }
+    for name in BTreeSet::from([name.clone(), settings.gateway_link()]) {
+        if let Some(link) = find(host, &name)?.filter(believes_routers) {
             believe_no_router(&link);
             wrong.push(format!("\"{name}\" accepted router advertisements"));
         }
@@ -74,13 +90,7 @@ fn restore_deafness(host: &mut Netlink, settings: &Settings) -> anyhow::Result<V
 }
 
 fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Result<Option<Subject>> {
-    let link = host.link_by_name(&settings.gateway_link()).context("look for the gateway's link")?;
-    let addresses = match link.filter(|_| settings.is_gateway()) {
-        Some(link) => host.addresses(link.index).context("list addresses")?,
-        None => Vec::new(),
-    };
-    let gateways: Vec<IpAddr> =
-        addresses.into_iter().filter(|address| address.global).map(|address| address.network.ip()).collect();
+    let gateways = rules::gateways(host, settings).context("list the gateway's addresses")?;
     Ok(Subject::of_found(settings, FoundGateway::find(host, settings)?, &gateways, found))
 }
 

@@ -76,10 +76,16 @@ pub(super) fn is_chain(name: &str) -> bool {
     name.starts_with(&format!("{CHAIN}-"))
 }
 
-fn subnet_chain(network: &str, address: IpNetwork) -> NetworkChain {
+/// The chain of the subnet of `address` in a network.
+pub(super) fn chain_of(network: &str, address: IpNetwork) -> String {
     let subnet = format!("{}/{}", address.network(), address.prefix());
     // No address has a hyphen, so it is clear where the network's name ends. `nft` reads no colons in names.
-    let name = format!("{}-{}", chain_name(CHAIN, network), subnet.replace(':', "_"));
+    format!("{}-{}", chain_name(CHAIN, network), subnet.replace(':', "_"))
+}
+
+fn subnet_chain(network: &str, address: IpNetwork) -> NetworkChain {
+    let subnet = format!("{}/{}", address.network(), address.prefix());
+    let name = chain_of(network, address);
     let within = |rule: Rule, v4, v6| match address {
         IpNetwork::V4(_) => rule.ipv4().within(v4, address),
         IpNetwork::V6(_) => rule.ipv6().within(v6, address),

@@ -226,21 +226,20 @@ impl Rules {
         Ok(true)
     }
 
-    /// Whether the network of an attachment that needs nothing itself had an ingress policy before, or was let through the
-    /// chains of others. Where an attachment needs something, a change shows in what is new for it.
+    /// Whether the network of an attachment that needs nothing in a table itself had something there before. Where an
+    /// attachment needs something, a change shows in what is new for it.
     fn has_another_past(
         &mut self,
         attached: &[Attached<'_>],
         contents: &[content::Content],
     ) -> Result<bool, Error> {
-        let table = routed::SKELETON.table;
-        let needs_something =
-            contents.iter().any(|content| content.skeleton.table == table && !content.is_empty());
-        if needs_something || self.socket.table(table)?.is_none() {
-            return Ok(false);
-        }
-        for Attached { owner, gateway_link, .. } in attached {
-            for chain in [isolation::chain_of(gateway_link), accept::chain_of(owner.network)] {
+        let chains_of = [routed::possible_chains, ports::possible_chains];
+        for (content, chains_of) in contents.iter().zip(chains_of).filter(|(content, _)| content.is_empty()) {
+            let table = content.skeleton.table;
+            if self.socket.table(table)?.is_none() {
+                continue;
+            }
+            for chain in attached.iter().flat_map(chains_of) {
                 if self.socket.chain(table, &chain)?.is_some() {
                     return Ok(true);
                 }

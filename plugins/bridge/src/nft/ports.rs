@@ -62,7 +62,13 @@ fn chains() -> Vec<SkeletonChain> {
 
 /// What the attachments need here; nothing when no port of theirs is checked.
 pub(super) fn content(attached: &[Attached<'_>]) -> Content {
-    content_with(attached, Some(stable_hash((SKELETON.chains)())))
+    content_with(attached, Some(edition()))
+}
+
+/// Chains that there may be of an attachment's network, whatever it needs by now.
+pub(super) fn possible_chains(attached: &Attached<'_>) -> Vec<String> {
+    let ways = [(true, false), (true, true), (false, true)];
+    ways.map(|(is_checked, has_ways)| chain_name_of(attached, is_checked, has_ways, edition())).into()
 }
 
 /// The same as builds before there were chains of networks had it.
@@ -70,8 +76,13 @@ pub(super) fn content_without_chains(attached: &[Attached<'_>]) -> Content {
     content_with(attached, None)
 }
 
-/// With a chain for each network, where there is an `edition`: a number for the rules that the table itself has. It is
-/// part of the chains' names, so that the first ADD of a build that has others has all of its network mended.
+/// A number for the rules that the table itself has. It is part of the names of the networks' chains, so that the first
+/// ADD of a build that has others has all of its network mended.
+fn edition() -> u64 {
+    stable_hash((SKELETON.chains)())
+}
+
+/// With a chain for each network, where there is an edition.
 fn content_with(attached: &[Attached<'_>], edition: Option<u64>) -> Content {
     let mut content = Content::new(&SKELETON);
     for attached in attached {
@@ -86,7 +97,7 @@ fn content_with(attached: &[Attached<'_>], edition: Option<u64>) -> Content {
         let ways = untracked::ways(attached);
         if policy.mac_spoof_check || !ways.is_empty() {
             let link = (!ways.is_empty()).then_some(attached.gateway_link);
-            let chain = edition.map(|edition| chain_of(attached, stable_hash((edition, link.is_some()))));
+            let chain = edition.map(|edition| chain_of(attached, link.is_some(), edition));
             for way in ways {
                 content.element(untracked::WAYS.name, way.with_comment(&identity));
             }
@@ -99,18 +110,25 @@ fn content_with(attached: &[Attached<'_>], edition: Option<u64>) -> Content {
     content
 }
 
-/// The chain of an attachment's network. A network has one for each different way of its ports: its configuration may
-/// have changed.
-fn chain_of(attached: &Attached<'_>, hash: u64) -> NetworkChain {
-    let network = names::network(attached.owner.network);
-    let what = if attached.policy.mac_spoof_check { "checked" } else { "network" };
+/// The chain of an attachment's network.
+fn chain_of(attached: &Attached<'_>, has_ways: bool, edition: u64) -> NetworkChain {
     NetworkChain {
-        name: format!("{}-{:08x}", chain_name(what, &network), hash as u32),
-        comment: format!("network {network}: its ports; no frame comes here"),
+        name: chain_name_of(attached, attached.policy.mac_spoof_check, has_ways, edition),
+        comment: format!(
+            "network {}: its ports; no frame comes here",
+            names::network(attached.owner.network)
+        ),
         rules: vec![Rule::new().jump(PORT)],
         entries: Vec::new(),
         entry_rule: None,
     }
+}
+
+/// A network has a chain for each different way of its ports: its configuration may have changed.
+fn chain_name_of(attached: &Attached<'_>, is_checked: bool, has_ways: bool, edition: u64) -> String {
+    let what = if is_checked { "checked" } else { "network" };
+    let hash = stable_hash((edition, has_ways)) as u32;
+    format!("{}-{hash:08x}", chain_name(what, &names::network(attached.owner.network)))
 }
 
 /// The hardware address of the gateway interface behind the bridge port `port`, by the elements of those that it is the

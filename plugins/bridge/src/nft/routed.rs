@@ -113,6 +113,17 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
     content
 }
 
+/// Chains that there may be of an attachment's network, or of its link, whatever it needs by now.
+pub(super) fn possible_chains(attached: &Attached<'_>) -> Vec<String> {
+    let Attached { owner, gateway_link, addresses, .. } = attached;
+    let network = names::network(owner.network);
+    let masquerade = addresses.iter().map(|address| masquerade::chain_of(&network, *address));
+    [isolation::chain_of(gateway_link), accept::chain_of(owner.network)]
+        .into_iter()
+        .chain(masquerade)
+        .collect()
+}
+
 /// A number for the rules that the tables themselves have, another for each build that has others. It is part of the
 /// names of lists, so that the first ADD of such a build misses that of its network and has all rules mended, at no cost
 /// to the others.

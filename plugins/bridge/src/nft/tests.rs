@@ -384,6 +384,35 @@ fn who_joins_a_network_that_checks_macs_is_told_what_it_has_lost() {
 }
 
 #[test]
+fn who_joins_a_network_that_needs_less_by_now_is_told_what_it_had() {
+    for (before, now) in [
+        (CHECKED, OPEN),
+        (MASQUERADED, OPEN),
+        (SAME_BRIDGE, OPEN),
+        (Policy { mac_spoof_check: true, ..MASQUERADED }, MASQUERADED),
+        (Policy { mac_spoof_check: true, ..MASQUERADED }, CHECKED),
+    ] {
+        let mut rules = namespace();
+        let (one, next) = (Sample::new(2, before), Sample::new(3, now));
+        let other = Sample {
+            network: "other".to_owned(),
+            gateway_link: "br-o".to_owned(),
+            gateways: Vec::new(),
+            ..Sample::new(9, ALL)
+        };
+        rules.install(&[one.attached()]).unwrap();
+        rules.install(&[other.attached()]).unwrap();
+        assert_eq!(rules.join(&[next.attached()]).unwrap(), Installed::Anew, "{before:?}, {now:?}");
+        let one = Sample::new(2, now);
+        rules.repair(&[one.attached(), next.attached()]).unwrap();
+        assert_eq!(rules.join(&[Sample::new(4, now).attached()]).unwrap(), Installed::Joined);
+        for sample in [&one, &next, &other] {
+            assert_eq!(rules.verify(&sample.attached()).unwrap(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
 fn elements_go_with_their_owner_though_the_records_were_flushed() {
     let mut rules = namespace();
     let (one, other) = (Sample::new(2, ALL), Sample::new(3, ALL));

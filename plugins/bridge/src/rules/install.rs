@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use super::guard::remove_unneeded;
 use super::removal::{forget_unwished, remove_of_gone};
 use super::repair::{repair_iptables, restore_port};
-use super::subject::{Subject, policy};
+use super::subject::{Subject, gateways, policy};
 use super::{failed, iptables_comments};
 use crate::attachment::Identity;
 use crate::config::Settings;
@@ -188,7 +188,9 @@ impl Subject {
         for found in &found {
             restore_port(host, settings, found)?;
         }
-        Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings)).collect())
+        let gateways = gateways(host, settings)
+            .map_err(|failure| Error::internal(failure).context("list the gateway's addresses"))?;
+        Ok(found.into_iter().filter_map(|found| self.applied_to(found, settings, &gateways)).collect())
     }
 
     /// Brings in the masquerade rules through iptables, where the network has none those of its other attachments, too.

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
+use crate::family::Family;
 use crate::gateway;
 use crate::mac::Mac;
 use crate::maker::Progress;
@@ -66,6 +67,18 @@ impl FoundGateway {
     }
 }
 
+/// The addresses of the link that is the gateway of the settings' network; none where it has no gateway.
+pub(crate) fn gateways(host: &mut Netlink, settings: &Settings) -> Result<Vec<IpAddr>, Failure> {
+    if !settings.is_gateway() {
+        return Ok(Vec::new());
+    }
+    let addresses = match host.link_by_name(&settings.gateway_link())? {
+        Some(link) => host.addresses(link.index)?,
+        None => Vec::new(),
+    };
+    Ok(addresses.into_iter().filter(|address| address.global).map(|address| address.network.ip()).collect())
+}
+
 impl Subject {
     /// Whose rules these are.
     pub(crate) fn identity(&self) -> &Identity {
@@ -93,7 +106,8 @@ impl Subject {
     }
 
     /// The rules that the settings mean for an attachment that exists; `None` if its container end cannot be asked, or
-    /// is not ready: its own ADD looks again when it is.
+    /// is not ready: its own ADD looks again when it is. `gateways` are the addresses of the gateway's link, which other
+    /// networks may have as well.
     pub(crate) fn of_found(
         settings: &Settings,
         gateway: Option<FoundGateway>,
@@ -108,8 +122,8 @@ impl Subject {
             identity: if is_whole { whole } else { found.identity },
             gateway_link: settings.gateway_link(),
             mac: end.mac?,
+            gateways: own_gateways(&end.addresses, gateways),
             addresses: in_order(end.addresses),
-            gateways: gateways.to_vec(),
             gateway,
             policy: policy(settings),
             by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
@@ -118,8 +132,8 @@ impl Subject {
 
     /// The same rules for another attachment to the network; `None` if its container end cannot be asked, or is not
     /// ready: its own ADD looks again when it is.
-    pub(super) fn applied_to(&self, other: Found, settings: &Settings) -> Option<Self> {
-        let of_other = Self::of_found(settings, self.gateway.clone(), &self.gateways, other)?;
+    pub(super) fn applied_to(&self, other: Found, settings: &Settings, gateways: &[IpAddr]) -> Option<Self> {
+        let of_other = Self::of_found(settings, self.gateway.clone(), gateways, other)?;
         Some(Self { policy: self.policy, ..of_other })
     }
 
@@ -146,6 +160,21 @@ impl Subject {
     }
 }
 
+/// Those of `gateways` that may be the ones of a container with `addresses`: in its subnets or, where a family has none
+/// there, outside.
+fn own_gateways(addresses: &[IpNetwork], gateways: &[IpAddr]) -> Vec<IpAddr> {
+    let mut own = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let is_of = |ip: IpAddr| Family::of(ip) == family;
+        let subnets: Vec<_> = addresses.iter().filter(|subnet| is_of(subnet.ip())).collect();
+        let gateways: Vec<_> = gateways.iter().copied().filter(|ip| is_of(*ip)).collect();
+        let is_inside = |ip: &&IpAddr| subnets.iter().any(|subnet| subnet.contains(**ip));
+        let inside: Vec<IpAddr> = gateways.iter().filter(is_inside).copied().collect();
+        own.extend(if inside.is_empty() && !subnets.is_empty() { gateways } else { inside });
+    }
+    own
+}
+
 pub(super) fn in_order(mut addresses: Vec<IpNetwork>) -> Vec<IpNetwork> {
     addresses.sort_unstable();
     addresses
@@ -161,6 +190,25 @@ fn is_ready(end: &FoundEnd, stays_down: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gateway_of_another_network_on_the_link_is_not_the_containers() {
+        let own = |addresses: &[&str]| {
+            let addresses: Vec<IpNetwork> =
+                addresses.iter().map(|address| address.parse().unwrap()).collect();
+            let gateways = ["10.1.0.1", "10.2.0.1", "fd00:1::1"].map(|ip| ip.parse().unwrap());
+            own_gateways(&addresses, &gateways).iter().map(IpAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(own(&["10.1.0.2/24"]), ["10.1.0.1"]);
+        assert_eq!(own(&["fd00:1::2/64"]), ["fd00:1::1"]);
+        assert_eq!(
+            own(&["10.2.0.2/24", "10.1.0.2/24", "fd00:1::2/64"]),
+            ["10.1.0.1", "10.2.0.1", "fd00:1::1"]
+        );
+        // One that is outside of the subnet can be any.
+        assert_eq!(own(&["10.3.0.2/32"]), ["10.1.0.1", "10.2.0.1"]);
+        assert_eq!(own(&[]), [""; 0]);
+    }
 
     #[test]
     fn an_end_that_may_still_get_addresses_is_not_ready() {
