@@ -366,6 +366,21 @@ fn whatever_a_configuration_no_longer_asks_for_goes_with_the_next_add_or_a_repai
     }
 }
 
+#[test]
+fn the_next_add_has_a_gateway_resolve_addresses_again() {
+    let world = World::new();
+    let net = configured(&world, &json!({}));
+    let one = member(&world, &net, "one");
+    world.host().run("ip link set br-1 arp off").success();
+    assert!(net.check(&Attachment::of(&one)).is_err());
+    assert!(one.is_cut_off_from("10.1.0.1"));
+    let two = member(&world, &net, "two");
+    for container in [&one, &two] {
+        net.check(&Attachment::of(container)).unwrap();
+        assert!(container.reaches("10.1.0.1"));
+    }
+}
+
 /// Each has an address on the bridge.
 #[test]
 fn a_repair_leaves_the_gateway_address_of_another_network_on_the_bridge_open() {

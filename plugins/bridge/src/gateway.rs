@@ -69,6 +69,11 @@ pub(crate) fn ensure<'a>(
     } else {
         ensure_link(host, bridge, settings, &name, home, undo)?
     };
+    if !link.resolves {
+        host.set_resolving(link.index).map_err(|failure| {
+            Error::internal(failure).context(format_args!("have \"{name}\" resolve addresses"))
+        })?;
+    }
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("list addresses of \"{name}\""));
     let addresses = host.addresses(link.index).map_err(failed)?;

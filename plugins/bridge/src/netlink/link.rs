@@ -267,6 +267,11 @@ impl Netlink {
         self.change(LinkUnspec::new_with_index(index).promiscuous(on))
     }
 
+    /// Has a link ask and tell who has an address.
+    pub(crate) fn set_resolving(&mut self, index: u32) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_index(index).arp(true))
+    }
+
     /// Has a bridge filter by VLAN, or not. A kernel that cannot does not say so.
     pub(crate) fn set_vlan_filtering(&mut self, index: u32, on: bool) -> Result<(), Failure> {
         self.change_bridge(index, InfoBridge::VlanFiltering(on))
