@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use cni_types::logging;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -133,6 +133,16 @@ pub(crate) fn settle(keep: Option<RawFd>) {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let wanted = hard.min(MAX_FILES);
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+    }
+    forget_limit_of_processes();
+}
+
+/// Takes as many processes as may be had. The limit was meant for the caller's user; this one is to become nobody, whose
+/// processes in all containers are counted together (getrlimit(2), RLIMIT_NPROC), and must start another worker then.
+fn forget_limit_of_processes() {
+    let unlimited = setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY);
+    if let (Err(_), Ok((_, hard))) = (unlimited, getrlimit(Resource::RLIMIT_NPROC)) {
+        let _ = setrlimit(Resource::RLIMIT_NPROC, hard, hard);
     }
 }
 

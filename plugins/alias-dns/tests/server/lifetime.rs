@@ -59,6 +59,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("gateways_that_take_too_many_descriptors_keep_nobody_else_from_coming_and_going", too_many_gateways),
     ("a_worker_that_cannot_read_the_records_takes_no_place", unread_at_start),
+    ("processes_of_others_keep_no_part_from_being_replaced", processes_of_others),
     ("packets_are_parsed_without_rights", rights),
     ("the_callers_pipes_are_not_kept_open", pipes),
     ("a_newer_build_takes_over_without_a_lost_query", upgrade),
@@ -647,6 +648,34 @@ fn processor_time(process: Pid) -> u64 {
     fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
+/// Whether the server may become another user than it was started by.
+fn becomes_nobody() -> bool {
+    nix::unistd::geteuid().is_root()
+        && std::fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295")
+}
+
+fn processes_of_others() {
+    host();
+    let image = std::env::current_exe().unwrap();
+    let put = format!("{} --put c1 172.20.0.2 centos-1", image.display());
+    if becomes_nobody() {
+        // Somebody else's, of a container that has no user of its own.
+        run(
+            "for n in 1 2 3 4; do setpriv --reuid 65534 --regid 65534 --clear-groups sleep 300 > /dev/null 2>&1 & done",
+        );
+        run(&format!("prlimit --nproc=2: {put}"));
+    } else {
+        run(&put);
+    }
+    for part in ["serve", "supervise"] {
+        settled();
+        let old = processes(part);
+        signal(part, Signal::SIGKILL);
+        eventually("another one is there", || processes(part).iter().any(|new| !old.contains(new)));
+        assert_eq!(ask(GATEWAY, "centos-1", Rtype::A).unwrap().answer, ["A 172.20.0.2"]);
+    }
+}
+
 fn rights() {
     host();
     put("c1", "172.20.0.2", "centos-1");
@@ -664,9 +693,7 @@ fn rights() {
             for set in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
                 assert_eq!(field(set), "0000000000000000", "{part} {set}");
             }
-            if nix::unistd::geteuid().is_root()
-                && std::fs::read_to_string("/proc/self/uid_map").unwrap().contains("4294967295")
-            {
+            if becomes_nobody() {
                 assert_eq!(field("Uid:"), "65534", "{part}");
             }
             if let Some(filtered) = filtered {
