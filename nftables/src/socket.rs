@@ -89,11 +89,6 @@ impl Error {
         self.errno() == Some(libc::EINVAL)
     }
 
-    /// An object is still referred to, or an element has another verdict.
-    pub fn is_busy(&self) -> bool {
-        self.errno() == Some(libc::EBUSY)
-    }
-
     /// The ruleset changed since the batch's generation was read.
     pub fn is_stale(&self) -> bool {
         self.errno() == Some(libc::ERESTART)

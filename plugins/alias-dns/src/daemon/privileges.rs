@@ -67,9 +67,9 @@ pub(crate) fn confine() -> Result<(), String> {
 
 /// What the worker needs, and what a supervisor needs that the worker starts when its own is gone.
 ///
-/// Nothing here makes, renames or removes a file, changes the network, or touches another process. One image can be
-/// executed: that at [`IMAGE_FD`], which cannot be closed or replaced, for nothing here duplicates a descriptor to a
-/// given number.
+/// Nothing here makes, writes, renames or removes a file, changes the network, makes a namespace, or touches another
+/// user's process. One image can be executed: that at [`IMAGE_FD`], which cannot be closed or replaced, for nothing here
+/// duplicates a descriptor to a given number.
 fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ANY_ARGUMENTS.iter().map(|call| (*call, Vec::new())).collect();
@@ -88,6 +88,20 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendErro
             .map(|command| when(1, SeccompCmpOp::Eq, command as u64))
             .collect::<Result<_, _>>()?,
     );
+    // Files are opened to be read.
+    let writes = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
+    rules.insert(libc::SYS_openat, vec![when(2, SeccompCmpOp::MaskedEq(writes), libc::O_RDONLY as u64)?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![when(1, SeccompCmpOp::MaskedEq(writes), libc::O_RDONLY as u64)?]);
+    // Processes are started where this one is.
+    let elsewhere = libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWUTS;
+    rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(elsewhere as u64), 0)?]);
     // The index of a device by its name, for addresses with a scope; and what a C library asks of a descriptor.
     rules.insert(
         libc::SYS_ioctl,
@@ -152,9 +166,6 @@ const ANY_ARGUMENTS: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     libc::SYS_newfstatat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
-    libc::SYS_openat,
     libc::SYS_read,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_readlink,
@@ -190,7 +201,6 @@ const ANY_ARGUMENTS: &[i64] = &[
     libc::SYS_arch_prctl,
     libc::SYS_capget,
     libc::SYS_capset,
-    libc::SYS_clone,
     libc::SYS_exit,
     libc::SYS_exit_group,
     #[cfg(target_arch = "x86_64")]
@@ -205,6 +215,8 @@ const ANY_ARGUMENTS: &[i64] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     #[test]
@@ -214,5 +226,26 @@ mod tests {
         let arch = std::env::consts::ARCH.try_into().unwrap();
         let filter = SeccompFilter::new(rules, SeccompAction::Errno(1), SeccompAction::Allow, arch).unwrap();
         assert!(seccompiler::BpfProgram::try_from(filter).unwrap().len() > 50);
+    }
+
+    #[test]
+    fn files_are_read_and_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "content").unwrap();
+        // The filter is that of a thread, and goes with it.
+        let confined = std::thread::spawn(move || {
+            prctl::set_no_new_privs().unwrap();
+            confine().unwrap();
+            let refused = |options: &mut OpenOptions| options.open(&path).unwrap_err().raw_os_error();
+            (
+                std::fs::read_to_string(&path).unwrap(),
+                refused(OpenOptions::new().write(true)),
+                refused(OpenOptions::new().read(true).append(true)),
+                refused(OpenOptions::new().write(true).create(true).truncate(true)),
+            )
+        });
+        let refused = Some(libc::EPERM);
+        assert_eq!(confined.join().unwrap(), ("content".to_owned(), refused, refused, refused));
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting for the kernel to change something, without asking over and over.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -28,16 +28,13 @@ impl Events {
 
     /// Waits for the next ones; `Ok(false)` when the time is over.
     pub(crate) fn wait(&mut self) -> io::Result<bool> {
-        // SAFETY: the descriptor belongs to `socket`, which outlives the call.
-        #[allow(unsafe_code, reason = "netlink-sys lends its descriptor only as a number")]
-        let fd = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => break,
                 Err(errno) => return Err(errno.into()),

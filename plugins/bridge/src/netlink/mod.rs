@@ -22,8 +22,6 @@ use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd as _;
-use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
@@ -286,10 +284,7 @@ impl AsyncSocket for Blocking {
         // So that dumps are filtered by the kernel, and a filter that it does not know is refused, not passed over.
         socket.set_netlink_get_strict_chk(true)?;
         socket.set_cap_ack(true)?;
-        // SAFETY: the descriptor belongs to `socket`, which outlives the call.
-        #[allow(unsafe_code, reason = "netlink-sys lends its descriptor only as a number")]
-        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS))?;
         Ok(Self { socket, owed: Cell::new(false), failure: RefCell::new(None) })
     }
 

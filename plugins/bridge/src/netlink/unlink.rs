@@ -9,7 +9,7 @@
 //! there are none, or does what a child that was killed or refused has not done.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libc::{STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO};
@@ -86,15 +86,12 @@ impl Departures {
     /// Waits until all of `links` were announced, or the other end of `ended` is closed, or an announcement was lost, or
     /// for [`PATIENCE`].
     fn wait(&self, links: &[Link], ended: &OwnedFd) -> io::Result<()> {
-        // SAFETY: the descriptor belongs to `socket`, which outlives the call.
-        #[allow(unsafe_code, reason = "netlink-sys lends its descriptor only as a number")]
-        let announcements = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
         let mut left: Vec<u32> = links.iter().map(|link| link.index).collect();
         let mut buffer = Vec::with_capacity(1 << 16);
         let deadline = Instant::now() + PATIENCE;
         while !left.is_empty() {
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [announcements, ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let mut fds = [self.socket.as_fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX)) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
