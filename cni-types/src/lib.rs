@@ -24,6 +24,7 @@ pub mod ip;
 pub mod json;
 pub mod logging;
 mod netns_cookie;
+pub mod netns_mounts;
 pub mod process;
 pub mod regular_file;
 mod result;

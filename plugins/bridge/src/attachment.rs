@@ -104,6 +104,11 @@ pub(crate) fn bridge_alias(network: &str) -> String {
     format!("{MARK}{}", names::network(network))
 }
 
+/// The network for which this plugin made the bridge with this alias.
+pub(crate) fn network_of_bridge(alias: &str) -> Option<&str> {
+    alias.strip_prefix(MARK).filter(|network| !network.contains('/'))
+}
+
 /// Whether a link with this alias is ours.
 pub(crate) fn is_marked(alias: &str) -> bool {
     alias.starts_with(MARK)

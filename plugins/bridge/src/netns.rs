@@ -3,15 +3,13 @@
 //! The process belongs to the host's namespace throughout: a visit to a container's opens what has to be opened there
 //! (a socket stays in the namespace that it was opened in) and comes back.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cni_types::{Error, ErrorCode};
+use cni_types::{Error, ErrorCode, netns_mounts};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
@@ -171,29 +169,7 @@ impl Drop for LinkLock<'_> {
 /// Code 5.
 pub(crate) fn mounted() -> Result<Vec<PathBuf>, Error> {
     let mounts = std::fs::read(MOUNTS).map_err(|error| Error::io(format_args!("read {MOUNTS}"), &error))?;
-    Ok(mounts.split(|byte| *byte == b'\n').filter_map(netns_mount).collect())
-}
-
-/// The mount point in a line of mountinfo, if a network namespace is mounted there.
-fn netns_mount(line: &[u8]) -> Option<PathBuf> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    root.starts_with(b"net:[").then(|| PathBuf::from(OsString::from_vec(unescaped(point))))
-}
-
-/// A path without the octal escapes that stand for blanks in it.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let digits = after.get(..3).filter(|_| *first == b'\\');
-        let byte = digits
-            .and_then(|digits| str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[3..] } else { after };
-    }
-    path
+    Ok(netns_mounts::mounted(&mounts).map(|(_, point)| point).collect())
 }
 
 /// The system's words for an error, without the number that Rust adds.
@@ -201,24 +177,5 @@ fn message_of(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
         None => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mounted_namespace_is_told_from_other_mounts() {
-        let lines = [
-            ("36 35 0:4 net:[4026532571] /run/netns/a rw shared:19 - nsfs nsfs rw", Some("/run/netns/a")),
-            ("36 35 0:4 net:[4026532571] /run/a\\040b\\134 rw - nsfs nsfs rw", Some("/run/a b\\")),
-            ("36 35 0:4 uts:[4026532571] /run/uts rw - nsfs nsfs rw", None),
-            ("36 35 8:1 / / rw - ext4 /dev/vda rw", None),
-            ("", None),
-        ];
-        for (line, point) in lines {
-            assert_eq!(netns_mount(line.as_bytes()), point.map(PathBuf::from), "{line}");
-        }
     }
 }

@@ -11,11 +11,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cni_types::NetnsCookie;
+use cni_types::netns_mounts::{inode_of, mounted};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The first namespaces of processes and of users, in which every other one can be seen (include/linux/proc_ns.h in the
@@ -154,7 +155,8 @@ impl Seen {
         let Some(root) = present(std::fs::metadata(process.join("root")))? else { return Ok(()) };
         if self.mounts.insert([mounts.ino(), root.dev(), root.ino()]) {
             let table = present(std::fs::read(process.join("mountinfo")))?.unwrap_or_default();
-            for (inode, place) in mounted(&table) {
+            for (inode, point) in mounted(&table) {
+                let place = point.strip_prefix("/").unwrap_or(&point);
                 self.note(inode, process.join("root").join(place));
             }
         }
@@ -186,63 +188,4 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
 
 fn is_number(name: &OsStr) -> bool {
     name.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
-/// The inode of the network namespace that the kernel calls `net:[<inode>]`.
-fn inode_of(name: &OsStr) -> Option<u64> {
-    let number = name.as_bytes().strip_prefix(b"net:[")?.strip_suffix(b"]")?;
-    std::str::from_utf8(number).ok()?.parse().ok()
-}
-
-/// The network namespaces in a table of mounts (`/proc/<pid>/mountinfo` in proc(5)): each one's inode, and its place
-/// below the root.
-fn mounted(table: &[u8]) -> Vec<(u64, PathBuf)> {
-    let lines = table.split(|octet| *octet == b'\n');
-    let namespaces = lines.filter_map(|line| {
-        let mut words = line.split(|octet| *octet == b' ').skip(3);
-        let inode = inode_of(OsStr::from_bytes(words.next()?))?;
-        let place = unescaped(words.next()?);
-        Some((inode, PathBuf::from(OsString::from_vec(place.strip_prefix(b"/")?.to_vec()))))
-    });
-    namespaces.collect()
-}
-
-/// A path of a table of mounts, in which `\ooo` is an octet.
-fn unescaped(path: &[u8]) -> Vec<u8> {
-    let mut octets = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        octets.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &after[3..] } else { after };
-    }
-    octets
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_is_told_by_how_the_kernel_calls_it() {
-        assert_eq!(inode_of(OsStr::new("net:[4026531840]")), Some(4_026_531_840));
-        for other in ["mnt:[4026531841]", "net:[]", "net:[x]", "/run/netns/net:[7]", "socket:[7]", ""] {
-            assert_eq!(inode_of(OsStr::new(other)), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn mounted_namespaces_are_found_wherever_they_are() {
-        let table = b"24 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
-            310 24 0:4 net:[4026532201] /run/netns/cni-1 rw shared:9 - nsfs nsfs rw\n\
-            311 24 0:4 mnt:[4026532300] /run/other rw - nsfs nsfs rw\n\
-            312 24 0:4 net:[4026532202] /run/with\\040space\\134 rw - nsfs nsfs rw\n\
-            313 24";
-        let wanted =
-            [(4_026_532_201, "run/netns/cni-1".into()), (4_026_532_202, PathBuf::from("run/with space\\"))];
-        assert_eq!(mounted(table), wanted);
-    }
 }

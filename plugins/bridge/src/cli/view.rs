@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
+use crate::attachment::network_of_bridge;
 use crate::flows::Flows;
 use crate::iptables::Told;
 use crate::maker::Progress;
@@ -132,7 +133,7 @@ impl View {
 
         let mut networks: BTreeMap<String, (Option<u32>, Vec<AttachmentView>)> = BTreeMap::new();
         for bridge in bridges.values() {
-            if let Some(name) = bridge.alias.strip_prefix("cni:").filter(|name| !name.contains('/')) {
+            if let Some(name) = network_of_bridge(&bridge.alias) {
                 networks.insert(name.to_owned(), (Some(bridge.index), Vec::new()));
             }
         }
