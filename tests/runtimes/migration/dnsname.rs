@@ -8,7 +8,8 @@ use crate::support::{Podman, Site};
 const DNSNAME: &str = "/usr/lib/cni/dnsname";
 
 /// What dnsname leaves on a host: its directory, and the rule that lets its server be asked.
-const DNSNAME_KEEPS: [&str; 3] = ["/run/containers", "chain INPUT {", "udp dport 53"];
+const DNSNAME_KEEPS: [&str; 4] =
+    ["-i cni-podman1 -p udp -m udp --dport 53 -j ACCEPT", "/run/containers", "chain INPUT {", "udp dport 53"];
 
 /// Puts another program behind the name dnsname.
 fn install_dnsname(site: &Site, program: &str) {
