@@ -126,6 +126,8 @@ fn a_wrong_command_line_is_told_what_is_wrong() {
         ("", "a command is missing"),
         ("bogus", "unknown command \"bogus\""),
         ("list a b", "list: unexpected \"b\""),
+        ("serve a", "serve: unexpected \"a\""),
+        ("serve --as 10.0.0.1", "--as and --type go with query"),
         ("list --as 10.0.0.1", "--as and --type go with query"),
         ("hosts", "hosts: NETWORK is missing"),
         ("query", "query: NAME is missing"),
