@@ -115,9 +115,7 @@ fn a_bridge_that_the_call_would_have_made_is_not_left_either() {
     );
     let output = story.add("bridge", &twice).run();
     assert_eq!(output.status, 1, "{output}");
-    story
-        .before
-        .assert_unchanged_but(&story.world, &["last_reserved_ip", "networks/other/lock", "other.index"]);
+    story.before.assert_unchanged_but(&story.world, &Snapshot::OF_THE_ALLOCATOR);
 }
 
 #[test]
@@ -145,7 +143,7 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
     // What the path named when the container was attached is gone, and somebody else has its number.
     call().run().success();
     call().verb("DEL").env("CNI_NETNS", "/proc/self/ns/net").run().error(8);
-    story.before.assert_unchanged_but(&story.world, &["last_reserved_ip"]);
+    story.before.assert_unchanged_but(&story.world, &Snapshot::OF_THE_ALLOCATOR);
 
     // No interface ever had such a name, so nobody has to look for it.
     let mut config = bridge_config();
@@ -161,7 +159,7 @@ fn bridge_refuses_namespaces_and_interfaces_that_are_none() {
     let taken = call().env("CNI_IFNAME", "lo").run();
     let msg = taken.json()["msg"].to_string();
     assert!(taken.status == 1 && taken.json()["code"] != 999 && msg.contains("lo"), "{taken}");
-    story.before.assert_unchanged_but(&story.world, &["last_reserved_ip"]);
+    story.before.assert_unchanged_but(&story.world, &Snapshot::OF_THE_ALLOCATOR);
 }
 
 #[test]
@@ -172,7 +170,7 @@ fn bridge_refuses_a_bridge_name_that_is_something_else() {
     let config = Story::with(&bridge_config(), "/bridge", json!("taken0"));
     let output = story.add("bridge", &config).run();
     assert!(output.status == 1 && output.json()["msg"].to_string().contains("taken0"), "{output}");
-    before.assert_unchanged_but(&story.world, &["last_reserved_ip"]);
+    before.assert_unchanged_but(&story.world, &Snapshot::OF_THE_ALLOCATOR);
 }
 
 #[test]

@@ -4,9 +4,6 @@
 use integration_tests::{Container, PluginCall, Snapshot, World, wait_until};
 use serde_json::{Value, json};
 
-/// Files that the allocator keeps by intent, and its own time stamps.
-const KEPT: [&str; 3] = ["last_reserved_ip", "/lock ", ".index "];
-
 /// What happens between ADD and the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
@@ -197,11 +194,12 @@ fn survives(backend: &str, event: Event, end: End) {
                 assert_eq!(rules, "", "{end:?}");
             }
             Event::Flushed => {
-                let kept = [KEPT.as_slice(), &["nftables: -", "iptables: -"]].concat();
+                let kept =
+                    [Snapshot::OF_THE_ALLOCATOR.as_slice(), &["nftables: - *", "iptables: - *"]].concat();
                 before.assert_unchanged_but(&story.world, &kept);
             }
             _ => {
-                before.assert_unchanged_but(&story.world, &KEPT);
+                before.assert_unchanged_but(&story.world, &Snapshot::OF_THE_ALLOCATOR);
                 let mut config = story.config.clone();
                 config["prevResult"] = story.resident_result.clone();
                 let check = story.world.plugin("bridge").verb("CHECK").container(&story.resident);

@@ -62,7 +62,29 @@ fn a_detached_container_leaves_nothing_and_the_cache_is_libcnis() {
     network.detach_as(&guest, &attachment);
     assert_eq!(network.cached_result(&attachment), None);
     // The port mapper keeps its empty chains, and the allocator where it stopped.
-    before.assert_unchanged_but(&world, &["CNI-HOSTPORT", "iptables: ", "nftables: "]);
+    before.assert_nothing_is_left(&world, &[], &[]);
+}
+
+#[test]
+fn what_is_left_of_a_container_is_seen() {
+    let world = World::new();
+    let network = reference_network(&world);
+    let guest = world.container("guest");
+    let before = Snapshot::of(&world);
+    let mapping = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
+    network.attach_as(&guest, &Attachment::of(&guest).capability("portMappings", mapping));
+    let left = before.left(&Snapshot::of(&world), &["docker0"]);
+    for of_the_guest in [
+        "links: + veth",
+        "routes: + multicast ff00::/8 dev veth",
+        "iptables: + ip nat: :CNI-DN-",
+        "iptables: + ip nat: -A CNI-HOSTPORT-DNAT ",
+        "iptables: + ip nat: -A POSTROUTING -s 172.17.0.2/32 ",
+        "files: + /var/lib/cni/networks/plain/172.17.0.2: \"guest",
+        "files: + /var/lib/cni/results/plain-guest-eth0",
+    ] {
+        assert!(left.iter().any(|line| line.starts_with(of_the_guest)), "{of_the_guest}: {left:#?}");
+    }
 }
 
 #[test]

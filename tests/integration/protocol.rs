@@ -267,7 +267,7 @@ fn an_attachment_that_nobody_hears_of_is_taken_back() {
     for (name, config) in [("host-local-ipam", &allocator), ("bridge", &bridge)] {
         let before = Snapshot::of(&world);
         unheard(name, config);
-        before.assert_unchanged_but(&world, &["last_reserved_ip"]);
+        before.assert_unchanged_but(&world, &Snapshot::OF_THE_ALLOCATOR);
         assert_eq!(container.run("ip -o link show").success().lines().count(), 1);
     }
     let result = add(world.plugin("bridge"), &bridge).json();

@@ -56,7 +56,7 @@ fn gc_of_cnitool_detaches_what_it_knows_and_leaves_nothing() {
     }
     // It tells libcni of no valid attachment at all, so every one that it has kept is deleted.
     cnitool(&world, "gc", "testnet", &c1).run().success();
-    before.assert_unchanged_but(&world, &["last_reserved_ip"]);
+    before.assert_unchanged_but(&world, &Snapshot::OF_THE_ALLOCATOR);
     cnitool(&world, "add", "testnet", &c1).run().success();
 }
 

@@ -84,8 +84,7 @@ fn internal_network_has_no_names() {
 
 #[test]
 fn isolated_network() {
-    // The reference's firewall keeps its isolation of a bridge.
-    let kept = ["counter drop", "counter return"];
+    let kept = Snapshot::OF_THE_REFERENCES_ISOLATION;
     check(generated("iso"), "isolated_network", &["10.89.1.3"], Some("dns.podman"), &kept);
 }
 

@@ -21,6 +21,6 @@ fn recorded_calls_of_podman_are_answered_as_they_were() {
     before.assert_nothing_is_left(
         &world,
         &["cni-podman1", "cni-podman2", "cni-podman3"],
-        &["/run/cni/tuning/"],
+        &["files: + /run/cni/tuning/*"],
     );
 }

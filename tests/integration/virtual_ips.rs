@@ -101,7 +101,7 @@ fn the_last_container_takes_the_rules_along() {
         network.detach(container);
     }
     // As with every bridge plugin the bridge itself stays, with its gateway address and forwarding.
-    before.assert_unchanged_but(&world, &["docker0", "ip_forward", "last_reserved_ip", "/lock "]);
+    before.assert_nothing_is_left(&world, &["docker0"], &[]);
 }
 
 #[test]

@@ -8,8 +8,10 @@ use crate::support::{Podman, Site};
 const DNSNAME: &str = "/usr/lib/cni/dnsname";
 
 /// What dnsname leaves on a host: its directory, and the rule that lets its server be asked.
-const DNSNAME_KEEPS: [&str; 4] =
-    ["-i cni-podman1 -p udp -m udp --dport 53 -j ACCEPT", "/run/containers", "chain INPUT {", "udp dport 53"];
+const DNSNAME_KEEPS: [&str; 2] = [
+    "iptables: + ip filter: -A INPUT -i cni-podman1 -p udp -m udp --dport 53 -j ACCEPT",
+    "files: + /run/containers/cni/dnsname/*",
+];
 
 /// Puts another program behind the name dnsname.
 fn install_dnsname(site: &Site, program: &str) {

@@ -66,12 +66,13 @@ impl Site {
     }
 
     /// Asserts that nothing of any container is left on the host: no link, rule, lease, record, namespace or
-    /// process. The bridges called so stay by intent, as does what `kept` are parts of.
+    /// process. The bridges called so stay by intent, as do `expected`, told as those of
+    /// [`Snapshot::assert_unchanged_but`].
     ///
     /// # Panics
     /// With everything that is left.
     #[track_caller]
-    pub(crate) fn assert_nothing_is_left_but(&self, bridges: &[&str], kept: &[&str]) {
+    pub(crate) fn assert_nothing_is_left_but(&self, bridges: &[&str], expected: &[&str]) {
         // The server of names outlives its last record by some seconds, so that a restarted container finds it.
         wait_until("the server of names has ended, and left nothing", || {
             let processes = self.world.host().run("ps -e -o args=").stdout;
@@ -79,7 +80,7 @@ impl Site {
             let files = fs::read_dir(self.world.path("/run/cni/alias-dns")).into_iter().flatten();
             (!lives && files.count() == 0).then_some(())
         });
-        self.before.assert_nothing_is_left(&self.world, bridges, kept);
+        self.before.assert_nothing_is_left(&self.world, bridges, expected);
         let entries =
             fs::read_dir(self.world.path("/run/netns")).into_iter().flatten().filter_map(Result::ok);
         let mut namespaces: Vec<_> = entries.map(|entry| entry.file_name()).collect();
