@@ -142,6 +142,72 @@ fn repair_brings_the_flushed_rules_back() {
     }
 }
 
+/// What libcni reads: lists before single configurations, each by name, and no copies that an editor keeps.
+#[test]
+fn repair_goes_by_the_configuration_that_runtimes_read() {
+    let story = Story::new();
+    let plugin = |policy: &str| {
+        json!({
+            "type": "bridge", "bridge": "br-net", "isDefaultGateway": true, "ipMasq": true,
+            "ingressPolicy": policy,
+            "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.1.0.0/16" }]] },
+        })
+    };
+    let mut single = plugin("");
+    single
+        .as_object_mut()
+        .unwrap()
+        .extend([("cniVersion".into(), json!("1.0.0")), ("name".into(), json!("net"))]);
+    story.world.write("/run/net.d/00-single.conf", single.to_string());
+    let open = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [plugin("")] }).to_string();
+    // More than one, since the order of a directory's entries is nobody's choice.
+    for copy in
+        ["00-net", "10-copy.bak", "net.conflist.bak", "net.conflist~", "net.conflist.dpkg-old", "z.conflist"]
+    {
+        story.world.write(format!("/run/net.d/{copy}"), open.clone());
+    }
+    assert_eq!(story.bridge(&["repair", "net"]).success(), "");
+    assert_eq!(story.bridge(&["show", "net", "--json"]).json()["ingressPolicy"], json!("same-bridge"));
+    for container in &story.containers {
+        story.network.check(&Attachment::of(container)).unwrap();
+    }
+}
+
+#[test]
+fn repair_needs_no_cni_path_where_the_ipam_plugin_stands_beside_it() {
+    let story = Story::new();
+    story.world.host().run("nft flush ruleset").success();
+    let program = Suite::Ours.binary("bridge").display().to_string();
+    let command = story.world.host().command([program.as_str(), "repair"]);
+    assert!(command.env("NETCONFPATH", "/run/net.d").run().success().contains("repaired: "));
+    for container in &story.containers {
+        story.network.check(&Attachment::of(container)).unwrap();
+    }
+}
+
+#[test]
+fn repair_passes_over_a_network_without_a_configuration_and_says_so() {
+    let story = Story::new();
+    let other = json!({ "cniVersion": "1.0.0", "name": "alone", "plugins": [{
+        "type": "bridge", "bridge": "br-alone", "isGateway": true, "ingressPolicy": "isolated",
+        "ipam": { "type": "host-local-ipam", "ranges": [[{ "subnet": "10.2.0.0/16" }]] },
+    }] });
+    let other = Network::new(&story.world, other);
+    let alone = story.world.container("alone");
+    other.attach(&alone);
+    story.world.host().run("nft flush ruleset").success();
+
+    let repaired = story.bridge(&["repair"]);
+    assert_eq!(repaired.status, 1, "{}{}", repaired.stdout, repaired.stderr);
+    assert!(repaired.stdout.contains("repaired: "), "{}", repaired.stdout);
+    let left = "bridge: no configuration of network \"alone\" with a bridge in /run/net.d\n";
+    assert_eq!(repaired.stderr, left);
+    for container in &story.containers {
+        story.network.check(&Attachment::of(container)).unwrap();
+    }
+    other.check(&Attachment::of(&alone)).unwrap_err();
+}
+
 #[test]
 fn repair_makes_a_port_deaf_to_routers_again() {
     let story = Story::new();

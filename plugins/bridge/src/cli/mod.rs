@@ -100,9 +100,7 @@ impl ByHand for Bridge {
                     Format::Dot => out.write_all(text::dot(&view.networks).as_bytes())?,
                 }
             }
-            CommandLine::Repair(network) => {
-                out.write_all(repair::repair(network.as_deref())?.as_bytes())?;
-            }
+            CommandLine::Repair(network) => repair::repair(network.as_deref(), out)?,
             CommandLine::Prune => out.write_all(prune::prune()?.as_bytes())?,
         }
         Ok(())

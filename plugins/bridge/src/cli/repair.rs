@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -20,11 +21,14 @@ use crate::survey::{self, Found};
 /// Where networks are configured, unless `NETCONFPATH` says otherwise.
 const CONF_DIR: &str = "/etc/cni/net.d";
 
-/// Where plugins are, unless `CNI_PATH` says otherwise.
+/// Where plugins are, beside this one, unless `CNI_PATH` says otherwise.
 const PLUGIN_DIR: &str = "/opt/cni/bin";
 
 /// Repairs the rules of one network, or of all that have attachments; says what was wrong.
-pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
+///
+/// # Errors
+/// Also when a network has no configuration that can be used: it is left as it is, and the others are repaired.
+pub(super) fn repair(network: Option<&str>, out: &mut dyn Write) -> anyhow::Result<()> {
     let mut host = Netlink::open().context("netlink")?;
     let links = host.links().context("list links")?;
     let mut found = survey::attachments(&mut host, links).context("list attachments")?;
@@ -36,27 +40,37 @@ pub(super) fn repair(network: Option<&str>) -> anyhow::Result<String> {
     }
     let mut subjects = Vec::new();
     let mut wrong = Vec::new();
-    let mut networks: BTreeMap<String, Settings> = BTreeMap::new();
+    let mut networks: BTreeMap<String, anyhow::Result<Settings>> = BTreeMap::new();
     for found in found {
         let settings = match networks.entry(found.identity.network().into_owned()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let settings = settings_of(unknown.key())?;
+                let settings = settings_of(unknown.key());
                 unknown.insert(settings)
             }
         };
+        let Ok(settings) = settings else { continue };
         wrong.extend(rules::restore_port(&mut host, settings, &found)?);
         subjects.extend(subject(&mut host, settings, found)?);
     }
-    for settings in networks.values() {
+    let configured = || networks.values().flatten();
+    for settings in configured() {
         wrong.extend(restore_bridge(&mut host, settings)?);
     }
     let mut rules = Rules::open()?;
     wrong.extend(rules::repair(&mut rules, &mut host, &subjects)?);
-    if networks.values().any(Settings::is_gateway) {
+    if configured().any(Settings::is_gateway) {
         wrong.extend(rules::repair_guard(&mut rules)?);
     }
-    Ok(wrong.into_iter().map(|words| format!("repaired: {words}\n")).collect())
+    for words in wrong {
+        writeln!(out, "repaired: {words}")?;
+    }
+    let left: Vec<String> =
+        networks.into_values().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if !left.is_empty() {
+        bail!(left.join("; "));
+    }
+    Ok(())
 }
 
 /// Has the bridge of a network behave as the network asks, and with its gateway interface ignore routers; says what did
@@ -98,16 +112,44 @@ fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Res
 fn settings_of(network: &str) -> anyhow::Result<Settings> {
     let directory = std::env::var_os("NETCONFPATH").map_or_else(|| PathBuf::from(CONF_DIR), PathBuf::from);
     let shown = directory.display();
-    let entries = std::fs::read_dir(&directory).with_context(|| format!("read {shown}"))?;
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for path in configuration_files(&directory).with_context(|| format!("read {shown}"))? {
         // Whatever else is in the directory configures another network, or none.
         let Some(conf) = configuration(&path, network) else { continue };
-        let conf = NetConf::parse(Command::Add, serde_json::to_vec(&conf)?)?;
-        let path = Environment::of_process().plugin_path();
-        let path = if path.is_empty() { vec![PathBuf::from(PLUGIN_DIR)] } else { path };
-        return Ok(Settings::new(&conf, &CniArgs::default(), |name| Delegate::find(name, &path))?);
+        let wrong = || format!("network \"{network}\"");
+        let conf = NetConf::parse(Command::Add, serde_json::to_vec(&conf)?).with_context(wrong)?;
+        let path = plugin_path();
+        return Settings::new(&conf, &CniArgs::default(), |name| Delegate::find(name, &path))
+            .with_context(wrong);
     }
     bail!("no configuration of network \"{network}\" with a bridge in {shown}")
+}
+
+/// Where the IPAM plugin is looked for. Somebody who types the name of this program has no `CNI_PATH`, and plugins are
+/// installed side by side.
+fn plugin_path() -> Vec<PathBuf> {
+    let path = Environment::of_process().plugin_path();
+    if !path.is_empty() {
+        return path;
+    }
+    let own = std::env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
+    own.into_iter().chain([PathBuf::from(PLUGIN_DIR)]).collect()
+}
+
+/// The configurations in a directory, in the order in which runtimes look for a network (`LoadNetworkConf` of libcni):
+/// lists first, each kind by name. A file with another ending is none, such as a copy that an editor or a package
+/// manager keeps.
+fn configuration_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("conflist") => files.push((0, path)),
+            Some("conf" | "json") => files.push((1, path)),
+            _ => {}
+        }
+    }
+    files.sort();
+    Ok(files.into_iter().map(|(_, path)| path).collect())
 }
 
 /// The part for this plugin in the file at `path`, if that configures `network`.
