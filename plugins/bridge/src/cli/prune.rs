@@ -18,10 +18,13 @@ pub(super) fn prune() -> anyhow::Result<String> {
     let mut host = Netlink::open().context("netlink")?;
     let links = host.links().context("list links")?;
     for bridge in links.iter().filter(|link| link.kind == Kind::Bridge && is_marked(&link.alias)) {
-        let is_used = links
-            .iter()
+        let is_used = links.iter().any(|link| {
             // The gateway interfaces of its VLANs are no use of it.
-            .any(|link| link.controller == Some(bridge.index) && !is_gateway_port(&link.alias));
+            let is_port = link.controller == Some(bridge.index) && !is_gateway_port(&link.alias);
+            // Such as a macvlan or a VLAN of somebody else's: the kernel would delete it with the bridge.
+            let stands_on_it = link.peer == Some(bridge.index) && link.peer_netns.is_none();
+            is_port || stands_on_it
+        });
         if is_used {
             continue;
         }

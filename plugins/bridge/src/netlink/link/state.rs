@@ -67,7 +67,8 @@ pub(crate) struct Link {
     pub(crate) promiscuous: bool,
     /// Index of the bridge that it is a port of.
     pub(crate) controller: Option<u32>,
-    /// Index of the other end of a veth pair, in that end's namespace.
+    /// Index of the other end of a veth pair, or of the link that it stands on (a VLAN's, a macvlan's), in the namespace
+    /// of that one.
     pub(crate) peer: Option<u32>,
     /// The number by which this namespace knows the one of the other end; `None` if that is here.
     pub(crate) peer_netns: Option<i32>,
