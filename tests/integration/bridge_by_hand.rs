@@ -183,6 +183,10 @@ fn repair_needs_no_cni_path_where_the_ipam_plugin_stands_beside_it() {
     for container in &story.containers {
         story.network.check(&Attachment::of(container)).unwrap();
     }
+    // An empty variable is none.
+    let command = story.world.host().command([program.as_str(), "repair"]);
+    let elsewhere = command.env("NETCONFPATH", "").run();
+    assert!(elsewhere.stderr.contains("/etc/cni/net.d"), "{elsewhere}");
 }
 
 #[test]

@@ -110,7 +110,9 @@ fn subject(host: &mut Netlink, settings: &Settings, found: Found) -> anyhow::Res
 
 /// The settings of a network, from its configuration file.
 fn settings_of(network: &str) -> anyhow::Result<Settings> {
-    let directory = std::env::var_os("NETCONFPATH").map_or_else(|| PathBuf::from(CONF_DIR), PathBuf::from);
+    // An empty one is none, as for cnitool, which the variable is from.
+    let directory = std::env::var_os("NETCONFPATH").filter(|path| !path.is_empty());
+    let directory = directory.map_or_else(|| PathBuf::from(CONF_DIR), PathBuf::from);
     let shown = directory.display();
     for path in configuration_files(&directory).with_context(|| format!("read {shown}"))? {
         // Whatever else is in the directory configures another network, or none.
