@@ -67,15 +67,10 @@ pub(super) enum Progress {
 }
 
 impl Exchange {
-    /// An exchange about `question` (name, type, class), not begun yet. Without `edns` the query has no OPT record.
-    pub(super) fn new(
-        question: &[u8],
-        edns: Option<Edns>,
-        checking_disabled: bool,
-        descriptors: Descriptors,
-    ) -> Self {
-        let mut framed =
-            vec![0, 0, 0, 0, 0x01, if checking_disabled { 0x10 } else { 0 }, 0, 1, 0, 0, 0, 0, 0, 0];
+    /// An exchange about `question` (name, type, class), not begun yet. `wishes` are AD and CD where they stand in a
+    /// query; without `edns` it has no OPT record.
+    pub(super) fn new(question: &[u8], edns: Option<Edns>, wishes: u8, descriptors: Descriptors) -> Self {
+        let mut framed = vec![0, 0, 0, 0, 0x01, wishes, 0, 1, 0, 0, 0, 0, 0, 0];
         framed.extend_from_slice(question);
         if let Some(edns) = edns {
             framed[ADDITIONAL_COUNT] = 1;
@@ -286,7 +281,7 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (poller, token) = (Poller::new().unwrap(), Token::only(Kind::Upstream));
         let begin = |descriptors| {
-            let mut exchange = Exchange::new(&[0, 0, 1, 0, 1], None, false, descriptors);
+            let mut exchange = Exchange::new(&[0, 0, 1, 0, 1], None, 0, descriptors);
             exchange.begin(&poller, token, server.local_addr().unwrap()).is_ok() && exchange.is_under_way()
         };
         assert!(begin(Descriptors::of_process()) && !begin(Descriptors::up_to(0)));

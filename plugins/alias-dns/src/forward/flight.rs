@@ -31,7 +31,8 @@ pub(super) struct Flight {
     /// As whoever asked first has written it.
     pub(super) question: Box<[u8]>,
     pub(super) dnssec_ok: bool,
-    pub(super) checking_disabled: bool,
+    /// AD and CD.
+    pub(super) wishes: u8,
     pub(super) servers: Box<[SocketAddr]>,
     /// With the first of the servers, in their order; each is listened to until the question is over.
     pub(super) talks: Vec<Talk>,

@@ -134,7 +134,7 @@ impl Forwarder {
             key: key.clone(),
             question: client.question.clone(),
             dnssec_ok: client.wants_dnssec(),
-            checking_disabled: client.disables_checking(),
+            wishes: client.wishes(),
             servers: servers.into(),
             talks: Vec::with_capacity(1),
             current: 0,
@@ -269,7 +269,7 @@ impl Forwarder {
         let (name, kind) = reply::split(&client.question);
         key.extend(name.iter().map(u8::to_ascii_lowercase));
         key.extend(kind);
-        key.push(u8::from(client.wants_dnssec()) | u8::from(client.disables_checking()) << 1);
+        key.push(u8::from(client.wants_dnssec()) | client.wishes());
         key.extend(self.hasher.hash_one(servers).to_be_bytes());
         key.into()
     }
@@ -365,7 +365,7 @@ impl Forwarder {
         while self.flights[slot].talks.len() <= index {
             let flight = &self.flights[slot];
             let edns = self.edns(flight.servers[flight.talks.len()], flight.dnssec_ok, now);
-            let exchange = Exchange::new(&flight.question, edns, flight.checking_disabled, self.descriptors);
+            let exchange = Exchange::new(&flight.question, edns, flight.wishes, self.descriptors);
             self.flights[slot].talks.push(Talk { exchange, generation: 0, has_failed: false });
         }
         let flight = &mut self.flights[slot];

@@ -13,6 +13,13 @@ const TYPE_ANY: u16 = 255;
 /// Octets of a question's type and class (RFC 1035, section 4.1.2).
 const TYPE_AND_CLASS_LEN: usize = 4;
 
+/// TC in the third octet of the header (RFC 1035, section 4.1.1).
+const TRUNCATED: u8 = 0x02;
+
+/// AD and CD in the fourth (RFC 4035, section 3.2).
+const AUTHENTIC_DATA: u8 = 0x20;
+const CHECKING_DISABLED: u8 = 0x10;
+
 const RCODE_NOERROR: u8 = 0;
 const RCODE_FORMERR: u8 = 1;
 const RCODE_SERVFAIL: u8 = 2;
@@ -65,7 +72,7 @@ impl Reply {
         if count(4) != 1 || !asked.is_some_and(|asked| is_same(asked, question)) {
             return Err(Rejected::Foreign);
         }
-        if header[2] & 0x02 != 0 {
+        if header[2] & TRUNCATED != 0 {
             return Err(Rejected::Truncated);
         }
         let records = Records::read(message, question, [6, 8, 10].map(count)).ok_or(Rejected::Malformed)?;
@@ -131,32 +138,63 @@ impl Reply {
     /// Replaces what is in `out` by the response to `client`, `age` seconds after the reply came.
     pub(crate) fn compose(&self, out: &mut Vec<u8>, client: &Client<'_>, age: u32) {
         let opt_len = client.edns.map_or(0, |_| OPT_LEN);
-        let question_end = HEADER_LEN + self.question_len;
+        let room = client.limit.saturating_sub(opt_len);
         out.clear();
-        if self.octets.len() + opt_len > client.limit {
-            out.extend_from_slice(&self.octets[..question_end]);
-            out[2] |= 0x02;
-            out[6..HEADER_LEN].fill(0);
-        } else {
+        if self.octets.len() <= room {
             out.extend_from_slice(&self.octets);
-            for at in &self.ttls {
-                if let Some(ttl) = out.get_mut(*at..at + 4) {
-                    let left = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age);
-                    ttl.copy_from_slice(&left.to_be_bytes());
-                }
+        } else {
+            self.write_what_fits(out, room);
+        }
+        for at in &self.ttls {
+            if let Some(ttl) = out.get_mut(*at..at + 4) {
+                let left = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]).saturating_sub(age);
+                ttl.copy_from_slice(&left.to_be_bytes());
             }
         }
         out[..2].copy_from_slice(&client.id.to_be_bytes());
         // AA is the upstream's, not ours; AD only for those who can make use of it.
-        let ad = if client.edns.is_some_and(|edns| edns.dnssec_ok) { 0x20 } else { 0 };
+        let ad = if client.understands_ad() { AUTHENTIC_DATA } else { 0 };
         out[2] = out[2] & 0xfa | client.flags[0] & 0x01;
-        out[3] = out[3] & (0x0f | ad) | 0x80 | client.flags[1] & 0x10;
-        out[HEADER_LEN..question_end].copy_from_slice(client.question);
+        out[3] = out[3] & (0x0f | ad) | 0x80 | client.flags[1] & CHECKING_DISABLED;
+        out[HEADER_LEN..self.question_end()].copy_from_slice(client.question);
         if let Some(edns) = client.edns {
             out.extend_from_slice(&opt_octets(edns, OptRcode::NOERROR));
             let additional = u16::from_be_bytes([out[10], out[11]]).saturating_add(1);
             out[10..HEADER_LEN].copy_from_slice(&additional.to_be_bytes());
         }
+    }
+
+    /// Writes as much of the reply as `room` is enough for. What it can do without is left out (RFC 2181, section 9);
+    /// where that does not do, as much of the answer as fits is marked as cut off: some old stub resolvers take what
+    /// they get and never come back over TCP.
+    fn write_what_fits(&self, out: &mut Vec<u8>, room: usize) {
+        let [answer, authority] = [6, 8].map(|at| u16::from_be_bytes([self.octets[at], self.octets[at + 1]]));
+        let needed = usize::from(answer) + usize::from(authority);
+        let is_whole = self.end_of(needed) <= room;
+        let fitting = if is_whole {
+            needed
+        } else {
+            (0..usize::from(answer)).take_while(|record| self.end_of(record + 1) <= room).count()
+        };
+        out.extend_from_slice(&self.octets[..self.end_of(fitting)]);
+        out[10..HEADER_LEN].fill(0);
+        if !is_whole {
+            out[2] |= TRUNCATED;
+            out[6..8].copy_from_slice(&(fitting as u16).to_be_bytes());
+            out[8..10].fill(0);
+        }
+    }
+
+    /// Where the first `records` of the reply end.
+    fn end_of(&self, records: usize) -> usize {
+        let Some(last) = records.checked_sub(1) else { return self.question_end() };
+        let Some(ttl_at) = self.ttls.get(last) else { return self.octets.len() };
+        let length_at = ttl_at + 4;
+        length_at + 2 + usize::from(u16::from_be_bytes([self.octets[length_at], self.octets[length_at + 1]]))
+    }
+
+    fn question_end(&self) -> usize {
+        HEADER_LEN + self.question_len
     }
 }
 
@@ -176,16 +214,29 @@ fn asks_for(question: &[u8], rtype: u16) -> bool {
     [rtype, TYPE_ANY].contains(&u16::from_be_bytes([high, low]))
 }
 
+/// AD and CD as the fourth octet of a query's header, `octet`, has them: a question to another server has them, too, for
+/// what it answers depends on them.
+pub(super) fn wishes(octet: u8) -> u8 {
+    octet & (AUTHENTIC_DATA | CHECKING_DISABLED)
+}
+
 /// What makes one client's response differ from another's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client<'a> {
     pub(crate) id: u16,
-    /// The third and fourth octet of the query's header: RD and CD go back.
+    /// The third and fourth octet of the query's header: RD and CD go back, AD says that it is understood.
     pub(crate) flags: [u8; 2],
     /// Name, type, class as the client wrote them; as long as the reply's.
     pub(crate) question: &'a [u8],
     pub(crate) edns: Option<Edns>,
     pub(crate) limit: usize,
+}
+
+impl Client<'_> {
+    /// Whether AD tells the client anything, which it says by DO or by AD in its query (RFC 6840, section 5.7).
+    fn understands_ad(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok) || self.flags[1] & AUTHENTIC_DATA != 0
+    }
 }
 
 /// What the records of a message tell.
@@ -421,21 +472,48 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_to_the_question_and_marked() {
+    fn what_does_not_fit_is_cut_after_as_many_records_of_the_answer_as_do_and_marked() {
         let records: Vec<Vec<u8>> = (0..40).map(|n| record(1, 60, &[1, 2, 3, n])).collect();
         let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
-        let reply = Reply::read(&message(0, 0, [&records, &[], &[]]), 0x1234, QUESTION).unwrap();
+        let name_server = record(2, 60, &[0xc0, 12]);
+        let octets = message(0, 0, [&records, &[&name_server], &[]]);
+        let reply = Reply::read(&octets, 0x1234, QUESTION).unwrap();
+        let question_end = HEADER_LEN + QUESTION.len();
+        // For clients of 1987 as many as in 512 octets.
         let mut out = Vec::new();
-        reply.compose(&mut out, &client(512, None), 0);
-        assert_eq!((out.len(), out[2] & 2, out[7]), (HEADER_LEN + QUESTION.len(), 2, 0));
+        reply.compose(&mut out, &client(512, None), 10);
+        let fitting = (512 - question_end) / 16;
+        assert_eq!((out.len(), out[2] & TRUNCATED), (question_end + 16 * fitting, TRUNCATED));
+        assert_eq!(out[6..HEADER_LEN], [0, fitting as u8, 0, 0, 0, 0]);
+        assert!(out.ends_with(&record(1, 50, &[1, 2, 3, fitting as u8 - 1])));
         reply.compose(&mut out, &client(65_535, None), 0);
-        assert_eq!((out[2] & 2, out[7]), (0, 40));
+        assert_eq!((out[2] & TRUNCATED, out[7], out[9]), (0, 40, 1));
         let edns = Edns { payload: 1232, version: 0, dnssec_ok: false };
-        for (limit, truncated) in [(out.len() + OPT_LEN, 0), (out.len() + OPT_LEN - 1, 2)] {
+        for (limit, truncated) in [(out.len() + OPT_LEN, 0), (out.len() + OPT_LEN - 1, TRUNCATED)] {
             let mut with_opt = Vec::new();
             reply.compose(&mut with_opt, &client(limit, Some(edns)), 0);
-            assert_eq!((with_opt.len() <= limit, with_opt[2] & 2), (true, truncated), "{limit}");
+            assert_eq!((with_opt.len() <= limit, with_opt[2] & TRUNCATED), (true, truncated), "{limit}");
+            assert_eq!(with_opt[11], 1);
         }
+        // Whatever there is room for is whole, and nothing is longer than that.
+        for limit in question_end..octets.len() {
+            reply.compose(&mut out, &client(limit, None), 0);
+            assert_eq!(out.len(), question_end + 16 * usize::from(out[7]), "{limit}");
+            assert!(out.len() <= limit && out[2] & TRUNCATED != 0, "{limit}");
+        }
+    }
+
+    #[test]
+    fn additional_records_that_do_not_fit_are_left_out_and_nothing_is_marked() {
+        let address = record(1, 60, &[1, 2, 3, 4]);
+        let name_server = record(2, 60, &[0xc0, 12]);
+        let glue: Vec<Vec<u8>> = (0..40).map(|n| record(1, 60, &[5, 6, 7, n])).collect();
+        let glue: Vec<&[u8]> = glue.iter().map(Vec::as_slice).collect();
+        let octets = message(0, 0, [&[&address], &[&name_server], &glue]);
+        let mut out = Vec::new();
+        Reply::read(&octets, 0x1234, QUESTION).unwrap().compose(&mut out, &client(512, None), 10);
+        assert_eq!((out[2] & TRUNCATED, &out[6..HEADER_LEN]), (0, &[0, 1, 0, 1, 0, 0][..]));
+        assert!(out.ends_with(&[record(1, 50, &[1, 2, 3, 4]), record(2, 50, &[0xc0, 12])].concat()));
     }
 
     #[test]
@@ -447,10 +525,13 @@ mod tests {
         // AD is set in all of these messages.
         let reply = Reply::read(&message(0, 0, [&[], &[], &[OPT]]), 0x1234, QUESTION).unwrap();
         assert!(!reply.is_failure());
-        for (dnssec_ok, ad) in [(true, 0x20), (false, 0)] {
+        for (dnssec_ok, flags, ad) in
+            [(true, 0, AUTHENTIC_DATA), (false, 0, 0), (false, AUTHENTIC_DATA, AUTHENTIC_DATA)]
+        {
             let mut out = Vec::new();
-            reply.compose(&mut out, &client(512, Some(Edns { payload: 1232, version: 0, dnssec_ok })), 0);
-            assert_eq!(out[3] & 0x20, ad);
+            let edns = Some(Edns { payload: 1232, version: 0, dnssec_ok });
+            reply.compose(&mut out, &Client { flags: [1, flags], ..client(512, edns) }, 0);
+            assert_eq!(out[3] & AUTHENTIC_DATA, ad, "{dnssec_ok} {flags:x}");
         }
     }
 

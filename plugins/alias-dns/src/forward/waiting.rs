@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::reply::Client;
+use super::reply::{self, Client};
 use crate::poller::Token;
 use crate::serve::edns::Edns;
 use crate::serve::query::{HEADER_LEN, Query};
@@ -81,7 +81,8 @@ impl Waiting {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    pub(super) fn disables_checking(&self) -> bool {
-        self.flags[1] & 0x10 != 0
+    /// AD and CD.
+    pub(super) fn wishes(&self) -> u8 {
+        reply::wishes(self.flags[1])
     }
 }

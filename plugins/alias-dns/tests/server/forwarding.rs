@@ -49,7 +49,8 @@ pub(crate) const TESTS: &[Test] = &[
 /// Where a query has its number of additional records, of which OPT is the only one.
 const ADDITIONAL: usize = 11;
 
-/// Bits of a query: the one in the last octet of its flags, the other in the third octet of what OPT has for a TTL.
+/// Bits of a query: two in the last octet of its flags, one in the third octet of what OPT has for a TTL.
+const AUTHENTIC_DATA: u8 = 0x20;
 const CHECKING_DISABLED: u8 = 0x10;
 const DNSSEC_OK: u8 = 0x80;
 
@@ -683,10 +684,10 @@ fn kept_apart() {
     resolv_conf("nameserver 10.9.0.4");
     let with_own_server = record("c2", "172.20.0.3", "centos-2");
     put_record(&Record { upstreams: vec!["10.9.0.5:53".parse().unwrap()], ..with_own_server });
-    let with_flags = |name: &str, checking_disabled: u8, dnssec_ok: u8| {
+    let with_flags = |name: &str, wishes: u8, dnssec_ok: u8| {
         let mut query = query(7, name, Rtype::A, Some(1232));
         let flags = query.len() - 4;
-        (query[3], query[flags]) = (checking_disabled, dnssec_ok);
+        (query[3], query[flags]) = (wishes, dnssec_ok);
         query
     };
     let asking_in = |container, asked: Vec<u8>| {
@@ -695,11 +696,11 @@ fn kept_apart() {
     // On a busy machine an answer may come too late.
     eventually("each gets the answer to what it has asked", || {
         let name = fresh("apart");
-        let questions = [(0, 0), (CHECKING_DISABLED, 0), (0, DNSSEC_OK)];
-        let of_one = questions.iter().all(|(checking_disabled, dnssec_ok)| {
-            let asked = with_flags(&name, *checking_disabled, *dnssec_ok);
-            let asking = asking_in("c1", asked);
-            let is_it = |(query, _): &(Vec<u8>, _)| query[3] & CHECKING_DISABLED == *checking_disabled;
+        let questions = [(0, 0), (CHECKING_DISABLED, 0), (AUTHENTIC_DATA, 0), (0, DNSSEC_OK)];
+        let of_one = questions.iter().all(|(wishes, dnssec_ok)| {
+            let asking = asking_in("c1", with_flags(&name, *wishes, *dnssec_ok));
+            let is_it =
+                |(query, _): &(Vec<u8>, _)| query[3] & (CHECKING_DISABLED | AUTHENTIC_DATA) == *wishes;
             let (query, client) = std::iter::repeat_with(|| query_at(&one, &name)).find(is_it).unwrap();
             one.send_to(&kept(reply_to(&query, 0, Some([192, 0, 2, 4]))), client).unwrap();
             asking.join().unwrap().answer == ["A 192.0.2.4"]
