@@ -26,6 +26,11 @@ fn parse_with_port(text: &str, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, port))
 }
 
+/// Whether `text` names a device, of this host or not.
+pub(crate) fn names_device(text: &str) -> bool {
+    text.split_once('%').is_some_and(|(_, device)| device.parse::<u32>().is_err())
+}
+
 /// The device that `text` names, if all that is wrong with it is that this host has none of that name.
 pub(crate) fn missing_device(text: &str) -> Option<&str> {
     let (before, after) = text.split_once('%')?;

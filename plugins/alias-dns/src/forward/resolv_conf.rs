@@ -3,6 +3,9 @@
 //! Whether it changed is asked of the file system each time that the servers are needed. That costs a microsecond
 //! beside a question to another host, and sees what no watch sees whole: an edit in place, a rename over it any number
 //! of times, a symlink to elsewhere that is switched, a mount on top.
+//!
+//! A file that names devices, for servers at addresses of a link, is read each time: a device may come after the file
+//! was written, or be made anew with another index.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,6 +26,7 @@ const WRITERS_TIME: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct ResolvConf {
     path: PathBuf,
+    /// Of a file that means the same until it changes.
     seen: Option<Version>,
     servers: Box<[SocketAddr]>,
     /// Since when the file names no server, where the former ones are kept still.
@@ -66,8 +70,8 @@ impl ResolvConf {
         };
         if self.seen != Some(version) {
             let Ok(text) = regular_file::read(&self.path) else { return false };
-            self.seen = Some(version);
-            let servers = parse(&String::from_utf8_lossy(&text));
+            let Listed { servers, by_device } = parse(&String::from_utf8_lossy(&text));
+            self.seen = (!by_device).then_some(version);
             if !servers.is_empty() {
                 return self.take(servers);
             }
@@ -92,20 +96,30 @@ impl ResolvConf {
     }
 }
 
+/// What a file lists.
+struct Listed {
+    servers: Box<[SocketAddr]>,
+    /// Whether some line names a device, so that what it means depends on which there are.
+    by_device: bool,
+}
+
 /// The first servers of `text`. Lines that cannot be read are passed over, as the C libraries do.
-fn parse(text: &str) -> Box<[SocketAddr]> {
+fn parse(text: &str) -> Listed {
     let mut servers = Vec::with_capacity(MAX_SERVERS);
+    let mut by_device = false;
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         if words.next() != Some("nameserver") {
             continue;
         }
-        let Some(server) = words.next().and_then(name_server::parse) else { continue };
+        let Some(address) = words.next() else { continue };
+        by_device |= name_server::names_device(address);
+        let Some(server) = name_server::parse(address) else { continue };
         if servers.len() < MAX_SERVERS && !servers.contains(&server) {
             servers.push(server);
         }
     }
-    servers.into()
+    Listed { servers: servers.into(), by_device }
 }
 
 #[cfg(test)]
@@ -118,7 +132,7 @@ mod tests {
     fn the_first_three_servers_count_and_broken_lines_do_not() {
         let text = "# c\nsearch a\nnameserver 10.0.0.1 # x\nnameserver\nnameserver ten\n nameserver 10.0.0.1\n\
                     nameserver fe80::1%1\n;nameserver 9.9.9.9\nnameserver ::1\nnameserver 10.0.0.4\noptions edns0";
-        let servers: Vec<String> = parse(text).iter().map(ToString::to_string).collect();
+        let servers: Vec<String> = parse(text).servers.iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.1:53", "[fe80::1%1]:53", "[::1]:53"]);
     }
 

@@ -25,6 +25,7 @@ use crate::world::{
 pub(crate) const TESTS: &[Test] = &[
     ("names_of_elsewhere_are_asked_once_kept_and_aged", cached),
     ("resolv_conf_is_followed_and_silent_servers_are_passed_over", followed),
+    ("a_name_server_is_asked_by_the_device_that_has_its_name_now", by_device),
     ("a_long_answer_is_fetched_over_tcp", long_answers),
     ("a_server_that_breaks_off_or_cannot_be_read_is_asked_once_and_then_the_next_one", broken_off),
     ("a_long_answer_may_take_its_time", slow_long_answers),
@@ -143,6 +144,24 @@ fn followed() {
     }
     // Before a client gives up, which most do after five seconds. A busy machine may take longer, but hardly each time.
     assert!(taken.iter().min() < Some(&Duration::from_millis(4900)), "{taken:?}");
+}
+
+fn by_device() {
+    outside();
+    resolv_conf("nameserver fe80::2%late0");
+    let host_servers = || {
+        let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+        status.host_servers
+    };
+    // The former one is kept for a moment.
+    eventually("there is nobody to ask by a device that is not there", || host_servers().is_empty());
+    // The file stays as it is.
+    for index in [70, 71] {
+        run(&format!("ip link add late0 index {index} type bridge"));
+        assert_eq!(host_servers(), [format!("[fe80::2%{index}]:53").parse().unwrap()]);
+        run("ip link del late0");
+    }
+    eventually("the device is gone", || host_servers().is_empty());
 }
 
 /// Asks for a new name each time, until it is answered: on a busy machine a name server may be too slow once.
