@@ -184,8 +184,7 @@ impl Server {
         self.desk.own = self.gateways.iter().flat_map(|(_, other)| places(other.address)).collect();
     }
 
-    /// Reads nothing any more, neither at the gateways nor on connections; those that no answer has still to come on are
-    /// closed.
+    /// Reads nothing any more at the gateways.
     pub(crate) fn take_no_more(&mut self, poller: &Poller) {
         for (_, Gateway { sockets, .. }) in &self.gateways {
             // They live on with another worker, so that it would not do to close them here.
@@ -195,7 +194,14 @@ impl Server {
         self.resting = None;
         // What is attached to the sockets because of a flood is the other worker's.
         self.flood_deadline = None;
-        self.connections.take_no_more(poller);
+    }
+
+    /// Has each connection end as soon as nothing is under way on it.
+    pub(crate) fn leave_connections(&mut self, poller: &Poller) {
+        let now = Instant::now();
+        for token in self.connections.leave() {
+            self.connection(poller, token, now);
+        }
     }
 
     /// No longer serves what no record needs.

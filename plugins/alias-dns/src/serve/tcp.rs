@@ -92,6 +92,10 @@ struct Connection {
     awaited: u32,
     deadline: Instant,
     interest: Interest,
+    /// Whether a query has been taken.
+    is_heard: bool,
+    /// Whether it ends as soon as nothing more is under way on it.
+    is_leaving: bool,
     finished: bool,
 }
 
@@ -180,6 +184,8 @@ impl Connections {
                 awaited: 0,
                 deadline,
                 interest: Interest::Read,
+                is_heard: false,
+                is_leaving: false,
                 finished: false,
             });
         }
@@ -236,17 +242,14 @@ impl Connections {
         self.deadlines.peek().map(|Reverse((deadline, ..))| *deadline)
     }
 
-    /// Reads nothing any more; those that no response has still to come on are closed.
-    pub(crate) fn take_no_more(&mut self, poller: &Poller) {
-        let tokens: Vec<Token> = self.open.iter().map(|(_, connection)| connection.token).collect();
-        for token in tokens {
-            let Some(connection) = self.get(token) else { continue };
-            connection.finished = true;
-            connection.incoming.clear();
-            if connection.rest(poller) == Life::Over {
-                self.close(token);
-            }
-        }
+    /// Has each end as soon as nothing more is under way on it: what the client has sent by then is answered, also the rest
+    /// of a query, and where it has not asked anything yet, its first question. Tells which are to be gone on with.
+    pub(crate) fn leave(&mut self) -> Vec<Token> {
+        let leave = |(_, connection): (usize, &mut Connection)| {
+            connection.is_leaving = true;
+            connection.token
+        };
+        self.open.iter_mut().map(leave).collect()
     }
 
     /// How many there are.
@@ -276,6 +279,7 @@ impl Connection {
             if respond(&self.listener, self.peer, self.token, query, &mut response) == Made::Awaited {
                 self.awaited += 1;
             }
+            self.is_heard = true;
             self.excess = self.message_len().unwrap_or(len) - len;
             self.incoming.drain(..PREFIX_LEN + len);
             if self.say(&response) == Life::Over {
@@ -301,6 +305,15 @@ impl Connection {
     fn has_unread(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         self.is_taking() && recv(self.socket.as_raw_fd(), &mut [0], flags).is_ok_and(|len| len > 0)
+    }
+
+    /// Whether all that the client has sent is answered.
+    fn has_nothing_under_way(&self) -> bool {
+        self.is_heard
+            && self.awaited == 0
+            && self.incoming.is_empty()
+            && self.excess == 0
+            && !self.has_unread()
     }
 
     /// Whether more queries are taken now.
@@ -363,6 +376,7 @@ impl Connection {
     /// Waits for what can happen next; a connection that nothing can happen on any more is over.
     fn rest(&mut self, poller: &Poller) -> Life {
         let unsent = self.sent < self.outgoing.len();
+        self.finished |= self.is_leaving && !unsent && self.has_nothing_under_way();
         if self.finished && !unsent && self.awaited == 0 {
             return Life::Over;
         }

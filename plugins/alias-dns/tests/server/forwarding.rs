@@ -43,6 +43,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("one_container_with_many_questions_leaves_others_room_to_wait", crowd),
     ("a_client_that_breaks_off_while_its_answer_is_awaited_keeps_nobody_awake", broken_off_client),
     ("what_an_older_build_asks_elsewhere_is_answered_though_a_newer_one_took_over", upgraded),
+    ("what_an_older_build_has_taken_connections_for_it_answers_though_a_newer_one_took_over", half_asked),
     ("an_older_build_that_waits_for_an_answer_holds_nothing_that_others_need", upgraded_and_gone),
     ("without_a_server_and_without_forwarding_the_answer_is_immediate", nobody_to_ask),
 ];
@@ -216,6 +217,35 @@ fn upgraded() {
         answers.iter().all(|answer| answer.as_ref().is_some_and(|answer| answer.answer == ["A 192.0.2.4"]))
     });
     settled();
+}
+
+fn half_asked() {
+    host();
+    // On a busy machine the older build may have given up the connections.
+    eventually("the older build answers what is asked on connections that it has taken", || {
+        put("c1", "172.20.0.2", "centos-1");
+        settled();
+        let asked = |name| {
+            let packet = query(5, name, Rtype::A, None);
+            [&(packet.len() as u16).to_be_bytes(), &packet[..]].concat()
+        };
+        let (mut silent, mut amid) = (connect(GATEWAY), connect(GATEWAY));
+        // So is the beginning of a second question, once the first is answered.
+        let (first, second) = (asked("centos-1"), asked("centos-2"));
+        amid.write_all(&[&first[..], &second[..7]].concat()).unwrap();
+        assert_eq!(receive(&mut amid).unwrap().answer, ["A 172.20.0.2"]);
+        take_over();
+        // Nobody has told it of the ADD that the newer one came with.
+        let answers = [(&mut silent, &second[..]), (&mut amid, &second[7..])].map(|(connection, rest)| {
+            connection.write_all(rest).ok()?;
+            receive(connection)
+        });
+        // That was all that there is to come.
+        assert!(receive(&mut silent).is_none() && receive(&mut amid).is_none());
+        ["c1", "c2"].into_iter().for_each(remove);
+        let is_it = |answer: &Response| answer.answer == ["A 172.20.0.3"];
+        answers.iter().all(|answer| answer.as_ref().is_some_and(is_it))
+    });
 }
 
 fn upgraded_and_gone() {

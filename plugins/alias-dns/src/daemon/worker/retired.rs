@@ -1,18 +1,18 @@
 //! What a worker does after another one has taken over: it sees to the end what it asks elsewhere for clients that wait,
-//! and nothing else.
+//! and what comes in on connections that it has taken and not answered on yet. Nothing else.
 //!
-//! Lock, control socket, supervisor and guard are gone by then. It reads no query any more, for the other worker alone
-//! hears what changes; of the records it only follows which gateways are needed, so that it holds no port that none is
-//! needed at.
+//! Lock, control socket, supervisor and guard are gone by then, and nobody tells it what changes. So it looks at the
+//! records before each question that it answers, and holds no port that none is needed at.
 
 use std::time::Instant;
 
 use crate::forward::TOTAL;
 use crate::poller::{Kind, Poller, Token};
-use crate::records::RecordKey;
 use crate::records::disk::Store;
 use crate::records::watch::{Change, Watch};
+use crate::records::{Record, RecordKey};
 use crate::serve::Server;
+use crate::zone::Zones;
 
 /// A worker that has been retired.
 pub(super) struct Retired {
@@ -29,7 +29,10 @@ impl Retired {
         let mut ready = Vec::new();
         self.server.take_no_more(&self.poller);
         // What has changed meanwhile may be known to the other worker alone.
-        self.follow();
+        if !self.follow() {
+            return Ok(());
+        }
+        self.server.leave_connections(&self.poller);
         while self.server.is_awaited() {
             let now = Instant::now();
             let until = self.server.deadline().map_or(end, |deadline| deadline.min(end));
@@ -41,6 +44,9 @@ impl Retired {
                 break;
             }
             for token in ready.drain(..) {
+                if token.kind == Kind::Connection && !self.follow() {
+                    return Ok(());
+                }
                 if matches!(token.kind, Kind::Connection | Kind::Upstream) {
                     self.server.ready(&self.poller, token);
                 }
@@ -50,31 +56,48 @@ impl Retired {
         Ok(())
     }
 
-    /// Lets go of the gateways that no record needs any more. Tells whether the records are still there.
+    /// Answers by what has changed, and lets go of the gateways that no record needs any more. Tells whether the records
+    /// are still there.
     fn follow(&mut self) -> bool {
-        for change in self.watch.changes() {
-            let zones = &self.server.desk().zones;
-            let keys: Vec<RecordKey> = match change {
+        let changes = self.watch.changes();
+        if changes.is_empty() {
+            return true;
+        }
+        let Self { server, store, .. } = self;
+        let zones = &mut server.desk().zones;
+        for change in changes {
+            // Those that nothing is known of come first; what cannot be read stays as it was.
+            let known: Vec<RecordKey> = match change {
                 Change::Record(key) => vec![key],
-                Change::Network(network) => zones.keys_on(&network),
-                Change::Everything => zones.keys().collect(),
+                Change::Network(network) => {
+                    let known = zones.keys_on(&network);
+                    store.read_each_on(&network, &mut |record| apply(zones, record));
+                    known
+                }
+                Change::Everything => {
+                    let known = zones.keys().collect();
+                    store.read_each(|record| apply(zones, record));
+                    known
+                }
                 Change::Gone => return false,
             };
-            for key in keys {
-                let zones = &mut self.server.desk().zones;
-                match self.store.read(&key) {
-                    Ok(Some(record)) => {
-                        zones.apply(record);
-                    }
+            for key in known {
+                match store.read(&key) {
+                    Ok(Some(record)) => apply(zones, record),
                     Ok(None) => {
                         zones.remove(&key);
                     }
-                    // What was known before stays.
                     Err(_) => {}
                 }
             }
         }
         self.server.close_unneeded(&self.poller);
         true
+    }
+}
+
+fn apply(zones: &mut Zones, record: Record) {
+    if !record.is_of_earlier_boot() {
+        zones.apply(record);
     }
 }
