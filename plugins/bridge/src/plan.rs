@@ -90,6 +90,9 @@ pub(crate) enum PlanError {
     /// There are leases of no address.
     #[error("ipam: IPAM plugin returned missing IP config")]
     NoAddress,
+    /// No link of the container or the host can have it.
+    #[error("ipam: {0} is not an address that an interface can have")]
+    NoInterfaceAddress(IpAddr),
     /// A gateway was wished for a subnet of one address.
     #[error("ipam: {0} leaves no address for a gateway")]
     NoRoomForGateway(IpNetwork),
@@ -176,7 +179,16 @@ fn planned_address(ip: &IpConfig, settings: &Settings) -> Result<PlannedAddress,
         None if settings.is_gateway() => Some(first_host(ip.address)?),
         given => given,
     };
-    Ok(PlannedAddress { network: ip.address, gateway })
+    let on_the_host = gateway.filter(|_| settings.is_gateway());
+    match [Some(ip.address.ip()), on_the_host].into_iter().flatten().find(|ip| !can_be_had(*ip)) {
+        Some(ip) => Err(PlanError::NoInterfaceAddress(ip)),
+        None => Ok(PlannedAddress { network: ip.address, gateway }),
+    }
+}
+
+/// Whether a link can have an address: a multicast address is many links', and `::1` is the loopback device's alone.
+fn can_be_had(ip: IpAddr) -> bool {
+    !ip.is_multicast() && ip != IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
 /// The address after the subnet's own, which the reference takes for its gateway when the IPAM plugin names none.

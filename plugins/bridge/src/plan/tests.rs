@@ -249,6 +249,17 @@ fn what_cannot_be_wired_is_refused() {
         let error = PlanError::NoRoomForGateway(net(alone));
         assert_eq!(refused(json!({"isGateway": true}), json!({"ips": [{"address": alone}]})), error);
     }
+    for (address, gateway, refused_one) in [
+        ("224.0.0.2/24", "224.0.0.1", "224.0.0.2"),
+        ("ff05::2/64", "ff05::1", "ff05::2"),
+        ("10.0.0.2/24", "239.0.0.1", "239.0.0.1"),
+        ("::2/64", "::1", "::1"),
+    ] {
+        let result = json!({"ips": [{"address": address, "gateway": gateway}]});
+        let error = PlanError::NoInterfaceAddress(refused_one.parse().unwrap());
+        assert_eq!(refused(json!({"isGateway": true}), result), error);
+    }
+    plan(json!({}), json!({"ips": [{"address": "::2/64", "gateway": "::1"}]}));
     let two_subnets = json!({"ips": [
         {"address": "fd00::2/64", "gateway": "fd00::1"}, {"address": "fd00::3/80", "gateway": "fd00::1"},
     ]});
