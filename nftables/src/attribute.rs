@@ -1,6 +1,6 @@
-//! Netlink attributes: length, type, value, padding. Writing into a buffer, and walking through one.
+//! Netlink attributes: length, type, value, padding (netlink(7)). Writing into a buffer, and walking through one.
 //!
-//! Knows no nf_tables. Nested attributes carry no `NLA_F_NESTED` flag: nf_tables neither asks for it nor sets it, so
+//! Knows no nf_tables, and serves other families of netlink as well. Nested attributes carry no `NLA_F_NESTED` flag: nf_tables neither asks for it nor sets it, so
 //! what is written compares with what is read, byte by byte.
 
 const HEADER: usize = 4;
@@ -10,7 +10,7 @@ const TYPE_MASK: u16 = 0x3fff;
 ///
 /// # Panics
 /// When the value is longer than an attribute can be; callers keep names, comments and lists far below.
-pub(crate) fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub fn put(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     nest(buffer, kind, |buffer| buffer.extend_from_slice(value));
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn walk(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The first attribute of a type.
-pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     walk(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
@@ -101,6 +101,21 @@ mod tests {
             ]
             .concat()
         );
+    }
+
+    #[test]
+    fn attributes_are_found_behind_others_and_broken_ones_end_the_search() {
+        let mut attributes = Vec::new();
+        put(&mut attributes, 1, b"lo\0");
+        put(&mut attributes, 2, &7_u32.to_ne_bytes());
+        assert_eq!(find(&attributes, 1), Some(&b"lo\0"[..]));
+        assert_eq!(find(&attributes, 2), Some(&7_u32.to_ne_bytes()[..]));
+        assert_eq!(find(&attributes, 3), None);
+        for cut in 0..attributes.len() {
+            assert_eq!(find(&attributes[..cut], 2), None, "{cut}");
+        }
+        attributes[..2].copy_from_slice(&3_u16.to_ne_bytes());
+        assert_eq!(find(&attributes, 2), None);
     }
 
     proptest! {

@@ -6,12 +6,12 @@
 //!
 //! Never starts a process, never waits: the kernel has answered by the time a send returns. It knows no network, no
 //! plugin and no table of its own. Attribute layouts are in `wire` (messages), `expression` (steps of rules) and `data`
-//! (values and verdicts) alone.
+//! (values and verdicts) alone; how any attribute is written and found is in [`attribute`], for others, too.
 //!
 //! Sources: `include/uapi/linux/netfilter/nf_tables.h` and `net/netfilter/nf_tables_api.c` of Linux; for what `nft`
 //! shows (comments, data types), libnftnl's `udata.h` and nftables' `datatype.h`.
 
-mod attribute;
+pub mod attribute;
 mod batch;
 mod data;
 mod expression;

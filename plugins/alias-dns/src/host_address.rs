@@ -3,10 +3,11 @@
 use std::io::Result;
 use std::net::IpAddr;
 
+use nft_netlink::attribute;
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
 
-use crate::route_netlink::{self, Routing};
+use crate::route_netlink::Routing;
 
 /// The route that is asked for (rtnetlink(7)), in octets, and where its kind stands.
 const ROUTE: usize = 12;
@@ -50,8 +51,8 @@ fn question(index: u32, ip: IpAddr) -> Vec<u8> {
     let bits = (octets.len() * 8) as u8;
     let mut question = vec![family as u8, bits, 0, 0, 0, 0, 0, 0];
     question.extend(RTM_F_FIB_MATCH.to_ne_bytes());
-    route_netlink::put(&mut question, libc::RTA_DST, &octets);
-    route_netlink::put(&mut question, libc::RTA_OIF, &index.to_ne_bytes());
+    attribute::put(&mut question, libc::RTA_DST, &octets);
+    attribute::put(&mut question, libc::RTA_OIF, &index.to_ne_bytes());
     question
 }
 

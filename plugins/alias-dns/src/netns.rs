@@ -10,10 +10,11 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use nft_netlink::attribute::{find, put};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
 use crate::records::{NetnsRef, Record};
-use crate::route_netlink::{Routing, find, put};
+use crate::route_netlink::Routing;
 
 /// The mount namespace of whoever looks at it.
 const OWN_MOUNTS: &str = "/proc/self/ns/mnt";

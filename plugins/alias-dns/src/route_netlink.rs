@@ -52,45 +52,9 @@ impl Routing {
     }
 }
 
-/// Appends an attribute, filled up to what the next one is aligned to.
-pub(crate) fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    body.extend((4 + value.len() as u16).to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-}
-
-/// The value of the attribute of this kind among `attributes`.
-pub(crate) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    while let Some((head, _)) = attributes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([head[2], head[3]]) == kind {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attributes_are_found_behind_others_and_broken_ones_end_the_search() {
-        let mut attributes = Vec::new();
-        put(&mut attributes, 1, b"lo\0");
-        put(&mut attributes, 2, &7_u32.to_ne_bytes());
-        assert_eq!(find(&attributes, 1), Some(&b"lo\0"[..]));
-        assert_eq!(find(&attributes, 2), Some(&7_u32.to_ne_bytes()[..]));
-        assert_eq!(find(&attributes, 3), None);
-        for cut in 0..attributes.len() {
-            assert_eq!(find(&attributes[..cut], 2), None, "{cut}");
-        }
-        attributes[..2].copy_from_slice(&3_u16.to_ne_bytes());
-        assert_eq!(find(&attributes, 2), None);
-    }
 
     #[test]
     fn what_the_kernel_refuses_is_its_error() {
