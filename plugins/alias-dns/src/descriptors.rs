@@ -6,8 +6,10 @@
 //! detached, or attached to a network that is listened for already, where the gateways of many networks had taken them
 //! all: to read a record takes a descriptor, too.
 
+use std::io::Error;
 use std::os::fd::{AsRawFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 
 /// Descriptors that are kept; where there are few, a quarter of them.
@@ -48,6 +50,13 @@ impl Descriptors {
     pub(crate) fn are_enough_to_listen(self, one: &impl AsRawFd, other: &impl AsRawFd) -> bool {
         one.as_raw_fd().max(other.as_raw_fd()) < self.for_records_from
     }
+}
+
+/// Whether `error` says that descriptors or memory have run out on this host: later it may go well, and nobody else is to
+/// blame.
+pub(crate) fn is_scarcity(error: &Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
 #[cfg(test)]

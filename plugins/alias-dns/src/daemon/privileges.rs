@@ -128,7 +128,6 @@ const ANY_ARGUMENTS: &[i64] = &[
     // Sockets that are open already or come over the control socket; upstream queries.
     libc::SYS_accept4,
     libc::SYS_connect,
-    libc::SYS_getpeername,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
     libc::SYS_recvfrom,

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 
 use super::reply::{Rejected, Reply};
-use crate::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, is_scarcity};
 use crate::poller::{Interest, Poller, Token};
 use crate::serve::edns::{Edns, opt_octets};
 use crate::serve::query::HEADER_LEN;
@@ -144,7 +144,7 @@ impl Exchange {
             }
             None => Ok(Progress::Broken),
         };
-        step.unwrap_or_else(|error| if is_own(&error) { Progress::Starved } else { Progress::Broken })
+        step.unwrap_or_else(|error| if is_scarcity(&error) { Progress::Starved } else { Progress::Broken })
     }
 
     fn query(&self) -> &[u8] {
@@ -261,12 +261,6 @@ impl Exchange {
         let opened = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         if self.descriptors.are_enough_for(&opened) { Ok(opened) } else { Err(Errno::EMFILE.into()) }
     }
-}
-
-/// Whether `error` says nothing of a server: descriptors or memory have run out here.
-pub(super) fn is_own(error: &Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(crate) use self::resolv_conf::ResolvConf;
 pub use self::server::Health;
 use self::server::Server;
 pub(crate) use self::waiting::{Party, Recipient, Waiting};
-use crate::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, is_scarcity};
 use crate::poller::{Kind, Poller, Token};
 use crate::records::since_boot;
 use crate::serve::edns::{Edns, PAYLOAD};
@@ -352,7 +352,7 @@ impl Forwarder {
         if let Some(talk) = self.flights[slot].talks.get_mut(index) {
             talk.has_failed = true;
         }
-        if !exchange::is_own(&error) {
+        if !is_scarcity(&error) {
             self.blame(slot, now);
         }
         false

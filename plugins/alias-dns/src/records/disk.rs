@@ -23,6 +23,7 @@ use cni_types::{Attachment, Error, Failures, regular_file};
 
 use self::held::Held;
 use super::{Record, RecordKey, since_boot};
+use crate::descriptors::is_scarcity;
 use crate::state_dir::{StateDir, create_private};
 
 /// In front of the name of a file that is still being written; no container id begins with a dot. The name tells whose
@@ -72,7 +73,7 @@ impl Unreadable {
 
     /// One that the operating system did not let be read.
     fn failed(path: PathBuf, error: &io::Error) -> Self {
-        let is_scarcity = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+        let is_scarcity = is_scarcity(error);
         Self { path, reason: error.to_string(), is_scarcity }
     }
 }

@@ -6,7 +6,7 @@
 //! device that has the address, though it goes by way of `lo` (measured; Linux since 4.14).
 
 use std::io::{ErrorKind, Result};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr, SndBufForce};
@@ -40,7 +40,7 @@ pub struct Sockets {
     /// For datagrams.
     pub udp: OwnedFd,
     /// For connections; it listens.
-    pub tcp: OwnedFd,
+    pub tcp: TcpListener,
 }
 
 /// Opens the sockets of `listener` at `port`.
@@ -85,7 +85,7 @@ fn with_tcp(listener: &Listener, port: u16, tcp: OwnedFd) -> Result<Sockets> {
     // Only a privileged process may go above the system's limit; without it the default has to do.
     let _ = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER);
     let _ = setsockopt(&udp, SndBufForce, &SEND_BUFFER);
-    Ok(Sockets { udp, tcp })
+    Ok(Sockets { udp, tcp: tcp.into() })
 }
 
 fn bound(listener: &Listener, port: u16, kind: SockType) -> Result<OwnedFd> {

@@ -297,7 +297,7 @@ impl Server {
         };
         let listener = &gateway.listener;
         let whose = |source| OnBridge { zones: &desk.zones, listener }.whose(source);
-        if connections.accept(poller, gateway.sockets.tcp.as_fd(), listener, whose).is_err() {
+        if connections.accept(poller, &gateway.sockets.tcp, listener, whose).is_err() {
             self.resting = Some(now + RECOVERY);
             self.look_at_listeners(poller, Interest::Nothing);
         }

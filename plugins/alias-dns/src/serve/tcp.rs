@@ -7,20 +7,18 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{SocketError, TcpNoDelay};
-use nix::sys::socket::{
-    MsgFlags, SockFlag, SockaddrStorage, accept4, getpeername, getsockopt, recv, send, setsockopt,
-};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt};
 use slab::Slab;
 
-use super::udp::internet;
-use crate::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, is_scarcity};
 use crate::poller::{Interest, Kind, Poller, Token};
 use crate::tally::Tally;
 use crate::zone::Listener;
@@ -131,31 +129,29 @@ impl Connections {
         }
     }
 
-    /// Takes what waits at `socket`, which `listener` stands for; `whose` tells whose an address is.
+    /// Takes those who are `waiting`, where `listener` is; `whose` tells whose an address is.
     ///
     /// # Errors
     /// When the process or the system has no descriptor or memory left: then to be called later, and not at once.
     pub(crate) fn accept(
         &mut self,
         poller: &Poller,
-        socket: BorrowedFd<'_>,
+        waiting: &TcpListener,
         listener: &Rc<Listener>,
         whose: impl Fn(IpAddr) -> Source,
     ) -> std::io::Result<()> {
         for _ in 0..ACCEPTED {
-            let socket = match accept4(socket.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
-                // SAFETY: accept4 has just made this descriptor, so nobody else owns it.
-                #[allow(unsafe_code, reason = "nix returns accepted descriptors raw")]
-                Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
-                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
-                    return Err(errno.into());
-                }
-                Err(Errno::EAGAIN) => return Ok(()),
+            let (socket, peer) = match waiting.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if is_scarcity(&error) => return Err(error),
                 // This one is broken already; the next one may not be.
                 Err(_) => continue,
             };
-            let peer: Option<SockaddrStorage> = getpeername(socket.as_raw_fd()).ok();
-            let Some(peer) = peer.as_ref().and_then(internet) else { continue };
+            if socket.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let socket = OwnedFd::from(socket);
             let source = whose(peer.ip());
             let is_one_too_many =
                 self.of_source.of(&source) >= MAX_OF_SOURCE || self.open.len() >= MAX_CONNECTIONS;
@@ -400,7 +396,6 @@ impl Connection {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd as _;
 
     use super::*;
 
@@ -416,7 +411,7 @@ mod tests {
         let (poller, mut connections) = (Poller::new().unwrap(), Connections::new(descriptors));
         let listener = Rc::new(Listener { bridge: "br0".to_owned(), gateway: [127, 0, 0, 1].into() });
         for _ in 0..=count / ACCEPTED {
-            connections.accept(&poller, socket.as_fd(), &listener, |_| Source::Container(7)).unwrap();
+            connections.accept(&poller, &socket, &listener, |_| Source::Container(7)).unwrap();
         }
         (poller, connections, clients)
     }

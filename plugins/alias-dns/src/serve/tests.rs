@@ -277,7 +277,7 @@ fn an_address_is_its_own_as_long_as_it_is_open() {
     for last in [1, 2] {
         let sockets = Sockets {
             udp: std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
-            tcp: std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+            tcp: std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
         };
         server.open(&poller, listener(last), 5353, sockets).unwrap();
     }

@@ -178,7 +178,7 @@ impl Worker {
                         wanted.gateway
                     ));
                 }
-                match self.open(Open { wanted, port }, Sockets { udp, tcp }) {
+                match self.open(Open { wanted, port }, Sockets { udp, tcp: tcp.into() }) {
                     Ok(()) => Told::Done,
                     Err(error) => Told::Failed(error.to_string()),
                 }

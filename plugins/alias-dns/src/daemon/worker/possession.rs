@@ -38,8 +38,8 @@ impl From<Kept> for Handed {
                 (CONTROL, Some(fd), None) => handed.control = Some(fd),
                 (GUARD, Some(fd), None) => handed.guard = Some(Channel::from(Seqpacket::from(fd))),
                 (label, Some(udp), Some(tcp)) => {
-                    let gateway =
-                        gateway_of(label).map(|(wanted, port)| (wanted, port, Sockets { udp, tcp }));
+                    let gateway = gateway_of(label)
+                        .map(|(wanted, port)| (wanted, port, Sockets { udp, tcp: tcp.into() }));
                     handed.gateways.extend(gateway);
                 }
                 _ => {}
