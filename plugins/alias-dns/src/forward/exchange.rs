@@ -35,6 +35,8 @@ pub(super) struct Exchange {
     /// Whether the query has lost its OPT record on the way.
     has_fallen_back: bool,
     transport: Option<Transport>,
+    /// As much of the answer as the server has told.
+    cut_off: Option<Reply>,
 }
 
 #[derive(Debug)]
@@ -76,12 +78,24 @@ impl Exchange {
             framed[ADDITIONAL_COUNT] = 1;
             framed.extend_from_slice(&opt_octets(edns, OptRcode::NOERROR));
         }
-        Self { descriptors, framed, question_len: question.len(), has_fallen_back: false, transport: None }
+        Self {
+            descriptors,
+            framed,
+            question_len: question.len(),
+            has_fallen_back: false,
+            transport: None,
+            cut_off: None,
+        }
     }
 
     /// Whether the server was asked with EDNS first and without it then.
     pub(super) fn has_fallen_back(&self) -> bool {
         self.has_fallen_back
+    }
+
+    /// As much as there is of an answer that did not come whole.
+    pub(super) fn take_cut_off(&mut self) -> Option<Reply> {
+        self.cut_off.take().filter(Reply::has_some)
     }
 
     /// Name, type, class.
@@ -167,7 +181,8 @@ impl Exchange {
             Err(errno) => return Err(errno.into()),
         };
         match self.read(message) {
-            Err(Rejected::Truncated) => {
+            Ok(reply) if reply.is_cut_off() => {
+                self.cut_off = Some(reply);
                 let socket = self.open(server, SockType::Stream)?;
                 match connect(socket.as_raw_fd(), &SockaddrStorage::from(server)) {
                     Ok(()) | Err(Errno::EINPROGRESS) => {}
@@ -222,9 +237,14 @@ impl Exchange {
                 && let Some(message) = rest.get(..usize::from(u16::from_be_bytes(*prefix)))
             {
                 let offered_edns = self.has_edns();
-                return Ok(self
-                    .read(message)
-                    .map_or(Progress::Broken, |reply| self.judged(reply, offered_edns)));
+                return Ok(match self.read(message) {
+                    Ok(reply) if reply.is_cut_off() => {
+                        self.cut_off = Some(reply);
+                        Progress::Broken
+                    }
+                    Ok(reply) => self.judged(reply, offered_edns),
+                    Err(_) => Progress::Broken,
+                });
             }
         }
         self.transport = Some(Transport::Connection { socket, sent, received });

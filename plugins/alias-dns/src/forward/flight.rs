@@ -80,6 +80,12 @@ impl Flight {
             .find(|server| self.talks.get(*server).is_none_or(|talk| !talk.has_failed))
     }
 
+    /// What is said where no server has given a whole answer: as much as one has told, or else that it failed.
+    pub(super) fn take_last_resort(&mut self) -> Reply {
+        let cut_off = self.talks.iter_mut().find_map(|talk| talk.exchange.take_cut_off());
+        cut_off.or_else(|| self.failure.take()).unwrap_or_else(|| Reply::failure(&self.question))
+    }
+
     /// Has `deliver` bring `reply` to everybody who waits.
     pub(super) fn respond(&self, reply: &Reply, deliver: &mut dyn FnMut(Recipient, &[u8])) {
         let mut out = Vec::new();

@@ -27,7 +27,6 @@ use self::cache::Cache;
 use self::exchange::{Exchange, MAX_MESSAGE, Progress};
 pub(crate) use self::flight::Asked;
 use self::flight::{Flight, Talk, has_room};
-use self::reply::Reply;
 pub(crate) use self::resolv_conf::ResolvConf;
 pub use self::server::Health;
 use self::server::Server;
@@ -310,12 +309,12 @@ impl Forwarder {
             let is_over = taken + PATIENCE > TOTAL;
             let Some(next) = flight.next().filter(|_| !is_over) else {
                 let mut flight = self.land(slot);
-                let failure = flight.failure.take().unwrap_or_else(|| Reply::failure(&flight.question));
+                let reply = flight.take_last_resort();
                 // One that was told at once costs little to ask for again, and the next answer may be another.
                 if taken >= PATIENCE {
-                    self.cache.put_failure(&flight.key, &failure, of_cache());
+                    self.cache.put_failure(&flight.key, &reply, of_cache());
                 }
-                return flight.respond(&failure, deliver);
+                return flight.respond(&reply, deliver);
             };
             flight.current = next;
             if self.attempt(poller, slot, now) {

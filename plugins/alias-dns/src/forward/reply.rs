@@ -34,6 +34,8 @@ pub(crate) struct Reply {
     ttls: Box<[usize]>,
     rcode: u8,
     has_edns: bool,
+    /// Whether the answer has what was asked for.
+    is_found: bool,
     /// Seconds; `None` for what must not be kept.
     lifetime: Option<u32>,
 }
@@ -43,8 +45,6 @@ pub(crate) struct Reply {
 pub(crate) enum Rejected {
     /// It does not belong to the question: a stray or a forgery.
     Foreign,
-    /// It belongs to it, but is cut off and has to be asked for over TCP.
-    Truncated,
     /// It belongs to it, but cannot be read.
     Malformed,
 }
@@ -72,10 +72,13 @@ impl Reply {
         if count(4) != 1 || !asked.is_some_and(|asked| is_same(asked, question)) {
             return Err(Rejected::Foreign);
         }
-        if header[2] & TRUNCATED != 0 {
-            return Err(Rejected::Truncated);
-        }
-        let records = Records::read(message, question, [6, 8, 10].map(count)).ok_or(Rejected::Malformed)?;
+        let is_cut_off = header[2] & TRUNCATED != 0;
+        let records = match Records::read(message, question, [6, 8, 10].map(count)) {
+            Some(records) => records,
+            // Not everybody cuts between records.
+            None if is_cut_off => return Ok(Self::bare(question, TRUNCATED, rcode)),
+            None => return Err(Rejected::Malformed),
+        };
         // What there is no room for in the header says that something failed (RFC 6891, section 6.1.3).
         let rcode =
             if records.extended_rcode.is_some_and(|extended| extended > 0) { RCODE_SERVFAIL } else { rcode };
@@ -87,7 +90,8 @@ impl Reply {
             question_len: question.len(),
             rcode,
             has_edns: records.extended_rcode.is_some(),
-            lifetime: records.lifetime(rcode),
+            is_found: records.is_found,
+            lifetime: records.lifetime(rcode).filter(|_| !is_cut_off),
             ttls: records.ttls.into(),
         })
     }
@@ -98,7 +102,12 @@ impl Reply {
     }
 
     fn error(question: &[u8], rcode: u8) -> Self {
-        let mut octets = vec![0, 0, 0x80, 0x80 | rcode, 0, 1, 0, 0, 0, 0, 0, 0];
+        Self::bare(question, 0, rcode)
+    }
+
+    /// A reply without records; `flags` are those of the header's third octet beside QR.
+    fn bare(question: &[u8], flags: u8, rcode: u8) -> Self {
+        let mut octets = vec![0, 0, 0x80 | flags, 0x80 | rcode, 0, 1, 0, 0, 0, 0, 0, 0];
         octets.extend_from_slice(question);
         Self {
             octets: octets.into(),
@@ -106,6 +115,7 @@ impl Reply {
             ttls: Box::default(),
             rcode,
             has_edns: false,
+            is_found: false,
             lifetime: None,
         }
     }
@@ -113,6 +123,17 @@ impl Reply {
     /// Whether another server may know better: this one failed or refused.
     pub(crate) fn is_failure(&self) -> bool {
         !matches!(self.rcode, RCODE_NOERROR | RCODE_NXDOMAIN)
+    }
+
+    /// Whether there is more of it, to be asked for over TCP.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.octets[2] & TRUNCATED != 0
+    }
+
+    /// Whether it has some of what was asked for. Without, a client that does not mind that it is cut off would take it for
+    /// the answer that there is nothing.
+    pub(crate) fn has_some(&self) -> bool {
+        !self.is_failure() && self.is_found
     }
 
     /// Whether the server may be one that does not know EDNS (RFC 6891, section 7).
@@ -422,11 +443,29 @@ mod tests {
             notify
         };
         assert_eq!(Reply::read(&notify, 0x1234, QUESTION), Err(Rejected::Foreign));
-        assert_eq!(Reply::read(&message(0, 2, [&[], &[], &[]]), 0x1234, QUESTION), Err(Rejected::Truncated));
         for questions in [0, 2] {
             let mut other = good.clone();
             other[5] = questions;
             assert_eq!(Reply::read(&other, 0x1234, QUESTION), Err(Rejected::Foreign));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_kept_and_goes_on_as_far_as_it_can_be_read() {
+        let records = [record(1, 60, &[1, 2, 3, 4]), record(1, 60, &[1, 2, 3, 5])];
+        let whole = message(0, 0, [&[&records[0], &records[1]], &[], &[]]);
+        assert!(!Reply::read(&whole, 0x1234, QUESTION).unwrap().is_cut_off());
+        let cut_off = message(0, TRUNCATED, [&[&records[0], &records[1]], &[], &[]]);
+        for (octets, count) in [(&cut_off[..], 2), (&cut_off[..cut_off.len() - 1], 0)] {
+            let reply = Reply::read(octets, 0x1234, QUESTION).unwrap();
+            assert_eq!(reply.has_some(), count > 0);
+            assert_eq!((reply.is_cut_off(), reply.is_failure(), reply.lifetime()), (true, false, None));
+            let mut out = Vec::new();
+            reply.compose(&mut out, &client(512, None), 0);
+            assert_eq!(
+                (out[2] & TRUNCATED, out[7], out.len()),
+                (TRUNCATED, count, 12 + QUESTION.len() + 16 * usize::from(count))
+            );
         }
     }
 

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_name_server_is_asked_by_the_device_that_has_its_name_now", by_device),
     ("a_long_answer_is_fetched_over_tcp", long_answers),
     ("a_server_that_breaks_off_or_cannot_be_read_is_asked_once_and_then_the_next_one", broken_off),
+    ("of_a_long_answer_that_nobody_gives_whole_the_client_gets_what_came", never_whole),
     ("a_long_answer_may_take_its_time", slow_long_answers),
     ("a_server_that_takes_its_time_is_heard_all_the_same", late_answers),
     ("a_server_has_its_time_for_each_question_whatever_was_asked_before", whole_second),
@@ -363,6 +364,37 @@ fn broken_off() {
         let (query, client) = query_at(&two, &name);
         two.send_to(&reply_to(&query, 0, Some([192, 0, 2, 5])), client).unwrap();
         asking.join().unwrap().answer == ["A 192.0.2.5"]
+    });
+}
+
+fn never_whole() {
+    outside();
+    // The one cannot be reached over TCP, the other cuts its answer off there, too; a third one only fails.
+    let (one, two, three) = (server(4), server_for_long_answers(6), server(8));
+    let cut_off = |query: &[u8], last: u8| {
+        let mut reply = reply_to(query, 0, Some([192, 0, 2, last]));
+        reply[2] |= 0x02;
+        reply
+    };
+    let told = |answer: Response| (answer.rcode, answer.truncated, answer.answer);
+    let expected = |last: u8| ("NOERROR".to_owned(), true, vec![format!("A 192.0.2.{last}")]);
+    // On a busy machine an answer may come too late.
+    eventually("as much as was told is passed on", || {
+        let name = fresh("part");
+        resolv_conf("nameserver 10.9.0.4\nnameserver 10.9.0.8");
+        let asked = asking(&name);
+        let (query, client) = query_at(&one, &name);
+        one.send_to(&cut_off(&query, 4), client).unwrap();
+        let (query, client) = query_at(&three, &name);
+        three.send_to(&reply_to(&query, 2, None), client).unwrap();
+        let by_datagram = told(asked.join().unwrap());
+        let name = fresh("part");
+        resolv_conf("nameserver 10.9.0.6");
+        let asked = asking(&name);
+        let (mut stream, query) = query_over_tcp(&two, &name);
+        let reply = cut_off(&query, 6);
+        stream.write_all(&[&(reply.len() as u16).to_be_bytes(), &reply[..]].concat()).unwrap();
+        by_datagram == expected(4) && told(asked.join().unwrap()) == expected(6)
     });
 }
 
