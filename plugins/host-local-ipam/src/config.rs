@@ -11,10 +11,11 @@ use std::path::{Component, Path, PathBuf};
 
 use cni_types::{CniArgs, Error, ErrorCode, NetConf, NetworkCall, OwnKeys, Route, SpecVersion, ip};
 use ipnetwork::IpNetwork;
-use serde::Deserialize;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::allocator::{Order, RequestableFrom};
-use crate::range::{RangeSpec, optional_cidr};
+use crate::range::{RangeError, RangeSpec, optional_cidr};
 use crate::range_set::{RangeSet, RangeSetError};
 use crate::span::{Point, Span};
 use crate::store::{Place, StickyName};
@@ -53,7 +54,9 @@ struct IpamKeys {
     data_dir: String,
     resolv_conf: String,
     exclude: Vec<String>,
+    #[serde(deserialize_with = "unless_empty")]
     allocation: Order,
+    #[serde(deserialize_with = "unless_empty")]
     requestable_from: RequestableFrom,
     sticky_by_name: bool,
 }
@@ -300,6 +303,14 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
     address.map(|address| address.to_canonical()).map_err(|_| format!("invalid IP address {text}"))
 }
 
+/// The word of a key, the default where it is empty, which is as good as absent to the reference.
+fn unless_empty<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    if word.is_empty() { Ok(T::default()) } else { T::deserialize(word.into_deserializer()) }
+}
+
 /// `10.0.0.7`, `10.0.0.0/28` or `10.0.0.7-10.0.0.9`.
 fn parse_span(text: &str) -> Result<Span, String> {
     if let Some((first, last)) = text.split_once('-') {
@@ -311,6 +322,9 @@ fn parse_span(text: &str) -> Result<Span, String> {
     }
     if text.contains('/') {
         let subnet = ip::parse_cidr(text)?;
+        if subnet.ip() != subnet.network() {
+            return Err(RangeError::HostBits(subnet).to_string());
+        }
         let span = Span::new(subnet.network().into(), subnet.broadcast().into());
         return span.ok_or_else(|| format!("invalid CIDR address: {text}"));
     }

@@ -62,11 +62,13 @@ fn range_sets_come_from_the_runtime_then_from_the_single_range_then_from_the_lis
 #[test]
 fn keys_match_in_any_case_and_null_or_empty_is_as_if_absent() {
     let ipam = json!({"Ranges": [[{"SUBNET": "10.0.0.0/24", "rangeStart": "", "gateway": null}]], "routes": null,
-                      "dataDir": "", "resolvConf": "", "rangeStart": "10.0.0.9", "exclude": null, "allocation": null});
+                      "dataDir": "", "resolvConf": "", "rangeStart": "10.0.0.9", "exclude": null, "allocation": "",
+                      "requestableFrom": ""});
     let settings = settings(&document(ipam));
     assert_eq!(sets_of(&settings), ["10.0.0.1-10.0.0.254"]);
     assert_eq!(settings.place, Place::new(Path::new("/var/lib/cni/networks"), "net1"));
     assert_eq!((settings.order, settings.resolv_conf), (Order::RoundRobin, None));
+    assert_eq!(settings.requestable_from, RequestableFrom::Range);
 }
 
 #[test]
@@ -118,6 +120,11 @@ fn a_mistake_is_named_with_its_key_its_value_and_the_references_text() {
         (
             json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.1", "x"]}),
             "ipam.exclude[1]: invalid IP address: x",
+        ),
+        (
+            json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.5/24"]}),
+            "ipam.exclude[0]: Network has host bits set. For a subnet mask of length 24 the network address is \
+             10.0.0.0 (given: 10.0.0.5/24)",
         ),
         (
             json!({"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9-10.0.0.1"]}),
