@@ -52,11 +52,16 @@ impl Descriptors {
     }
 }
 
-/// Whether `error` says that descriptors or memory have run out on this host: later it may go well, and nobody else is to
-/// blame.
+/// Whether `error` says that descriptors, memory or ports have run out on this host: later it may go well, and nobody else
+/// is to blame.
 pub(crate) fn is_scarcity(error: &Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
+    match errno {
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => true,
+        // From connect(2), of datagrams and of connections: no port is free (ip(7), `ip_local_port_range`).
+        Some(Errno::EAGAIN | Errno::EADDRNOTAVAIL) => true,
+        Some(_) | None => false,
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("neither_silence_nor_an_error_takes_edns_from_a_server_that_speaks_it", slow_with_edns),
     ("an_answer_without_edns_is_not_kept_for_who_wants_signatures", without_signatures),
     ("a_datagram_longer_than_was_asked_for_is_taken_whole", long_datagrams),
+    ("a_host_without_a_free_port_holds_it_against_no_server", no_port),
     ("a_stray_answer_is_passed_over_and_the_right_one_heard", strays),
     ("what_is_kept_is_for_those_who_ask_the_same_of_the_same_servers", kept_apart),
     ("an_alias_of_a_name_without_such_a_record_is_not_kept", alias_of_nothing),
@@ -731,6 +732,33 @@ fn kept(mut reply: Vec<u8>) -> Vec<u8> {
     let ttl = reply.len() - 10;
     reply[ttl..ttl + 4].copy_from_slice(&3600_u32.to_be_bytes());
     reply
+}
+
+fn no_port() {
+    outside();
+    let one = server(4);
+    resolv_conf("nameserver 10.9.0.4");
+    run("echo 50000 50000 > /proc/sys/net/ipv4/ip_local_port_range");
+    // On a busy machine the server may have been silent for too long, which is held against it.
+    eventually("a question fails, and the server is not blamed", || {
+        let name = fresh("first");
+        let asked = inside("c1", || UdpSocket::bind("0.0.0.0:0").unwrap());
+        asked.connect((GATEWAY, 53)).unwrap();
+        let failed = || {
+            let status = in_time("ask", || Client::connect_existing(&state())?.expect("a server").status());
+            status.upstreams.iter().map(|upstream| upstream.health.failed).sum::<u64>()
+        };
+        let before = failed();
+        asked.send(&query(7, &name, Rtype::A, None)).unwrap();
+        // While it waits for its answer it has the only port.
+        let (query, client) = query_at(&one, &name);
+        let other = fresh("second");
+        let second = inside("c1", move || ask(GATEWAY, &other, Rtype::A).unwrap());
+        let is_blamed = failed() > before;
+        one.send_to(&reply_to(&query, 0, Some([192, 0, 2, 4])), client).unwrap();
+        asked.recv(&mut [0; 512]).unwrap();
+        second.rcode == "SERVFAIL" && !is_blamed
+    });
 }
 
 fn strays() {
