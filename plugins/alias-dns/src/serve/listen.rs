@@ -9,10 +9,12 @@ use std::io::{ErrorKind, Result};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::sockopt::{BindToDevice, IpFreebind, Ipv6V6Only, RcvBufForce, ReuseAddr, SndBufForce};
+use nix::sys::socket::sockopt::{
+    BindToDevice, IpFreebind, Ipv6V6Only, RcvBuf, RcvBufForce, ReuseAddr, SndBuf, SndBufForce,
+};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt,
-    socket,
+    AddressFamily, Backlog, GetSockOpt, SetSockOpt, SockFlag, SockType, SockaddrStorage, bind, getsockname,
+    getsockopt, listen, setsockopt, socket,
 };
 
 use super::udp::internet;
@@ -82,10 +84,33 @@ pub fn is_taken_on_every_device(listener: &Listener, port: u16) -> bool {
 fn with_tcp(listener: &Listener, port: u16, tcp: OwnedFd) -> Result<Sockets> {
     listen(&tcp, Backlog::new(128)?)?;
     let udp = bound(listener, port, SockType::Datagram)?;
-    // Only a privileged process may go above the system's limit; without it the default has to do.
-    let _ = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER);
-    let _ = setsockopt(&udp, SndBufForce, &SEND_BUFFER);
+    // With less room it serves as well, while there is no burst.
+    let _ = widen(&udp, RcvBufForce, RcvBuf, RECEIVE_BUFFER);
+    let _ = widen(&udp, SndBufForce, SndBuf, SEND_BUFFER);
     Ok(Sockets { udp, tcp: tcp.into() })
+}
+
+/// Gives `socket` a buffer of so many `octets`. Only a privileged process may go above the system's limit by `force`; any
+/// other gets as much as that allows by `option`, if it is more than a socket has in the first place.
+fn widen<O>(
+    socket: &OwnedFd,
+    force: impl SetSockOpt<Val = usize>,
+    option: O,
+    octets: usize,
+) -> nix::Result<()>
+where
+    O: SetSockOpt<Val = usize> + GetSockOpt<Val = usize> + Copy,
+{
+    if setsockopt(socket, force, &octets).is_ok() {
+        return Ok(());
+    }
+    // Tried at another one: a buffer that has once become smaller than the default may not get as large again.
+    let trial = self::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&trial, option, &octets)?;
+    if getsockopt(&trial, option)? > getsockopt(socket, option)? {
+        setsockopt(socket, option, &octets)?;
+    }
+    Ok(())
 }
 
 fn bound(listener: &Listener, port: u16, kind: SockType) -> Result<OwnedFd> {
@@ -114,5 +139,35 @@ fn address_of(listener: &Listener, port: u16) -> Result<SocketAddr> {
             Ok(SocketAddrV6::new(address, port, 0, scope).into())
         }
         address => Ok(SocketAddr::new(address, port)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caps::{CapSet, Capability};
+
+    use super::*;
+
+    #[test]
+    fn without_the_right_to_more_a_buffer_is_as_large_as_the_system_lets_it_be_and_never_smaller_than_it_was()
+    {
+        // Capabilities are a thread's, and go with it.
+        let unprivileged = std::thread::spawn(|| {
+            caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+            [1 << 10, RECEIVE_BUFFER].map(|octets| {
+                let open =
+                    || socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
+                let (widened, other) = (open(), open());
+                let default = getsockopt(&other, RcvBuf).unwrap();
+                widen(&widened, RcvBufForce, RcvBuf, octets).unwrap();
+                setsockopt(&other, RcvBuf, &octets).unwrap();
+                [default, getsockopt(&other, RcvBuf).unwrap(), getsockopt(&widened, RcvBuf).unwrap()]
+            })
+        });
+        let [fewer, more] = unprivileged.join().unwrap();
+        for [default, allowed, widened] in [fewer, more] {
+            assert_eq!(widened, default.max(allowed));
+        }
+        assert!(fewer[1] < fewer[0], "the default is not more than was asked for: {fewer:?}");
     }
 }
