@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -45,8 +46,9 @@ impl Delegate {
     ///
     /// # Errors
     /// The delegate's own error, its code kept; code 6 when its output is no result.
-    pub fn add(&self, call: &NetworkCall) -> Result<CniResult, Error> {
-        self.start(Command::Add, call)?.added()
+    pub fn add(&self, call: &NetworkCall) -> Result<CniResult, NotAdded> {
+        let started = self.start(Command::Add, call);
+        started.map_err(|error| NotAdded { error, in_doubt: false })?.added()
     }
 
     /// DEL.
@@ -101,18 +103,18 @@ impl Running {
     /// Waits for the result of an ADD.
     ///
     /// # Errors
-    /// The delegate's own error, its code kept; code 6 when its output is no result; code 11 when a signal came that
-    /// asks the caller to end.
-    pub fn added(self) -> Result<CniResult, Error> {
+    /// The delegate's own error, its code kept; code 6 when its output is no result; code 11 when it was killed since a
+    /// signal came that asks the caller to end.
+    pub fn added(self) -> Result<CniResult, NotAdded> {
         let (program, version) = (self.process.program().to_owned(), self.version);
         let stdout = self.wait()?;
         let unreadable = |reason: String| {
             let output = String::from_utf8_lossy(&stdout);
-            Error::new(
+            let error = Error::new(
                 ErrorCode::DECODING_FAILURE,
                 format!("plugin {} answered ADD with no valid result: {reason}", program.display()),
-            )
-            .with_details(output)
+            );
+            NotAdded { error: error.with_details(output), in_doubt: true }
         };
         let document: Value =
             serde_json::from_slice(&stdout).map_err(|error| unreadable(error.to_string()))?;
@@ -122,13 +124,22 @@ impl Running {
     /// Waits for the end of a verb that has no result.
     ///
     /// # Errors
-    /// The delegate's own error, its code kept; code 11 when a signal came that asks the caller to end.
+    /// The delegate's own error, its code kept; code 11 when it was killed since a signal came that asks the caller to
+    /// end, or took too long on the way back.
     pub fn ended(self) -> Result<(), Error> {
-        self.wait().map(drop)
+        self.wait().map(drop).map_err(|failed| failed.error)
     }
 
-    fn wait(mut self) -> Result<Vec<u8>, Error> {
-        let output = self.process.wait()?;
+    /// Whether the delegate has ended or does so within `patience`; how it did has still to be asked.
+    ///
+    /// # Errors
+    /// What the kernel refuses to tell.
+    pub fn ends_within(&self, patience: Duration) -> std::io::Result<bool> {
+        self.process.ends_within(patience)
+    }
+
+    fn wait(mut self) -> Result<Vec<u8>, NotAdded> {
+        let output = self.process.wait().map_err(|error| NotAdded { error, in_doubt: true })?;
         log::debug!("{} {} has ended", self.process.program().display(), self.command.as_str());
         if !output.stderr.is_empty() {
             // Passed on for the person who reads the runtime's log; nothing depends on it.
@@ -139,28 +150,35 @@ impl Running {
 }
 
 /// What a delegate that failed says, in the reference's words where it says nothing that can be read.
-fn failure(output: &Output) -> Error {
+fn failure(output: &Output) -> NotAdded {
+    let unsaid = |msg: String| NotAdded { error: Error::new(ErrorCode::UNKNOWN, msg), in_doubt: true };
     let stdout = &output.stdout;
     if stdout.is_empty() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        return Error::new(
-            ErrorCode::UNKNOWN,
-            match stderr.is_empty() {
-                true => format!("netplugin failed with no error message: {}", output.status),
-                false => format!("netplugin failed: {stderr:?}"),
-            },
-        );
+        return unsaid(match stderr.is_empty() {
+            true => format!("netplugin failed with no error message: {}", output.status),
+            false => format!("netplugin failed: {stderr:?}"),
+        });
     }
-    let reason = match serde_json::from_slice(stdout) {
-        Ok(said) if said != Error::new(ErrorCode::UNKNOWN, "") => return said,
+    let reason = match serde_json::from_slice::<Error>(stdout) {
+        Ok(said) if said != Error::new(ErrorCode::UNKNOWN, "") => {
+            return NotAdded { in_doubt: said.code() == ErrorCode::UNKNOWN, error: said };
+        }
         Ok(_) => "neither code nor msg".to_owned(),
         Err(error) => error.to_string(),
     };
     let stdout = String::from_utf8_lossy(stdout);
-    Error::new(
-        ErrorCode::UNKNOWN,
-        format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {reason}"),
-    )
+    unsaid(format!("netplugin failed but error parsing its diagnostic message {stdout:?}: {reason}"))
+}
+
+/// An ADD of a delegate's that did not come to a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotAdded {
+    /// What is to be told.
+    pub error: Error,
+    /// Whether it may have done its work all the same: it was killed, or what it said is neither a result nor an error.
+    /// One that says what is wrong has taken back what it did.
+    pub in_doubt: bool,
 }
 
 #[cfg(test)]

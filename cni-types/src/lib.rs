@@ -40,7 +40,7 @@ pub use boot::BootId;
 pub use by_hand::ByHand;
 pub use command::Command;
 pub use conf::{NetConf, OwnKeys};
-pub use delegate::{Delegate, Running};
+pub use delegate::{Delegate, NotAdded, Running};
 pub use env::{Attachment, Environment, MAX_IFNAME_LEN, is_identifier};
 pub use error::{Error, ErrorCode};
 pub use failures::Failures;

@@ -4,12 +4,13 @@
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,6 +23,9 @@ use nix::unistd::Pid;
 
 use crate::signals::{self, ENDING};
 use crate::{Error, ErrorCode};
+
+/// How long a program has to end by itself when the caller is asked to end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How a process ended, and what it wrote.
 #[derive(Debug)]
@@ -69,53 +73,109 @@ impl Process {
         &self.program
     }
 
-    /// Waits until it has ended, and kills it when a signal comes that asks the caller to end and is held back.
+    /// Waits until it has ended, and kills it when it has not a moment after a signal came that asks the caller to end
+    /// and is held back.
     ///
     /// That signal is left for the caller to find. It is heeded here all the same: a program may run for long, and
-    /// nothing says that it ever ends. Only on the [way back](signals::WayBack) it runs to its end.
+    /// nothing says that it ever ends. But most end soon, and then nobody has to guess what they have done. On the
+    /// [way back](signals::WayBack) it has half a minute, whatever comes.
     ///
     /// # Errors
-    /// Code 11 when such a signal came; 5 when the kernel refuses.
+    /// Code 11 when it was killed; 5 when the kernel refuses.
     pub fn wait(&mut self) -> Result<Output, Error> {
         let ended = self.end();
         let program = self.program.display();
+        let killed = |why: String| Err(Error::new(ErrorCode::TRY_AGAIN_LATER, why));
         match ended {
-            Ok(Some(output)) => Ok(output),
-            Ok(None) => {
-                Err(Error::new(ErrorCode::TRY_AGAIN_LATER, format!("asked to end while {program} ran")))
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(Endless::Asked)) => killed(format!("asked to end while {program} ran")),
+            Ok(Err(Endless::OnWayBack(patience))) => {
+                killed(format!("{program} did not end within {} s", patience.as_secs()))
             }
             Err(error) => Err(Error::io(format_args!("wait for {program}"), &error)),
         }
     }
 
-    /// How it ended; `None` when the caller was asked to end before that.
-    fn end(&mut self) -> io::Result<Option<Output>> {
-        let heeded = signals::heeded()?;
-        if heeded.iter().next().is_some() {
-            match self.is_interrupted_by(&heeded) {
-                Ok(true) => return Ok(None),
-                Ok(false) => {}
-                // An old kernel, or a filter of system calls. The signal is heeded when the process has ended.
-                Err(error) => log::debug!("wait for a signal as well: {error}"),
-            }
-        }
-        let status = self.child.reap()?;
-        Ok(Some(Output { status, stdout: content(&self.stdout)?, stderr: content(&self.stderr)? }))
+    /// Whether it has ended or does so within `patience`; it still has to be [waited for](Self::wait).
+    ///
+    /// # Errors
+    /// What the kernel refuses to tell.
+    pub fn ends_within(&self, patience: Duration) -> io::Result<bool> {
+        let Some(pid) = self.child.0 else { return Ok(true) };
+        ready(end_of(pid)?.as_fd(), None, Some(patience)).map(|ready| ready == Some(Ready::First))
     }
 
-    /// Waits until one of `signals` has come or the process has ended; `false` if it has.
-    fn is_interrupted_by(&self, signals: &SigSet) -> io::Result<bool> {
-        let Some(pid) = self.child.0 else { return Ok(false) };
-        let signals = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)?;
-        let end = end_of(pid)?;
-        let mut awaited =
-            [PollFd::new(end.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        while let Err(errno) = poll(&mut awaited, PollTimeout::NONE) {
-            if errno != Errno::EINTR {
-                return Err(errno.into());
-            }
+    /// How it ended, or why that is no longer waited for.
+    fn end(&mut self) -> io::Result<Result<Output, Endless>> {
+        match self.endless() {
+            Ok(Some(endless)) => return Ok(Err(endless)),
+            Ok(None) => {}
+            // An old kernel, or a filter of system calls. A signal is heeded when the process has ended.
+            Err(error) => log::debug!("wait for a signal as well: {error}"),
         }
-        Ok(awaited[0].any() != Some(true))
+        let status = self.child.reap()?;
+        Ok(Ok(Output { status, stdout: content(&self.stdout)?, stderr: content(&self.stderr)? }))
+    }
+
+    /// Waits for the end as long as the caller has time; `None` if it has come, or nothing limits that time.
+    fn endless(&self) -> io::Result<Option<Endless>> {
+        let heeded = signals::heeded()?;
+        let on_way_back = signals::way_back_patience();
+        let is_bounded = on_way_back.is_some() || heeded.iter().next().is_some();
+        let Some(pid) = self.child.0.filter(|_| is_bounded) else { return Ok(None) };
+        let end = end_of(pid)?;
+        if let Some(patience) = on_way_back {
+            let ended = ready(end.as_fd(), None, Some(patience))?;
+            return Ok(ended.is_none().then_some(Endless::OnWayBack(patience)));
+        }
+        let signals = SignalFd::with_flags(&heeded, SfdFlags::SFD_CLOEXEC)?;
+        if ready(end.as_fd(), Some(signals.as_fd()), None)? == Some(Ready::First) {
+            return Ok(None);
+        }
+        Ok(ready(end.as_fd(), None, Some(GRACE))?.is_none().then_some(Endless::Asked))
+    }
+}
+
+/// Why a process is not waited for any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endless {
+    /// The caller was asked to end.
+    Asked,
+    /// The caller is on its way back, and has more to take back.
+    OnWayBack(Duration),
+}
+
+/// Which of two descriptors can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// The first, whether or not the second can be, too.
+    First,
+    Second,
+}
+
+/// Waits until one of two descriptors can be read; `None` when none can be within `patience`.
+fn ready(
+    first: BorrowedFd<'_>,
+    second: Option<BorrowedFd<'_>>,
+    patience: Option<Duration>,
+) -> io::Result<Option<Ready>> {
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    let mut awaited: Vec<PollFd<'_>> =
+        std::iter::once(first).chain(second).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = match left {
+            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut awaited, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
+            // What is left of a millisecond is not waited for.
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) if awaited[0].any() == Some(true) => return Ok(Some(Ready::First)),
+            Ok(_) => return Ok(Some(Ready::Second)),
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 
@@ -248,5 +308,15 @@ mod tests {
             Process::start(Path::new("/bin/sh"), &words, [("A", "a")].into_iter(), b"stdin\n").unwrap();
         let output = process.wait().unwrap();
         assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"stdin word a\n"[..]));
+    }
+
+    #[test]
+    fn a_program_that_hangs_on_the_way_back_is_waited_for_no_longer_than_the_rest_can_wait() {
+        let _back = signals::WayBack::with_patience(Duration::from_millis(200));
+        let variables = std::iter::empty::<(&str, &str)>();
+        let mut hung = Process::start(Path::new("/bin/sleep"), &["1000"], variables, b"").unwrap();
+        let given_up = hung.wait().unwrap_err();
+        assert_eq!(given_up.code(), ErrorCode::TRY_AGAIN_LATER);
+        assert_eq!(given_up.msg(), "/bin/sleep did not end within 0 s");
     }
 }

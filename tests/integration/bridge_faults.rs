@@ -453,6 +453,54 @@ fn an_attachment_that_lives_elsewhere_keeps_its_leases() {
     story.assert_clean();
 }
 
+/// Two ADDs of one identity at the same moment, in two namespaces. The slow one asks an `allocator`, and stops before it
+/// makes its pair. When the file `has_done` is there, the other one attaches its container. Then the slow one goes on,
+/// after a `signal`, and is refused.
+#[track_caller]
+fn loses_the_race(allocator: &str, has_done: &str, signal: Option<&str>) {
+    let story = Story::new();
+    let other = story.world.container("other");
+    let stopping = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=flock:signal=STOP:when=1"];
+    let elsewhere = story.ipam("static", allocator);
+    let slow = story.world.traced_plugin(&stopping, "bridge").verb("ADD").container(&story.guest);
+    let slow =
+        slow.env("CNI_NETNS", &other.netns_path()).env("CNI_PATH", &story.path).config(&elsewhere).start();
+    let lines = |line: &str| story.world.host().run(line).stdout.lines().next().map(drop);
+    wait_until("the allocator is asked", || lines(&format!("ls {has_done}")));
+    wait_until("the slow one stops", || lines("pgrep -x -r t bridge"));
+    let mut attached = config();
+    attached["prevResult"] = story.call("ADD", &config()).run().json();
+    if let Some(signal) = signal {
+        story.world.host().run(&format!("pkill -{signal} -x bridge")).success();
+    }
+    story.world.write("/run/go", "");
+    wait_until("the slow one has ended", || {
+        story.world.host().run("pkill -CONT -x bridge");
+        slow.has_ended().then_some(())
+    });
+    let output = slow.wait();
+    assert_eq!(output.status, 1, "{output}");
+    // With the leases, and in the result's addresses.
+    story.call("CHECK", &attached).run().success();
+    story.call("DEL", &config()).run().success();
+    story.world.host().run(&format!("rm -f /run/go {has_done} {}/static", story.path)).success();
+    story.assert_clean();
+}
+
+#[test]
+fn a_signal_to_an_add_that_lost_the_race_leaves_the_other_one_its_leases() {
+    let late = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"
+        : > /run/asked; while [ ! -e /run/go ]; do sleep 0.02; done; exec "$(dirname "$0")/host-local""#;
+    loses_the_race(late, "/run/asked", Some("TERM"));
+}
+
+#[test]
+fn an_add_that_leased_first_and_lost_the_race_for_the_pair_leaves_the_other_one_its_leases() {
+    let early = r#"[ "$CNI_COMMAND" = ADD ] || exec "$(dirname "$0")/host-local"
+        "$(dirname "$0")/host-local" > /run/answer && : > /run/leased; cat /run/answer"#;
+    loses_the_race(early, "/run/leased", None);
+}
+
 /// Kills calls after a while that grows from call to call over the whole of a call.
 #[track_caller]
 fn survives(verb: &str, signal: &str) {

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tempfile::TempDir;
@@ -33,9 +33,13 @@ fn call(conf: &str) -> NetworkCall {
 const CONF: &str = r#"{"cniVersion":"1.0.0","name":"n"}"#;
 
 fn add(script: &str, conf: &str) -> Result<CniResult, Error> {
+    added(script, conf).map_err(|failed| failed.error)
+}
+
+fn added(script: &str, conf: &str) -> Result<CniResult, NotAdded> {
     let directory = plugin(script);
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    delegate.start(Command::Add, &call(conf))?.added()
+    delegate.add(&call(conf))
 }
 
 #[test]
@@ -87,7 +91,11 @@ fn a_plugin_that_cannot_be_executed_is_told() {
     let directory = plugin("echo '{}'");
     let program = directory.path().join("fake");
     let delegate = Delegate::find("fake", &[directory.path().to_owned()]).unwrap();
-    let refused = || delegate.add(&call(CONF)).unwrap_err();
+    let refused = || {
+        let NotAdded { error, in_doubt } = delegate.add(&call(CONF)).unwrap_err();
+        assert!(!in_doubt);
+        error
+    };
 
     let written = std::fs::File::options().append(true).open(&program).unwrap();
     let busy = refused();
@@ -169,4 +177,33 @@ fn a_delegate_that_fails_without_words_is_reported_in_the_references() {
     );
     let no_result = failure("echo junk");
     assert_eq!((no_result.code(), no_result.details()), (ErrorCode::DECODING_FAILURE, "junk\n"));
+}
+
+#[test]
+fn a_delegate_that_says_what_is_wrong_has_done_nothing_and_any_other_may_have() {
+    for (script, in_doubt) in [
+        (r#"echo '{"code":11,"msg":"no addresses"}'; exit 1"#, false),
+        (r#"echo '{"code":999,"msg":"no addresses"}'; exit 1"#, false),
+        (r#"echo '{"msg":"no addresses"}'; exit 1"#, true),
+        ("kill -9 $$", true),
+        ("echo oops >&2; exit 1", true),
+        ("echo junk; exit 1", true),
+        ("echo junk", true),
+    ] {
+        assert_eq!(added(script, CONF).unwrap_err().in_doubt, in_doubt, "{script}");
+    }
+}
+
+#[test]
+fn a_delegate_has_a_moment_to_end_by_itself_when_the_caller_is_asked_to() {
+    let signals: SigSet = [Signal::SIGTERM].into_iter().collect();
+    signals.thread_block().unwrap();
+    raise(Signal::SIGTERM).unwrap();
+    let refused = added(r#"echo '{"code":11,"msg":"no addresses"}'; exit 1"#, CONF).unwrap_err();
+    let killed = added("exec sleep 1000", CONF).unwrap_err();
+    // It would end the tests once it is held back no more.
+    assert_eq!(signals.wait().unwrap(), Signal::SIGTERM);
+    signals.thread_unblock().unwrap();
+    assert_eq!((refused.error.msg(), refused.in_doubt), ("no addresses", false));
+    assert!(killed.error.msg().contains("asked to end while") && killed.in_doubt, "{killed:?}");
 }

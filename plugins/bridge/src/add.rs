@@ -1,6 +1,10 @@
 //! ADD: wire and lease side by side, plan, apply. Whatever fails takes back what was done before it.
 
-use cni_types::{AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, Running};
+use std::time::Duration;
+
+use cni_types::{
+    AttachmentCall, CniResult, Command, Delegate, Error, ErrorCode, Interface, NetworkCall, NotAdded, Running,
+};
 
 use crate::attachment::Identity;
 use crate::config::{MasqueradeBackend, Settings};
@@ -16,6 +20,9 @@ use crate::sysctl::Ipv6Switches;
 use crate::undo::{Undo, WayBack};
 use crate::veth::Veth;
 use crate::{bridge, container, gateway, iptables, maker, reverse_path, rules, veth};
+
+/// How long others are kept from making links while leases are given back. It takes some milliseconds.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Attaches the container.
 pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
@@ -42,7 +49,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
         (Lease::ask(call, &settings)?, Ok(wired))
     };
     let veth = wired.as_ref().ok().map(|Wired { veth, .. }| veth);
-    let leases = lease.given(&identity, veth, &signals, &mut back.leases)?;
+    let leases = lease.given(&identity, &home, veth, &signals, &mut back.leases)?;
     let plan = plan(call, &settings, leases)?;
     let Wired { bridge, veth, switches, gateway, prepared } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
@@ -209,7 +216,8 @@ impl<'a> Lease<'a> {
     /// Waits for the addresses; `None` if the settings ask for none. `veth` is the pair of `identity`, if it was made.
     fn given(
         self,
-        identity: &Identity,
+        identity: &'a Identity,
+        home: &'a Netns,
         veth: Option<&Veth>,
         signals: &Held,
         undo: &mut Undo<'a>,
@@ -217,37 +225,45 @@ impl<'a> Lease<'a> {
         let Some((ipam, running)) = self.asked else { return Ok(None) };
         let network = self.call.network();
         let mut leased = running.added();
-        if let Err(ended) = signals.heed() {
-            undo.push("release the leases", move || ipam.del(network));
-            return Err(ended);
-        }
+        let ended = signals.heed();
         let replaced = veth.is_some_and(|veth| veth.replaced);
-        if let Err(refusal) = &leased
-            && (replaced || refusal.code() == ErrorCode::TRY_AGAIN_LATER)
+        if ended.is_ok()
+            && let (Some(_), Err(NotAdded { error, .. })) = (veth, &leased)
+            && (replaced || error.code() == ErrorCode::TRY_AGAIN_LATER)
         {
-            // The pair says that there is no other attachment of this identity which lives. Without it, the leases may
-            // be those of one in another namespace.
-            if veth.is_none() {
-                return Err(refusal.clone());
-            }
-            // What an attempt that was killed has leased is in the way of its repetition.
+            // The pair says that there is no other attachment of this identity which lives. What an attempt that was
+            // killed has leased, or one that has lost the race for the pair, is in the way of its repetition.
             if !replaced {
                 rules::remove_stale(&identity.owner())?;
             }
             ipam.del(network)?;
             leased = ipam.add(network);
         }
-        if leased.as_ref().map_or_else(leaves_in_doubt, |_| true) {
-            undo.push("release the leases", move || ipam.del(network));
+        // Who is refused has nothing to give back: what there is by the same name may be somebody else's.
+        if leased.as_ref().map_or_else(|failed| failed.in_doubt, |_| true) {
+            undo.push("release the leases", move || release(ipam, network, identity, home));
         }
-        leased.map(Some)
+        ended?;
+        leased.map(Some).map_err(|failed| failed.error)
     }
 }
 
-/// Whether an IPAM plugin that failed like this may have leased something: it was killed, or its answer is no result.
-/// One that says what is wrong has given back what it took.
-fn leaves_in_doubt(error: &Error) -> bool {
-    [ErrorCode::UNKNOWN, ErrorCode::DECODING_FAILURE, ErrorCode::TRY_AGAIN_LATER].contains(&error.code())
+/// Gives back what an ADD has leased, unless there is an attachment of the same identity, in another namespace: that one
+/// was made by a call at the same time and may have leased the addresses anew, by the same name. Nobody makes one as long
+/// as it is given back, but for an allocator that takes too long for others to wait.
+fn release(ipam: &Delegate, network: &NetworkCall, identity: &Identity, home: &Netns) -> Result<(), Error> {
+    let alone = home.exclude()?;
+    let attached = Netlink::open().and_then(|mut host| veth::host_end(&mut host, identity));
+    if attached.map_err(Error::internal)?.is_some() {
+        log::debug!("left the leases to another attachment of the same name");
+        return Ok(());
+    }
+    let releasing = ipam.start(Command::Del, network)?;
+    // Where the kernel does not tell, the others wait for the end.
+    let _ =
+        releasing.ends_within(OTHERS_PATIENCE).inspect_err(|error| log::debug!("wait for an end: {error}"));
+    drop(alone);
+    releasing.ended()
 }
 
 impl From<PlanError> for Error {
