@@ -1,6 +1,8 @@
 //! Masquerade by the iptables programs as a person sees it: `bridge show` tells of it, `repair` brings it back and
 //! `prune` takes away what is left of the dead, whichever iptables the host has.
 
+use std::collections::BTreeSet;
+
 use integration_tests::{Container, Output, PluginCall, Running, Suite, World};
 use serde_json::{Value, json};
 
@@ -155,6 +157,35 @@ fn repair_brings_back_what_was_flushed() {
     }
 }
 
+/// The first rule of a container's chain decides: there anybody can undo the masquerade without removing it.
+#[test]
+fn a_rule_of_somebody_else_in_a_containers_chain_is_named_and_repair_removes_it() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let one = &story.containers[0];
+        story.call("DEL", one, &config()).run().success();
+        let mut attached = config();
+        attached["prevResult"] = story.call("ADD", one, &config()).run().json();
+        let before = story.ours();
+        // Both families have the same ones.
+        let chains: BTreeSet<&str> = before.iter().filter_map(|line| line.strip_prefix("-N ")).collect();
+        for chain in chains {
+            for program in ["iptables", "ip6tables"] {
+                let rule = format!("{chain} -m comment --comment mine -j ACCEPT");
+                story.world.host().run(&format!("{PROGRAMS}/{program} -t nat -I {rule}")).success();
+            }
+        }
+        let changed = story.call("CHECK", one, &attached).run().error(100);
+        let told = "iptables rule of somebody else is in table nat: -A CNI-";
+        assert_eq!(changed.matches(told).count(), 2, "{kind}: {changed}");
+        let repaired = story.bridge(&["repair", "net"]).success().to_owned();
+        assert_eq!(repaired.matches(&format!("repaired: {told}")).count(), 4, "{kind}: {repaired}");
+        assert_eq!(story.ours(), before, "{kind}");
+        story.call("CHECK", one, &attached).run().success();
+        story.detach_all(kind);
+    }
+}
+
 /// As a DEL that comes between what a repair has read and what it writes.
 #[test]
 fn a_chain_that_goes_meanwhile_is_brought_back_with_its_rules() {
@@ -184,10 +215,10 @@ fn a_chain_that_comes_meanwhile_keeps_the_rules_that_are_in_it() {
         let rule = story.ours().into_iter().find(|rule| rule.contains("\\\"one\\\"")).unwrap();
         let chain = rule.split(' ').find(|word| word.starts_with("CNI-")).unwrap();
         story.call("DEL", container, &config()).run().success();
-        story
-            .comes_between(kind, &[&format!("-N {chain}"), &format!("-A {chain} -d 192.0.2.0/24 -j ACCEPT")]);
+        let comment = r#"-m comment --comment "name: \"net\" id: \"one\"""#;
+        let kept = format!("-A {chain} -d 192.0.2.0/24 {comment} -j ACCEPT");
+        story.comes_between(kind, &[&format!("-N {chain}"), &kept]);
         story.call("ADD", container, &config()).run().success();
-        let kept = format!("-A {chain} -d 192.0.2.0/24 -j ACCEPT");
         let listed = story.ours();
         assert!(listed.contains(&kept), "{kind}: {listed:#?}");
         assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}");

@@ -14,11 +14,11 @@ mod tool;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use cni_types::{Attachment, Error};
+use cni_types::{Attachment, Error, Failures};
 use ipnetwork::IpNetwork;
 
 use crate::family::Family;
-use text::{by_family, comment};
+use text::{by_family, comment, is_of_container};
 
 pub(crate) use text::{Jumps, Told, chain, comment_of, comments, is_of_network, quoted};
 pub(crate) use tool::Tool;
@@ -89,12 +89,14 @@ pub(crate) fn repair(attached: &[(Jumps<'_>, &[IpNetwork])]) -> Result<Vec<Strin
     Ok(words)
 }
 
-/// Adds what is missing of the wished rules of chains, in one transaction; says what that was.
+/// Adds what is missing of the wished rules of chains and removes what others have put into them, in one transaction;
+/// says what was wrong.
 fn add(tool: &Tool, present: Vec<String>, wished: &[(String, Vec<String>)]) -> Result<Vec<String>, Error> {
     tool.change(present, |present| addition(present, wished))
 }
 
-/// What adds to `present` what is missing of the wished rules of chains, and that in words.
+/// What adds to `present` what is missing of the wished rules of chains, and removes from these what others have put
+/// there; and that in words.
 fn addition(present: &[String], wished: &[(String, Vec<String>)]) -> (String, Vec<String>) {
     let mut words = Vec::new();
     let mut script = String::new();
@@ -104,6 +106,10 @@ fn addition(present: &[String], wished: &[(String, Vec<String>)]) -> (String, Ve
         if !present.contains(&format!("-N {chain}")) && declared.insert(chain) {
             // Fails where somebody else has made it meanwhile: his rules in it would be gone with `:{chain}`.
             line(&mut script, format_args!("-N {chain}"));
+        }
+        for stray in strays(present, chain).filter(|stray| written.insert(*stray)) {
+            line(&mut script, format_args!("-D {}", stray.trim_start_matches("-A ")));
+            words.push(unknown(stray));
         }
         // Two interfaces of a container share the chain.
         for rule in rules.iter().filter(|rule| !present.contains(rule) && written.insert(rule.as_str())) {
@@ -138,7 +144,7 @@ pub(crate) fn collect(network: &str, valid: &[Attachment]) -> Result<(), Error> 
     remove_where(None, |found| is_of_network(found, network) && !kept.contains(found))
 }
 
-/// Each rule of an attachment that is missing, in words.
+/// Each rule of an attachment that is missing, and each that others have put into its chain, in words.
 ///
 /// # Errors
 /// As [`install`].
@@ -147,8 +153,20 @@ pub(crate) fn verify(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Result<Vec<St
     for (family, wished) in by_family(jumps, addresses) {
         let present = Tool::find(family)?.list()?;
         words.extend(wished.iter().filter(|rule| !present.contains(rule)).map(|rule| missing(rule)));
+        words.extend(strays(&present, &chain(jumps)).map(unknown));
     }
     Ok(words)
+}
+
+/// The rules in the chain of a container that are not about any: what stands before ours can undo them.
+fn strays<'a>(present: &'a [String], chain: &str) -> impl Iterator<Item = &'a str> {
+    let start = format!("-A {chain} ");
+    let in_chain = present.iter().map(String::as_str).filter(move |rule| rule.starts_with(&start));
+    in_chain.filter(|rule| !comment_of(rule).is_some_and(|comment| is_of_container(&comment)))
+}
+
+fn unknown(rule: &str) -> String {
+    format!("iptables rule of somebody else is in table {NAT}: {rule}")
 }
 
 fn missing(rule: &str) -> String {
@@ -165,11 +183,13 @@ pub(crate) fn remove_gone(is_meant: impl Fn(&Told<'_>) -> bool) -> Result<(), Er
 
 /// Removes the jumps whose comment `is_meant`, and of their chains and `own` those that nothing jumps to any more.
 fn remove_where(own: Option<&str>, is_meant: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let mut failures = Failures::default();
     for family in [Family::V4, Family::V6] {
         let Ok(tool) = Tool::find(family) else { continue };
-        tool.change(tool.list()?, |present| (removal(present, own, &is_meant), ()))?;
+        let look = |present: &[String]| (removal(present, own, &is_meant), ());
+        failures.note(tool.list().and_then(|present| tool.change(present, look)));
     }
-    Ok(())
+    failures.into_result()
 }
 
 /// What removes from `present` the jumps whose comment `is_meant`, and of their chains and `own` those that nothing

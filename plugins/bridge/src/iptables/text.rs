@@ -34,6 +34,11 @@ pub(crate) fn is_of_network(comment: &str, network: &str) -> bool {
     Told::by(comment).is_some_and(|told| names::network(told.network) == names::network(network))
 }
 
+/// Whether a comment is that of a rule in the chain of a container, of this plugin or the reference.
+pub(super) fn is_of_container(comment: &str) -> bool {
+    comment.strip_prefix("name: \"").is_some_and(|names| names.contains("\" id: \""))
+}
+
 /// The rules for the addresses of each family, as iptables lists them.
 pub(super) fn by_family(jumps: Jumps<'_>, addresses: &[IpNetwork]) -> Vec<(Family, Vec<String>)> {
     let families = [(Family::V4, "224.0.0.0/4"), (Family::V6, "ff00::/8")].into_iter();
