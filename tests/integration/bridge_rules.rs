@@ -496,6 +496,35 @@ fn a_changed_policy_holds_for_the_old_containers_from_the_next_add_on() {
 }
 
 #[test]
+fn changed_flags_of_ports_hold_for_the_old_containers_from_the_next_add_on() {
+    for keys in [json!({ "ipMasq": true }), json!({ "ingressPolicy": "same-bridge" })] {
+        for (before, after) in [(false, true), (true, false)] {
+            let world = World::new();
+            let with = |isolated: bool| {
+                let mut all =
+                    json!({ "isDefaultGateway": true, "portIsolation": isolated, "hairpinMode": isolated });
+                all.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+                network_with(&world, all)
+            };
+            let old_network = with(before);
+            let (one, two) = (member(&world, &old_network, "one"), member(&world, &old_network, "two"));
+            one.assert_reach("10.1.0.3", !before, "as it was");
+            let new_network = with(after);
+            let three = member(&world, &new_network, "three");
+            for to in ["10.1.0.3", "fd00:1::3", "10.1.0.4"] {
+                one.assert_reach(to, !after, &format!("portIsolation has become {after} beside {keys}"));
+            }
+            for container in [&one, &two, &three] {
+                new_network.check(&Attachment::of(container)).unwrap();
+                new_network.detach(container);
+            }
+            let rules = world.host().run("nft list ruleset").success().to_owned();
+            assert!(!rules.contains("net"), "left over: {rules}");
+        }
+    }
+}
+
+#[test]
 fn check_names_a_policy_that_the_configuration_no_longer_has() {
     let world = World::new();
     let one = member(&world, &changed(&world, "isolated", false), "one");

@@ -282,6 +282,17 @@ impl Settings {
         self.vlans.as_ref().is_some_and(Vlans::need_filtering)
     }
 
+    /// In what the network's ports are unlike one that the kernel makes, in words; nothing where they are not.
+    pub(crate) fn port_words(&self) -> Vec<String> {
+        let conduct = self.port.differences(Conduct::NEW).map(|[what, is, _]| format!("{what} {is}"));
+        let vlans = self.vlans.iter().flat_map(|Vlans { untagged, trunk, keep_default }| {
+            let untagged = untagged.map(|vlan| format!("VLAN {vlan}"));
+            let trunk = trunk.iter().map(|vlan| format!("tagged VLAN {vlan}"));
+            untagged.into_iter().chain(trunk).chain(keep_default.then(|| "default VLAN".to_owned()))
+        });
+        conduct.chain(vlans).collect()
+    }
+
     /// The link that carries the network's gateway addresses: the bridge, or the one for its VLAN. A network that has no
     /// addresses needs none.
     pub(crate) fn gateway_link(&self) -> String {

@@ -86,6 +86,9 @@ pub(crate) struct Attached<'a> {
     pub(crate) gateways: &'a [IpAddr],
     /// How `gateway_link` is connected with the bridge, if it is not the bridge.
     pub(crate) vlan_gateway: Option<VlanGateway<'a>>,
+    /// In what the network's ports are unlike others, in words. No rule is about that; but who comes with others has to
+    /// learn that those who are there have to be told.
+    pub(crate) port_words: &'a [String],
     pub(crate) policy: Policy,
 }
 

@@ -99,7 +99,7 @@ pub(super) fn content(attached: &[Attached<'_>]) -> Content {
         if uses.is_empty() && !is_member {
             continue;
         }
-        let list = list(&names::network(owner.network), &uses, edition);
+        let list = list(&names::network(owner.network), &uses, attachment.port_words, edition);
         let mac = is_member.then_some(attachment.mac);
         let link = is_member.then_some(attachment.gateway_link);
         content.element(
@@ -131,10 +131,11 @@ fn edition(tables: &[Vec<SkeletonChain>]) -> u64 {
     content::stable_hash(tables)
 }
 
-/// The chain that lists what an attachment uses. A network has one for each different list: its subnets or its policy
-/// may have changed.
-fn list(network: &str, uses: &[String], edition: u64) -> NetworkChain {
-    let hash = content::stable_hash((uses, edition)) as u32;
+/// The chain that lists what an attachment uses. A network has one for each different list, and for each way that its
+/// ports are set up: its subnets, its policy or the flags of its ports may have changed.
+fn list(network: &str, uses: &[String], port_words: &[String], edition: u64) -> NetworkChain {
+    let parts: Vec<&String> = uses.iter().chain(port_words).collect();
+    let hash = content::stable_hash((parts, edition)) as u32;
     NetworkChain {
         name: format!("{}-{hash:08x}", chain_name("network", network)),
         comment: format!("network {network}: what it uses; no packet comes here"),
@@ -202,12 +203,22 @@ mod tests {
     #[test]
     fn a_list_has_another_name_where_the_tables_have_other_rules() {
         let own = || [(SKELETON.chains)(), (ports::SKELETON.chains)()];
-        let name = |tables: &[Vec<SkeletonChain>]| list("n", &["x".to_owned()], edition(tables)).name;
+        let name = |tables: &[Vec<SkeletonChain>]| list("n", &["x".to_owned()], &[], edition(tables)).name;
         for table in 0..own().len() {
             let mut changed = own();
             changed[table].iter_mut().find_map(|chain| chain.rules.pop()).unwrap();
             assert_ne!(name(&changed), name(&own()));
         }
         assert_eq!(name(&own()), name(&own()));
+    }
+
+    #[test]
+    fn a_list_has_another_name_where_ports_are_set_up_otherwise() {
+        let name = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            list("n", &["x".to_owned()], &words, 1).name
+        };
+        let names = [name(&[]), name(&["isolation on"]), name(&["hairpin mode on"]), name(&["VLAN 5"])];
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
     }
 }

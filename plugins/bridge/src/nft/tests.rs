@@ -69,6 +69,7 @@ impl Sample {
                 port: "veth-gateway",
                 mac: [2, 0, 0, 0, 1, 0],
             }),
+            port_words: &[],
             policy: self.policy,
         }
     }

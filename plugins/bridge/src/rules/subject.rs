@@ -37,6 +37,7 @@ pub(crate) struct Subject {
     pub(super) addresses: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
     pub(super) gateway: Option<FoundGateway>,
+    port_words: Vec<String>,
     pub(super) policy: Policy,
     /// Whether iptables masquerades.
     pub(super) by_iptables: bool,
@@ -100,6 +101,7 @@ impl Subject {
             addresses: in_order(plan.networks()),
             gateways: plan.gateways.iter().map(IpNetwork::ip).collect(),
             gateway,
+            port_words: settings.port_words(),
             policy: policy(settings),
             by_iptables: settings.masquerade == Some(MasqueradeBackend::Iptables),
         }
@@ -125,6 +127,7 @@ impl Subject {
             gateways: own_gateways(&end.addresses, gateways),
             addresses: in_order(end.addresses),
             gateway,
+            port_words: settings.port_words(),
             policy: policy(settings),
             by_iptables: is_whole && settings.masquerade == Some(MasqueradeBackend::Iptables),
         })
@@ -155,6 +158,7 @@ impl Subject {
                 port: &gateway.port,
                 mac: gateway.mac.octets(),
             }),
+            port_words: &self.port_words,
             policy: self.policy,
         }
     }
