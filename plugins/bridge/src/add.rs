@@ -194,6 +194,12 @@ fn plan(call: &AttachmentCall, settings: &Settings, leases: Option<CniResult>) -
         Some(leases) => Plan::new(settings, leases)?,
     };
     plan.require_representable(call.conf().version())?;
+    for address in plan.own_gateways() {
+        // The reference makes it, and other containers reach it.
+        log::warn!(
+            "{address} is the gateway's address, too: the container reaches neither the host nor what is beyond it"
+        );
+    }
     Ok(plan)
 }
 

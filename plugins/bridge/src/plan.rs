@@ -140,6 +140,13 @@ impl Plan {
         }
     }
 
+    /// Addresses that the container and its gateway both get, as of a network of two (`/31`) whose gateway nobody has
+    /// named: then it has the second one.
+    pub(crate) fn own_gateways(&self) -> Vec<IpAddr> {
+        let own = self.addresses.iter().map(|address| address.network.ip());
+        own.filter(|ip| self.gateways.iter().any(|gateway| gateway.ip() == *ip)).collect()
+    }
+
     /// Whether the container's interface has to speak IPv6.
     pub(crate) fn needs_ipv6(&self) -> bool {
         self.networks().iter().chain(self.routes.iter().map(|route| &route.dst)).any(IpNetwork::is_ipv6)

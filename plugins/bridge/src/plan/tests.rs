@@ -295,3 +295,15 @@ fn a_switch_cannot_be_told_in_the_oldest_versions() {
     assert!(plan.require_representable(conf.version()).is_err());
     plan.require_representable(SpecVersion::V0_3_0).unwrap();
 }
+
+#[test]
+fn an_address_that_is_the_gateways_too_is_found() {
+    let gateway = json!({ "isGateway": true });
+    let own = |conf: &Value, ips: Value| plan(conf.clone(), json!({ "ips": ips })).own_gateways();
+    let twice: IpAddr = "10.5.0.1".parse().unwrap();
+    assert_eq!(own(&gateway, json!([{ "address": "10.5.0.1/31" }])), [twice]);
+    assert_eq!(own(&gateway, json!([{ "address": "10.5.0.0/31" }])), [twice; 0]);
+    // A container may be the gateway of the others, where the bridge is none.
+    let switch = json!({});
+    assert_eq!(own(&switch, json!([{ "address": "10.5.0.1/24", "gateway": "10.5.0.1" }])), [twice; 0]);
+}
