@@ -186,6 +186,24 @@ fn a_rule_of_somebody_else_in_a_containers_chain_is_named_and_repair_removes_it(
     }
 }
 
+/// The name is part of a comment, and iptables has a way of its own to list that.
+#[test]
+fn an_interface_with_quotes_in_its_name_has_rules_like_any_other() {
+    for kind in kinds() {
+        let story = Story::new(kind);
+        let before = story.ours();
+        let call = |verb: &str, config: &Value| {
+            story.call(verb, &story.containers[0], config).env("CNI_IFNAME", r#"a'b"c\d"#).run()
+        };
+        let mut attached = config();
+        attached["prevResult"] = call("ADD", &config()).json();
+        call("CHECK", &attached).success();
+        assert_eq!(story.bridge(&["repair"]).success(), "", "{kind}");
+        call("DEL", &config()).success();
+        assert_eq!(story.ours(), before, "{kind}");
+    }
+}
+
 /// As a DEL that comes between what a repair has read and what it writes.
 #[test]
 fn a_chain_that_goes_meanwhile_is_brought_back_with_its_rules() {

@@ -134,9 +134,17 @@ pub(crate) fn comment_of(rule: &str) -> Option<String> {
     }
 }
 
-/// A comment as iptables lists it.
+/// A comment as iptables lists it (`xtables_save_string`).
 pub(crate) fn quoted(comment: &str) -> String {
-    format!("\"{}\"", comment.replace('\\', "\\\\").replace('"', "\\\""))
+    let mut quoted = String::from("\"");
+    for character in comment.chars() {
+        if matches!(character, '"' | '\\' | '\'') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
 }
 
 #[cfg(test)]
