@@ -232,6 +232,25 @@ pub(crate) fn network_with(world: &World, keys: serde_json::Value) -> Network {
     Network::new(world, json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [bridge] }))
 }
 
+/// The kernel finds a link by any of its names, and rules see the one.
+#[test]
+fn a_bridge_that_is_called_by_another_of_its_names_has_its_rules() {
+    let world = World::new();
+    for line in ["ip link add bridge-one type bridge", "ip link property add dev bridge-one altname br-1"] {
+        world.host().run(line).success();
+    }
+    let keys = json!({ "isDefaultGateway": true, "ingressPolicy": "same-bridge", "ipMasq": true });
+    let net = network_with(&world, keys);
+    let stranger = member(&world, &network(&world, "stranger", 2, ""), "stranger");
+    let (one, two) = (member(&world, &net, "one"), member(&world, &net, "two"));
+    check(&one, &["10.1.0.1", "fd00:1::1", "10.1.0.3", "fd00:1::3", "10.2.0.2"], true);
+    check(&stranger, &["10.1.0.1", "fd00:1::1", "10.1.0.2", "fd00:1::3"], false);
+    for container in [&one, &two] {
+        net.check(&Attachment::of(container)).unwrap();
+        net.detach(container);
+    }
+}
+
 #[test]
 fn rules_of_a_network_go_with_its_last_container() {
     let world = World::new();

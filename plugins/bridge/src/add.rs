@@ -53,7 +53,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let plan = plan(call, &settings, leases)?;
     let Wired { bridge, veth, switches, gateway, prepared } = wired?;
     log::debug!("planned {} addresses and {} routes", plan.addresses.len(), plan.routes.len());
-    veth::narrow(&mut host, &mut container, &veth, &settings.bridge, &plan)?;
+    veth::narrow(&mut host, &mut container, &veth, settings.bridge(), &plan)?;
 
     if let Some(gateway) = &gateway {
         gateway.ensure_addresses(&mut host, &settings, &plan, &home, &mut back.network)?;
@@ -107,7 +107,7 @@ pub(crate) fn add(call: &AttachmentCall) -> Result<CniResult, Error> {
     let bridge_mac = bridge_mac.map(|mac| mac.to_string()).unwrap_or_default();
     let on_host = |name: &str, mac: String| Interface { name: name.to_owned(), mac, ..Interface::default() };
     let mut interfaces = vec![
-        on_host(&settings.bridge, bridge_mac),
+        on_host(settings.bridge(), bridge_mac),
         on_host(identity.host_veth(), veth.host_mac.to_string()),
         Interface {
             sandbox: call.netns().display().to_string(),
@@ -168,7 +168,7 @@ fn wire<'a>(
 ) -> Result<Wired, Error> {
     let attaching = home.share()?;
     let bridge = bridge::ensure(host, settings, home, &attaching, &mut back.network)?;
-    log::debug!("bridge {} is up", settings.bridge);
+    log::debug!("bridge {} is up", settings.bridge());
     rules::remove_after_link(settings, identity, &mut back.attachment);
     let veth = veth::create(host, settings, identity, netns, &bridge, &mut back.attachment)?;
     if veth.replaced {

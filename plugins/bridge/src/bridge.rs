@@ -33,12 +33,13 @@ pub(crate) fn ensure<'a>(
     attaching: &LinkLock<'_>,
     undo: &mut Undo<'a>,
 ) -> Result<Link, Error> {
-    let name = settings.bridge.as_str();
+    let name = settings.bridge();
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
     for _ in 0..ATTEMPTS {
         if let Some(mut link) = host.link_by_name(name).map_err(failed)? {
             require_bridge(&link)?;
+            settings.call_bridge(&link.name);
             if settings.needs_vlan_filtering() && !link.vlan_filtering {
                 link = filter_by_vlan(host, link, home, undo)?;
             }
@@ -83,7 +84,7 @@ fn make<'a>(
     home: &'a Netns,
     undo: &mut Undo<'a>,
 ) -> Result<(), Error> {
-    let name = settings.bridge.as_str();
+    let name = settings.bridge();
     let failed =
         |failure: Failure| Error::internal(failure).context(format_args!("create bridge \"{name}\""));
     let mtu = match settings.mtu {

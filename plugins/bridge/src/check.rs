@@ -149,11 +149,12 @@ impl Comparison<'_> {
     }
 
     fn bridge(&mut self, host: &mut Netlink) -> Result<Option<Link>, Failure> {
-        let name = &self.settings.bridge;
+        let name = self.settings.bridge();
         let Some(link) = host.link_by_name(name)? else {
             self.differs(format_args!("bridge \"{name}\" is missing"));
             return Ok(None);
         };
+        let name = self.settings.call_bridge(&link.name);
         if link.kind != Kind::Bridge {
             self.differs(format_args!("\"{name}\" is not a bridge"));
             return Ok(None);

@@ -3,6 +3,8 @@
 //! Every mistake of a user ends here, with the path of the key, before anything is touched. Pure but for one look at
 //! the file system: the IPAM plugin has to exist.
 
+use std::cell::OnceCell;
+
 use cni_types::{CniArgs, Delegate, Dns, Error, ErrorCode, MAX_IFNAME_LEN, NetConf, OwnKeys};
 use serde::Deserialize;
 
@@ -95,8 +97,10 @@ struct WithMac {
 pub(crate) struct Settings {
     /// Name of the network.
     pub(crate) network: String,
-    /// Name of the bridge.
-    pub(crate) bridge: String,
+    /// What the configuration calls the bridge.
+    bridge: String,
+    /// Its own name, where that has been found to be another one.
+    bridge_itself: OnceCell<String>,
     /// What the bridge is to the containers.
     pub(crate) gateway: GatewayRole,
     /// MTU of a new bridge and of the veth pair in bytes; `None` takes it from the host.
@@ -264,12 +268,28 @@ impl Settings {
             accept_forward: document.accept_forward,
             leases_without_link: LEASES_WITHOUT_LINK.contains(&document.ipam.r#type.as_str()),
             bridge,
+            bridge_itself: OnceCell::new(),
             // Last, so that a mistake that can be seen in the document is told first.
             ipam: match has_ipam {
                 true => Some(delegate(&document.ipam.r#type).map_err(|error| error.context("ipam.type"))?),
                 false => None,
             },
         })
+    }
+
+    /// Name of the bridge.
+    pub(crate) fn bridge(&self) -> &str {
+        self.bridge_itself.get().unwrap_or(&self.bridge)
+    }
+
+    /// Calls the bridge by its own name, as it was found, from here on. The kernel finds a link by any name that it has
+    /// (`ip link property add … altname`), but rules, and the switches in /proc/sys, go by the one.
+    pub(crate) fn call_bridge(&self, itself: &str) -> &str {
+        if itself != self.bridge() {
+            // Whoever renames it meanwhile is seen by the next call.
+            let _ = self.bridge_itself.set(itself.to_owned());
+        }
+        self.bridge()
     }
 
     /// Whether the bridge is the containers' gateway.
@@ -297,7 +317,7 @@ impl Settings {
     /// addresses needs none.
     pub(crate) fn gateway_link(&self) -> String {
         let vlans = self.vlans.as_ref().filter(|_| self.ipam.is_some());
-        vlan_gateway(&self.bridge, vlans).unwrap_or_else(|| self.bridge.clone())
+        vlan_gateway(self.bridge(), vlans).unwrap_or_else(|| self.bridge().to_owned())
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) fn ensure<'a>(
         return Ok(None);
     }
     let name = settings.gateway_link();
-    let (link, is_new) = if name == settings.bridge {
+    let (link, is_new) = if name == settings.bridge() {
         vlans::mend(host, bridge, None, bridge).map_err(|failure| {
             Error::internal(failure).context(format_args!("set the VLANs of \"{name}\""))
         })?;

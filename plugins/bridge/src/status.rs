@@ -13,7 +13,7 @@ pub(crate) fn status(call: &NetworkCall) -> Result<(), Error> {
     let find = |name: &str| Delegate::find(name, &call.env().plugin_path()).map_err(unavailable);
     let settings = Settings::new(call.conf(), &cni_types::CniArgs::default(), find)?;
     let present = Netlink::open()
-        .and_then(|mut host| host.may_change_links().and_then(|()| host.link_by_name(&settings.bridge)))
+        .and_then(|mut host| host.may_change_links().and_then(|()| host.link_by_name(settings.bridge())))
         .map_err(|failure| unavailable(Error::internal(failure).context("links cannot be changed")))?;
     present.as_ref().map_or(Ok(()), require_bridge).map_err(unavailable)?;
     log::debug!("links can be changed");

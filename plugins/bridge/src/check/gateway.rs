@@ -105,7 +105,7 @@ impl Comparison<'_> {
                 self.differs(format_args!("bridge \"{}\" accepts router advertisements", bridge.name));
             }
             let name = self.settings.gateway_link();
-            if name == self.settings.bridge {
+            if name == self.settings.bridge() {
                 gateway = bridge.cloned();
             } else {
                 gateway = host.link_by_name(&name).map_err(Error::internal)?;

@@ -46,6 +46,11 @@ pub(super) fn repair(network: Option<&str>, out: &mut dyn Write) -> anyhow::Resu
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let settings = settings_of(unknown.key());
+                if let Ok(settings) = &settings
+                    && let Some(bridge) = host.link_by_name(settings.bridge()).context("look for a bridge")?
+                {
+                    settings.call_bridge(&bridge.name);
+                }
                 unknown.insert(settings)
             }
         };
@@ -77,7 +82,7 @@ pub(super) fn repair(network: Option<&str>, out: &mut dyn Write) -> anyhow::Resu
 /// not.
 fn restore_bridge(host: &mut Netlink, settings: &Settings) -> anyhow::Result<Vec<String>> {
     let mut wrong = Vec::new();
-    let name = &settings.bridge;
+    let name = settings.bridge();
     let find = |host: &mut Netlink, name: &str| {
         host.link_by_name(name).with_context(|| format!("look for \"{name}\""))
     };
@@ -94,7 +99,7 @@ fn restore_bridge(host: &mut Netlink, settings: &Settings) -> anyhow::Result<Vec
     if !settings.is_gateway() {
         return Ok(wrong);
     }
-    for name in BTreeSet::from([name.clone(), settings.gateway_link()]) {
+    for name in BTreeSet::from([name.to_owned(), settings.gateway_link()]) {
         if let Some(link) = find(host, &name)?.filter(believes_routers) {
             believe_no_router(&link);
             wrong.push(format!("\"{name}\" accepted router advertisements"));

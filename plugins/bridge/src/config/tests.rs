@@ -32,7 +32,7 @@ fn check_refused(conf: Value, msg: &str) {
 #[test]
 fn an_empty_configuration_is_a_switch_called_cni0() {
     let settings = settings(json!({"ipam": {}})).unwrap();
-    assert_eq!((settings.network.as_str(), settings.bridge.as_str()), ("net", "cni0"));
+    assert_eq!((settings.network.as_str(), settings.bridge()), ("net", "cni0"));
     assert_eq!(settings.gateway, GatewayRole::None);
     assert_eq!(settings.port, Conduct::NEW);
     assert_eq!((settings.mtu, settings.vlans, settings.mac, settings.dns), (None, None, None, None));
@@ -43,7 +43,7 @@ fn an_empty_configuration_is_a_switch_called_cni0() {
 #[test]
 fn keys_count_in_any_case_and_null_keeps_the_default() {
     let settings = settings(json!({"BRIDGE": "br7", "ISGATEWAY": true, "mtu": null})).unwrap();
-    assert_eq!((settings.bridge.as_str(), settings.is_gateway(), settings.mtu), ("br7", true, None));
+    assert_eq!((settings.bridge(), settings.is_gateway(), settings.mtu), ("br7", true, None));
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(crate) fn restore_port(
         wrong.push(format!("group of host veth \"{name}\" was {}", found.host.group));
     }
     let failed = |failure: Failure| Error::internal(failure).context("read a bridge port");
-    let bridge = host.link_by_name(&settings.bridge).map_err(failed)?;
+    let bridge = host.link_by_name(settings.bridge()).map_err(failed)?;
     let bridge = bridge.filter(|bridge| bridge.kind == Kind::Bridge);
     let mut port = found.host.clone();
     if let (None, Some(bridge)) = (port.controller, &bridge) {

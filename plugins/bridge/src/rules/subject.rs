@@ -55,7 +55,7 @@ impl FoundGateway {
     /// The one that the settings ask for; `None` when the bridge itself is the gateway, or nothing is.
     pub(crate) fn find(host: &mut Netlink, settings: &Settings) -> Result<Option<Self>, Error> {
         let name = settings.gateway_link();
-        if !settings.is_gateway() || name == settings.bridge {
+        if !settings.is_gateway() || name == settings.bridge() {
             return Ok(None);
         }
         let failed = |failure: Failure| {
@@ -63,7 +63,7 @@ impl FoundGateway {
         };
         let Some(link) = host.link_by_name(&name).map_err(failed)? else { return Ok(None) };
         let port = gateway::port_of(host, &link).map_err(failed)?;
-        let bridge = settings.bridge.clone();
+        let bridge = settings.bridge().to_owned();
         Ok(port.zip(link.mac).map(|(port, mac)| Self { bridge, port: port.name, mac }))
     }
 }
