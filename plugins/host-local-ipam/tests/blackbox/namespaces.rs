@@ -78,7 +78,7 @@ fn sees_all() -> bool {
         && is_at(0xefff_fffd, "/proc/self/ns/user")
         && std::fs::metadata("/proc/1/ns/net").is_ok();
     if !all {
-        eprintln!("skipped: not every process of this machine can be seen");
+        eprintln!("skipped: not every process of this machine can be seen (the virtual machine tests that)");
     }
     all
 }
