@@ -1,7 +1,7 @@
 //! Netlink attributes: length, type, value, padding (netlink(7)). Writing into a buffer, and walking through one.
 //!
-//! Knows no nf_tables, and serves other families of netlink as well. Nested attributes carry no `NLA_F_NESTED` flag: nf_tables neither asks for it nor sets it, so
-//! what is written compares with what is read, byte by byte.
+//! Knows no nf_tables, and serves other families of netlink as well. Nested attributes carry no `NLA_F_NESTED` flag:
+//! nf_tables neither asks for it nor sets it, so what is written compares with what is read, byte by byte.
 
 const HEADER: usize = 4;
 const TYPE_MASK: u16 = 0x3fff;
